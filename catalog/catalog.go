@@ -1,0 +1,183 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Config of a catalog. The zero value of every field but DSN is usable.
+type Config struct {
+	// DSN of the role that ran `scrim init`.
+	DSN string
+	// Lease is how long a snapshot may serve masked statements without a word from the server. Default 15 s.
+	Lease time.Duration
+	// PollInterval is how often the version is compared even without a notice. Default 2 s; must be below Lease.
+	PollInterval time.Duration
+	// Logger defaults to slog.Default().
+	Logger *slog.Logger
+}
+
+// Catalog holds the current snapshot and the connections that keep it current.
+type Catalog struct {
+	pool     *pgxpool.Pool
+	lease    time.Duration
+	poll     time.Duration
+	log      *slog.Logger
+	current  atomic.Pointer[Snapshot]
+	contact  atomic.Int64 // Unix nanoseconds of the last successful look at the version
+	reloadMu sync.Mutex
+}
+
+// Open connects, checks that the schemas are of this program's version, and loads the first snapshot.
+func Open(ctx context.Context, cfg Config) (*Catalog, error) {
+	if cfg.Lease == 0 {
+		cfg.Lease = 15 * time.Second
+	}
+	if cfg.PollInterval == 0 {
+		cfg.PollInterval = 2 * time.Second
+	}
+	if cfg.PollInterval >= cfg.Lease {
+		return nil, errors.New("catalog: PollInterval must be below Lease")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	poolConfig, err := pgxpool.ParseConfig(cfg.DSN)
+	if err != nil {
+		return nil, errors.New("catalog: the DSN is malformed") // the parser's own error could quote a password
+	}
+	poolConfig.MaxConns = 4
+	// What this pool runs must not depend on anything a user can create.
+	poolConfig.ConnConfig.RuntimeParams["search_path"] = "pg_catalog,pg_temp"
+	poolConfig.ConnConfig.RuntimeParams["application_name"] = "scrim catalog"
+	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
+	if err != nil {
+		return nil, fmt.Errorf("catalog: %w", err)
+	}
+	c := &Catalog{pool: pool, lease: cfg.Lease, poll: cfg.PollInterval, log: cfg.Logger}
+	if err := c.checkVersion(ctx); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	if _, err := c.Reload(ctx); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Close ends all connections. Run must have returned.
+func (c *Catalog) Close() { c.pool.Close() }
+
+// Snapshot returns the newest snapshot. It never blocks.
+func (c *Catalog) Snapshot() *Snapshot { return c.current.Load() }
+
+// Fresh tells whether the snapshot was confirmed within the lease. Masked statements must be refused when it was not.
+func (c *Catalog) Fresh() bool {
+	return time.Since(time.Unix(0, c.contact.Load())) < c.lease
+}
+
+// Reload loads a new snapshot if the version moved, and returns the current one.
+func (c *Catalog) Reload(ctx context.Context) (*Snapshot, error) {
+	c.reloadMu.Lock()
+	defer c.reloadMu.Unlock()
+	asked := time.Now()
+	snapshot := c.current.Load()
+	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if snapshot != nil {
+			var version int64
+			if err := tx.QueryRow(ctx, `SELECT version FROM scrim_state.catalog_version`).Scan(&version); err != nil {
+				return err
+			}
+			if version == snapshot.Version {
+				return nil
+			}
+		}
+		var err error
+		snapshot, err = load(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load catalog: %w", err)
+	}
+	if old := c.current.Swap(snapshot); old != snapshot {
+		c.log.InfoContext(ctx, "catalog loaded", "version", snapshot.Version, "policies", len(snapshot.Policies))
+	}
+	c.contact.Store(asked.UnixNano())
+	return snapshot, nil
+}
+
+// Run keeps the snapshot current until ctx ends. It survives a server that goes away and comes back.
+func (c *Catalog) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		err := c.listen(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		c.log.WarnContext(ctx, "catalog connection lost, trying again", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+	return context.Cause(ctx)
+}
+
+func (c *Catalog) listen(ctx context.Context) error {
+	conn, err := c.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	// A connection that listens is not fit for the pool again.
+	raw := conn.Hijack()
+	defer func() { _ = raw.Close(context.WithoutCancel(ctx)) }()
+	if _, err := raw.Exec(ctx, `LISTEN scrim_catalog`); err != nil {
+		return err
+	}
+	for {
+		if _, err := c.Reload(ctx); err != nil {
+			return err
+		}
+		waiting, cancel := context.WithTimeout(ctx, c.poll)
+		_, err := raw.WaitForNotification(waiting)
+		timedOut := waiting.Err() != nil
+		cancel()
+		if err != nil && (!timedOut || ctx.Err() != nil) {
+			return err
+		}
+	}
+}
+
+// ColumnKey names a column of a protected relation.
+type ColumnKey struct {
+	Relation uint32
+	Num      int16
+}
+
+// Readable returns the masked columns of the snapshot's policies that a role may read raw, by GRANT, membership or
+// being superuser. An unknown role reads nothing.
+func (c *Catalog) Readable(ctx context.Context, role string) (map[ColumnKey]bool, error) {
+	rows, err := c.pool.Query(ctx, `SELECT p.relation, m.num
+		FROM scrim_state.policies p, unnest(p.columns) AS m(num), pg_catalog.pg_roles r
+		WHERE r.rolname = $1 AND pg_catalog.has_column_privilege(r.oid, p.relation, m.num, 'SELECT')`, role)
+	if err != nil {
+		return nil, fmt.Errorf("read privileges: %w", err)
+	}
+	keys, err := pgx.CollectRows(rows, pgx.RowToStructByPos[ColumnKey])
+	if err != nil {
+		return nil, fmt.Errorf("read privileges: %w", err)
+	}
+	readable := make(map[ColumnKey]bool, len(keys))
+	for _, k := range keys {
+		readable[k] = true
+	}
+	return readable, nil
+}

@@ -1,0 +1,153 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/scrimdb/scrim/sql"
+)
+
+// initLock serialises `scrim init` over all machines: an arbitrary number, the same for ever.
+const initLock = 7_236_910_455_118_403
+
+// ErrNewerSchema means that the database was initialised by a newer Scrim.
+var ErrNewerSchema = errors.New("the scrim schemas in this database are newer than this program")
+
+// ErrNotInitialised means that `scrim init` has not run on this database.
+var ErrNotInitialised = errors.New("this database has no scrim schemas")
+
+// InitResult says what Init did.
+type InitResult struct {
+	From, To int  // versions of schema scrim_state; From is 0 on a first run
+	Opaque   bool // whether sealed values have a type of their own; false without superuser
+}
+
+// Init installs or migrates the scrim schemas in the database of conn, all in one transaction under an advisory lock.
+// It may be run again at any time. A newer schema gives ErrNewerSchema.
+func Init(ctx context.Context, conn *pgx.Conn) (InitResult, error) {
+	var result InitResult
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		var err error
+		result, err = initIn(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return InitResult{}, fmt.Errorf("scrim init: %w", err)
+	}
+	return result, nil
+}
+
+func initIn(ctx context.Context, tx pgx.Tx) (InitResult, error) {
+	var result InitResult
+	if _, err := tx.Exec(ctx, `SET LOCAL search_path = pg_catalog, pg_temp`); err != nil {
+		return result, err
+	}
+	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(initLock)); err != nil {
+		return result, err
+	}
+	superuser := false
+	if err := tx.QueryRow(ctx, `SELECT rolsuper FROM pg_roles WHERE rolname = current_user`).Scan(&superuser); err != nil {
+		return result, err
+	}
+	if err := createRoles(ctx, tx); err != nil {
+		return result, err
+	}
+	runtime, err := sql.Runtime(superuser)
+	if err != nil {
+		return result, err
+	}
+	if err := script(ctx, tx, "runtime.sql", runtime); err != nil {
+		return result, err
+	}
+	if result.From, result.To, err = migrate(ctx, tx); err != nil {
+		return result, err
+	}
+	functions, err := sql.Functions()
+	if err != nil {
+		return result, err
+	}
+	if err := script(ctx, tx, "schema scrim", "DROP SCHEMA IF EXISTS scrim CASCADE;\n"+functions); err != nil {
+		return result, err
+	}
+	err = tx.QueryRow(ctx, `SELECT typtype = 'b' FROM pg_type WHERE typname = 'sealed' AND typnamespace = 'scrim_runtime'::regnamespace`).Scan(&result.Opaque)
+	return result, err
+}
+
+// createRoles makes the two group roles. They belong to the whole cluster, so they may be there from another database.
+func createRoles(ctx context.Context, tx pgx.Tx) error {
+	return script(ctx, tx, "roles", `DO $$ BEGIN
+		IF to_regrole('scrim_user') IS NULL THEN CREATE ROLE scrim_user NOLOGIN; END IF;
+		IF to_regrole('scrim_admin') IS NULL THEN CREATE ROLE scrim_admin NOLOGIN; GRANT scrim_user TO scrim_admin; END IF;
+	END $$`)
+}
+
+func migrate(ctx context.Context, tx pgx.Tx) (from, to int, err error) {
+	migrations, err := sql.Migrations()
+	if err != nil {
+		return 0, 0, err
+	}
+	to = len(migrations)
+	err = script(ctx, tx, "schema scrim_state", `CREATE SCHEMA IF NOT EXISTS scrim_state;
+		CREATE TABLE IF NOT EXISTS scrim_state.migrations (
+			version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())`)
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := tx.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM scrim_state.migrations`).Scan(&from); err != nil {
+		return 0, 0, err
+	}
+	if from > to {
+		return 0, 0, fmt.Errorf("%w: schema version %d, program knows %d", ErrNewerSchema, from, to)
+	}
+	for _, m := range migrations[from:] {
+		if err := script(ctx, tx, m.Name, m.SQL); err != nil {
+			return 0, 0, err
+		}
+		if _, err := tx.Exec(ctx, `INSERT INTO scrim_state.migrations (version, name) VALUES ($1, $2)`, m.Version, m.Name); err != nil {
+			return 0, 0, err
+		}
+	}
+	return from, to, nil
+}
+
+// script runs several statements at once; the simple protocol takes them all in one message.
+func script(ctx context.Context, tx pgx.Tx, name, text string) error {
+	_, err := tx.Conn().PgConn().Exec(ctx, text).ReadAll()
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Position > 0 {
+		return fmt.Errorf("%s, at byte %d: %w", name, pgErr.Position, err)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// checkVersion refuses a database that this program cannot serve.
+func (c *Catalog) checkVersion(ctx context.Context) error {
+	migrations, err := sql.Migrations()
+	if err != nil {
+		return err
+	}
+	var there bool
+	if err := c.pool.QueryRow(ctx, `SELECT to_regclass('scrim_state.migrations') IS NOT NULL`).Scan(&there); err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	if !there {
+		return fmt.Errorf("%w: run `scrim init --catalog DSN` first", ErrNotInitialised)
+	}
+	var version int
+	if err := c.pool.QueryRow(ctx, `SELECT max(version) FROM scrim_state.migrations`).Scan(&version); err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	switch {
+	case version > len(migrations):
+		return fmt.Errorf("%w: schema version %d, program knows %d", ErrNewerSchema, version, len(migrations))
+	case version < len(migrations):
+		return fmt.Errorf("schema version %d is older than this program's %d: run `scrim init --catalog DSN`", version, len(migrations))
+	}
+	return nil
+}

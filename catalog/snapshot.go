@@ -1,0 +1,186 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// KeySize is the size of a sealing key in bytes: AES-128.
+const KeySize = 16
+
+// Snapshot is what Scrim knew at one version. It is never changed after it was loaded.
+type Snapshot struct {
+	Version int64
+	// SealedType is the type OID that sealed columns carry in a RowDescription: scrim_runtime.sealed, or bytea where
+	// `scrim init` did not run as superuser.
+	SealedType uint32
+	// Policies by the OID of the protected relation.
+	Policies map[uint32]*Policy
+	// names of protected relations and masked views, unqualified, as they are spelled in the system catalogs.
+	names map[string]bool
+}
+
+// Named tells whether a relation of this unqualified name is protected, or is a masked view. A no is final: the name
+// cannot resolve to a protected relation whatever the search_path.
+func (s *Snapshot) Named(name string) bool { return s.names[name] }
+
+// Presentation says what a masked column shows of the code.
+type Presentation string
+
+// The two presentations of sql-surface.md.
+const (
+	Vector     Presentation = "VECTOR"     // the whole code as real[]
+	Components Presentation = "COMPONENTS" // the k-th masked column shows the k-th component as double precision
+)
+
+// Policy is a masking policy on one relation, with all that a masked read needs.
+type Policy struct {
+	ID       int32 // also the slot number inside every seal
+	Name     string
+	Relation Relation
+	// Masked holds attribute numbers of the masked columns in the order of the policy, which is the order of components.
+	Masked []int16
+	// Inputs is how many features go into one seal.
+	Inputs  int
+	Encoder Encoder
+	Present Presentation
+	View    View
+	Key     [KeySize]byte
+}
+
+// Encoder names one published version of an encoder.
+type Encoder struct {
+	Name    string
+	Version int
+	SHA256  string
+	Inputs  int
+	Dims    int
+}
+
+// Relation is a protected table.
+type Relation struct {
+	OID          uint32
+	Schema, Name string
+	Columns      []Column // live columns in attribute order
+}
+
+// Column of a protected table.
+type Column struct {
+	Num  int16
+	Name string
+}
+
+// View is the masked view in scrim_runtime. Its first two columns are ctid and xmin, the last is the sealed one; those
+// between stand for the attribute numbers in Open.
+type View struct {
+	OID    uint32
+	Name   string
+	Open   []ViewColumn
+	Sealed string
+}
+
+// ViewColumn is an unmasked column of a masked view.
+type ViewColumn struct {
+	Num  int16  // in the view
+	Name string // in the view; the table's column may have been renamed since
+	Base int16  // attribute number in the table
+}
+
+// querier is a pgx connection, pool or transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// load reads a snapshot. q must be a REPEATABLE READ transaction, so that all of it is of one moment.
+func load(ctx context.Context, q querier) (*Snapshot, error) {
+	s := &Snapshot{Policies: map[uint32]*Policy{}, names: map[string]bool{}}
+	err := q.QueryRow(ctx, `SELECT v.version,
+			(SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END FROM pg_catalog.pg_type t
+			  WHERE t.typname = 'sealed' AND t.typnamespace = 'scrim_runtime'::pg_catalog.regnamespace)
+		FROM scrim_state.catalog_version v`).Scan(&s.Version, &s.SealedType)
+	if err != nil {
+		return nil, fmt.Errorf("read catalog version: %w", err)
+	}
+	policies, err := loadPolicies(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range policies {
+		if err := p.loadColumns(ctx, q); err != nil {
+			return nil, err
+		}
+		if err := p.loadKey(ctx, q); err != nil {
+			return nil, err
+		}
+		s.Policies[p.Relation.OID] = p
+		s.names[p.Relation.Name] = true
+		s.names[p.View.Name] = true
+	}
+	return s, nil
+}
+
+// loadPolicies leaves out policies whose table was dropped: nothing is left to protect.
+func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
+	rows, err := q.Query(ctx, `SELECT p.id, p.name, c.oid, n.nspname, c.relname, p.columns, cardinality(p.inputs), p.present,
+			e.name, v.version, v.sha256, cardinality(e.feature_columns), e.latent_dims,
+			w.oid, w.relname, 'sealed_' || p.id
+		FROM scrim_state.policies p
+		JOIN scrim_state.encoders e ON e.id = p.encoder_id
+		JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version
+		JOIN pg_catalog.pg_class c ON c.oid = p.relation
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		JOIN pg_catalog.pg_class w ON w.oid = p.masked_view
+		ORDER BY p.id`)
+	if err != nil {
+		return nil, fmt.Errorf("read policies: %w", err)
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Policy, error) {
+		p := &Policy{}
+		return p, row.Scan(&p.ID, &p.Name, &p.Relation.OID, &p.Relation.Schema, &p.Relation.Name, &p.Masked, &p.Inputs, &p.Present,
+			&p.Encoder.Name, &p.Encoder.Version, &p.Encoder.SHA256, &p.Encoder.Inputs, &p.Encoder.Dims,
+			&p.View.OID, &p.View.Name, &p.View.Sealed)
+	})
+}
+
+func (p *Policy) loadColumns(ctx context.Context, q querier) error {
+	rows, err := q.Query(ctx, `SELECT a.attnum, a.attname FROM pg_catalog.pg_attribute a
+		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, p.Relation.OID)
+	if err != nil {
+		return fmt.Errorf("read columns of policy %d: %w", p.ID, err)
+	}
+	if p.Relation.Columns, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Column]); err != nil {
+		return fmt.Errorf("read columns of policy %d: %w", p.ID, err)
+	}
+	rows, err = q.Query(ctx, `SELECT a.attnum, a.attname, p.view_columns[a.attnum - 2] FROM scrim_state.policies p
+		JOIN pg_catalog.pg_attribute a ON a.attrelid = p.masked_view AND a.attnum BETWEEN 3 AND 2 + cardinality(p.view_columns)
+		WHERE p.id = $1 ORDER BY a.attnum`, p.ID)
+	if err != nil {
+		return fmt.Errorf("read masked view of policy %d: %w", p.ID, err)
+	}
+	if p.View.Open, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ViewColumn]); err != nil {
+		return fmt.Errorf("read masked view of policy %d: %w", p.ID, err)
+	}
+	return nil
+}
+
+func (p *Policy) loadKey(ctx context.Context, q querier) error {
+	var table string
+	err := q.QueryRow(ctx, `SELECT 'key_' || p.key_owner FROM scrim_state.policies p WHERE p.id = $1`, p.ID).Scan(&table)
+	if err != nil {
+		return fmt.Errorf("read key of policy %d: %w", p.ID, err)
+	}
+	var key []byte
+	err = q.QueryRow(ctx, `SELECT key FROM `+pgx.Identifier{"scrim_state", table}.Sanitize()).Scan(&key)
+	if err != nil {
+		return fmt.Errorf("read key of policy %d: %w", p.ID, err)
+	}
+	if len(key) != KeySize {
+		return errors.New("key of policy has a wrong size")
+	}
+	p.Key = [KeySize]byte(key)
+	return nil
+}

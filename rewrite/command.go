@@ -1,0 +1,486 @@
+package rewrite
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	pg_query "github.com/pganalyze/pg_query_go/v6"
+)
+
+// Command is one of Scrim's own statements.
+type Command interface {
+	// Tag is the command tag that the client gets.
+	Tag() string
+}
+
+// CreateEncoder is CREATE ENCODER.
+type CreateEncoder struct {
+	Name        string
+	Table       string // as typed: PostgreSQL resolves it
+	Columns     []string
+	Passthrough []string
+	IfNotExists bool
+	LatentDims  int
+	Epochs      int
+	BatchSize   int
+	Seed        int64
+}
+
+// DropEncoder is DROP ENCODER.
+type DropEncoder struct {
+	Name     string
+	IfExists bool
+}
+
+// CreateMaskingPolicy is CREATE MASKING POLICY ... USING ENCODER.
+type CreateMaskingPolicy struct {
+	Name        string
+	Table       string
+	Columns     []string
+	Except      []string
+	Encoder     string
+	Inputs      []string // empty: the encoder's own features
+	Present     string   // empty: the default for the number of columns
+	IfNotExists bool
+}
+
+// DropMaskingPolicy is DROP MASKING POLICY.
+type DropMaskingPolicy struct {
+	Name     string
+	Table    string
+	IfExists bool
+}
+
+// Show is a SHOW statement: a query over a public view of schema scrim.
+type Show struct{ Query string }
+
+// Tag implements Command.
+func (CreateEncoder) Tag() string { return "CREATE ENCODER" }
+
+// Tag implements Command.
+func (DropEncoder) Tag() string { return "DROP ENCODER" }
+
+// Tag implements Command.
+func (CreateMaskingPolicy) Tag() string { return "CREATE MASKING POLICY" }
+
+// Tag implements Command.
+func (DropMaskingPolicy) Tag() string { return "DROP MASKING POLICY" }
+
+// Tag implements Command.
+func (Show) Tag() string { return "SHOW" }
+
+// Defaults of CREATE ENCODER, as sql-surface.md gives them.
+const (
+	defaultLatentDims = 16
+	defaultEpochs     = 100
+	defaultBatchSize  = 256
+)
+
+// leads are the first words of Scrim's statements, after OR REPLACE is taken out. A nil parser is a statement of the SQL
+// surface that this version does not have yet.
+var leads = []struct {
+	words string
+	parse func(*parser) Command
+}{
+	{"CREATE ENCODER", (*parser).createEncoder},
+	{"DROP ENCODER", (*parser).dropEncoder},
+	{"CREATE MASKING POLICY", (*parser).createMaskingPolicy},
+	{"DROP MASKING POLICY", (*parser).dropMaskingPolicy},
+	{"SHOW ENCODERS", show(`SELECT * FROM scrim.encoders ORDER BY name`)},
+	{"SHOW MASKING POLICIES", show(`SELECT * FROM scrim.masking_policies ORDER BY relation::text, name`)},
+	{"SHOW VERSIONS IN ENCODER", (*parser).showVersions},
+	{"ALTER ENCODER", nil},
+	{"ALTER MASKING POLICY", nil},
+	{"TRAIN ENCODER", nil},
+	{"CANCEL TRAINING JOB", nil},
+	{"SHOW TRAINING JOBS", nil},
+	{"EXPLAIN MASKING", nil},
+	{"CREATE FEATURE VIEW", nil},
+	{"CREATE MODEL", nil},
+	{"ALTER MODEL", nil},
+	{"DROP MODEL", nil},
+	{"SHOW MODELS", nil},
+	{"SHOW VERSIONS IN MODEL", nil},
+	{"SHOW FUNCTIONS IN MODEL", nil},
+	{"CREATE DYNAMIC TABLE", nil},
+	{"ALTER DYNAMIC TABLE", nil},
+	{"DROP DYNAMIC TABLE", nil},
+	{"SHOW DYNAMIC TABLES", nil},
+	{"CREATE UNLOAD", nil},
+	{"ALTER UNLOAD", nil},
+	{"DROP UNLOAD", nil},
+	{"SHOW UNLOADS", nil},
+}
+
+// MaybeCommand tells from the first two words whether text can be one of Scrim's statements. It is cheap, and never says
+// no to one that is: it runs on every statement of every session.
+func MaybeCommand(text string) bool {
+	first, rest := nextWord(text)
+	switch len(first) {
+	case 4, 5, 6, 7: // SHOW, ALTER, CREATE, EXPLAIN, ...
+	default:
+		return false
+	}
+	first = strings.ToUpper(first)
+	if !slices.ContainsFunc(leads, func(l lead) bool { return strings.HasPrefix(l.words, first+" ") }) {
+		return false
+	}
+	second, _ := nextWord(rest)
+	second = strings.ToUpper(second)
+	return first == "CREATE" && second == "OR" || slices.ContainsFunc(leads, func(l lead) bool {
+		return l.words == first+" "+second || strings.HasPrefix(l.words, first+" "+second+" ")
+	})
+}
+
+type lead = struct {
+	words string
+	parse func(*parser) Command
+}
+
+// nextWord skips white space and comments and returns the letters that follow.
+func nextWord(text string) (word, rest string) {
+	for {
+		text = strings.TrimLeft(text, " \t\r\n\f\v;")
+		switch {
+		case strings.HasPrefix(text, "--"):
+			_, after, found := strings.Cut(text, "\n")
+			if !found {
+				return "", ""
+			}
+			text = after
+		case strings.HasPrefix(text, "/*"):
+			text = skipBlockComment(text)
+		default:
+			end := strings.IndexFunc(text, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z') })
+			if end < 0 {
+				end = len(text)
+			}
+			return text[:end], text[end:]
+		}
+	}
+}
+
+// skipBlockComment returns what follows the comment that text begins with. They nest.
+func skipBlockComment(text string) string {
+	depth := 0
+	for i := 0; i+1 < len(text); i++ {
+		switch text[i : i+2] {
+		case "/*":
+			depth++
+			i++
+		case "*/":
+			depth--
+			i++
+			if depth == 0 {
+				return text[i+1:]
+			}
+		}
+	}
+	return ""
+}
+
+// parseCommand returns nil, nil when text is not one of Scrim's statements.
+func parseCommand(text string) (cmd Command, err error) {
+	if !MaybeCommand(text) {
+		return nil, nil
+	}
+	scan, err := pg_query.Scan(text)
+	if err != nil {
+		return nil, nil //nolint:nilerr // PostgreSQL reports its own lexical errors better
+	}
+	defer recovered(&err)
+	p := &parser{text: text}
+	for _, t := range scan.GetTokens() {
+		if t.GetToken() != pg_query.Token_SQL_COMMENT && t.GetToken() != pg_query.Token_C_COMMENT {
+			p.tokens = append(p.tokens, t)
+		}
+	}
+	for p.try(";") {
+	}
+	start := p.next
+	for _, l := range leads {
+		p.next = start
+		words := strings.Fields(l.words)
+		if !p.try(words[0]) {
+			continue
+		}
+		replace := words[0] == "CREATE" && p.try("OR", "REPLACE")
+		if !p.try(words[1:]...) {
+			continue
+		}
+		if l.parse == nil || replace {
+			refuse(codeFeatureNotSupported, p.offset(start), "", "%s is not supported yet", p.spelled(start))
+		}
+		cmd = l.parse(p)
+		p.end()
+		return cmd, nil
+	}
+	return nil, nil
+}
+
+// parser reads one statement of ours from tokens of PostgreSQL's scanner.
+type parser struct {
+	text   string
+	tokens []*pg_query.ScanToken
+	next   int
+}
+
+func (p *parser) spell(i int) string {
+	if i >= len(p.tokens) {
+		return ""
+	}
+	return p.text[p.tokens[i].GetStart():p.tokens[i].GetEnd()]
+}
+
+// spelled returns the words from token i up to here, in capitals.
+func (p *parser) spelled(i int) string {
+	words := make([]string, 0, p.next-i)
+	for ; i < p.next; i++ {
+		words = append(words, strings.ToUpper(p.spell(i)))
+	}
+	return strings.Join(words, " ")
+}
+
+func (p *parser) offset(i int) int {
+	if i < len(p.tokens) {
+		return int(p.tokens[i].GetStart())
+	}
+	return len(p.text)
+}
+
+// fail refuses the token at hand, in PostgreSQL's words.
+func (p *parser) fail(wanted string) {
+	hint := ""
+	if wanted != "" {
+		hint = "Expected " + wanted + "."
+	}
+	if p.next >= len(p.tokens) {
+		refuse(codeSyntaxError, len(p.text), hint, "syntax error at end of input")
+	}
+	refuse(codeSyntaxError, p.offset(p.next), hint, "syntax error at or near %q", p.spell(p.next))
+}
+
+// try consumes the given words if all of them follow.
+func (p *parser) try(words ...string) bool {
+	for i, w := range words {
+		if !strings.EqualFold(p.spell(p.next+i), w) {
+			return false
+		}
+	}
+	p.next += len(words)
+	return true
+}
+
+func (p *parser) need(words ...string) {
+	if !p.try(words...) {
+		p.fail(strings.Join(words, " "))
+	}
+}
+
+// end refuses whatever is left over.
+func (p *parser) end() {
+	for p.try(";") {
+	}
+	if p.next < len(p.tokens) {
+		p.fail("the end of the statement")
+	}
+}
+
+// ident reads an identifier, folded and unquoted as PostgreSQL does.
+func (p *parser) ident(what string) string {
+	text := p.spell(p.next)
+	if strings.HasPrefix(text, `"`) && len(text) > 2 {
+		p.next++
+		return strings.ReplaceAll(text[1:len(text)-1], `""`, `"`)
+	}
+	if p.next >= len(p.tokens) || !p.isWord() {
+		p.fail(what)
+	}
+	p.next++
+	return foldIdentifier(text)
+}
+
+// isWord tells whether the token at hand can be a name without quotes.
+func (p *parser) isWord() bool {
+	t := p.tokens[p.next]
+	return t.GetToken() == pg_query.Token_IDENT || t.GetKeywordKind() == pg_query.KeywordKind_UNRESERVED_KEYWORD ||
+		t.GetKeywordKind() == pg_query.KeywordKind_COL_NAME_KEYWORD
+}
+
+// foldIdentifier lowers ASCII letters only, as downcase_identifier does in a multi-byte encoding.
+func foldIdentifier(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if c >= 'A' && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
+}
+
+// relation reads a possibly qualified table name and returns it as typed.
+func (p *parser) relation() string {
+	start := p.offset(p.next)
+	p.ident("a table name")
+	for p.try(".") {
+		p.ident("a table name")
+	}
+	return p.text[start:p.tokens[p.next-1].GetEnd()]
+}
+
+// idents reads a list of names without its parentheses.
+func (p *parser) idents(what string) []string {
+	list := []string{p.ident(what)}
+	for p.try(",") {
+		list = append(list, p.ident(what))
+	}
+	return list
+}
+
+func (p *parser) columns() []string {
+	p.need("(")
+	list := p.idents("a column name")
+	p.need(")")
+	return list
+}
+
+func (p *parser) ifNotExists() bool { return p.try("IF", "NOT", "EXISTS") }
+
+func (p *parser) createEncoder() Command {
+	c := CreateEncoder{
+		IfNotExists: p.ifNotExists(), LatentDims: defaultLatentDims, Epochs: defaultEpochs, BatchSize: defaultBatchSize,
+	}
+	c.Name = p.ident("an encoder name")
+	p.need("ON")
+	c.Table = p.relation()
+	c.Columns = p.columns()
+	if p.try("PASSTHROUGH") {
+		c.Passthrough = p.columns()
+	}
+	if p.try("WITH") {
+		p.need("(")
+		p.encoderOption(&c)
+		for p.try(",") {
+			p.encoderOption(&c)
+		}
+		p.need(")")
+	}
+	if at := p.next; !p.try("WAIT") && at == len(p.tokens) {
+		refuse(codeFeatureNotSupported, -1, "Add WAIT: the statement then returns when the encoder is trained.",
+			"training in the background is not supported yet")
+	}
+	return c
+}
+
+func (p *parser) encoderOption(c *CreateEncoder) {
+	at := p.next
+	name := p.ident("an option")
+	p.need("=")
+	switch name {
+	case "latent_dims":
+		c.LatentDims = p.integer(1, 1024)
+	case "epochs":
+		c.Epochs = p.integer(1, 1_000_000)
+	case "batch_size":
+		c.BatchSize = p.integer(1, 1<<20)
+	case "seed":
+		c.Seed = int64(p.integer(0, 1<<62))
+	case "device":
+		if device := p.ident("cpu or cuda"); device != "cpu" {
+			p.next--
+			refuse(codeFeatureNotSupported, p.offset(p.next), "Leave it out, or say device = cpu.", "device %q is not supported yet", device)
+		}
+	case "allow_identifiers":
+		if !p.try("true") && !p.try("false") {
+			p.fail("true or false")
+		}
+	default:
+		refuse(codeSyntaxError, p.offset(at), "Options are latent_dims, epochs, batch_size, seed, device and allow_identifiers.",
+			"unrecognized encoder option %q", name)
+	}
+}
+
+func (p *parser) integer(least, most int) int {
+	n, err := strconv.Atoi(p.spell(p.next))
+	if err != nil {
+		p.fail("a number")
+	}
+	if n < least || n > most {
+		refuse("22023", p.offset(p.next), "", "%d is outside the valid range (%d .. %d)", n, least, most)
+	}
+	p.next++
+	return n
+}
+
+func (p *parser) dropEncoder() Command {
+	ifExists := p.try("IF", "EXISTS")
+	c := DropEncoder{IfExists: ifExists, Name: p.ident("an encoder name")}
+	if p.try("CASCADE") {
+		refuse(codeFeatureNotSupported, p.offset(p.next-1), "Drop the masking policies that use it first.", "DROP ENCODER ... CASCADE is not supported yet")
+	}
+	return c
+}
+
+func (p *parser) createMaskingPolicy() Command {
+	c := CreateMaskingPolicy{IfNotExists: p.ifNotExists()}
+	c.Name = p.ident("a policy name")
+	p.need("ON")
+	c.Table = p.relation()
+	c.Columns = p.columns()
+	if p.try("EXCEPT") {
+		c.Except = p.idents("a role name")
+	}
+	p.need("USING")
+	if at := p.next; p.try("MODEL") || p.try("(") {
+		refuse(codeFeatureNotSupported, p.offset(at), "USING ENCODER is supported.", "masks by model or expression are not supported yet")
+	}
+	p.need("ENCODER")
+	c.Encoder = p.ident("an encoder name")
+	if p.spell(p.next) == "(" {
+		c.Inputs = p.columns()
+	}
+	if p.try("PRESENT", "AS") {
+		switch {
+		case p.try("VECTOR"):
+			c.Present = "VECTOR"
+		case p.try("COMPONENTS"):
+			c.Present = "COMPONENTS"
+		default:
+			p.fail("VECTOR or COMPONENTS")
+		}
+	}
+	if at := p.next; p.try("CASCADE") {
+		refuse(codeFeatureNotSupported, p.offset(at), "Close the listed openings yourself: leave CASCADE out to see them.", "CASCADE is not supported yet")
+	}
+	return c
+}
+
+func (p *parser) dropMaskingPolicy() Command {
+	c := DropMaskingPolicy{IfExists: p.try("IF", "EXISTS")}
+	c.Name = p.ident("a policy name")
+	p.need("ON")
+	c.Table = p.relation()
+	return c
+}
+
+func show(query string) func(*parser) Command {
+	return func(*parser) Command { return Show{Query: query} }
+}
+
+func (p *parser) showVersions() Command {
+	return Show{Query: fmt.Sprintf(`SELECT * FROM scrim.encoder_versions WHERE encoder = %s ORDER BY version`, literal(p.ident("an encoder name")))}
+}
+
+// literal quotes a string for SQL whatever standard_conforming_strings says.
+func literal(s string) string {
+	q := "'" + strings.ReplaceAll(s, "'", "''") + "'"
+	if strings.Contains(s, `\`) {
+		return "E" + strings.ReplaceAll(q, `\`, `\\`)
+	}
+	return q
+}
+
+// quote quotes an identifier.
+func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }

@@ -1,0 +1,172 @@
+package rewrite
+
+import (
+	"slices"
+
+	pg_query "github.com/pganalyze/pg_query_go/v6"
+)
+
+// from analyses one member of a FROM clause. It returns the names it brings into sight and the columns that a star
+// stands for. left is the scope so far, which LATERAL members and functions can see.
+func (a *analysis) from(node *pg_query.Node, left *scope, env *ctes) ([]*item, columns) {
+	switch n := node.GetNode().(type) {
+	case *pg_query.Node_RangeVar:
+		return a.fromRelation(n.RangeVar, env)
+	case *pg_query.Node_RangeSubselect:
+		sub := n.RangeSubselect
+		around := left.parent
+		if sub.GetLateral() {
+			around = left
+		}
+		cols := a.query(sub.GetSubquery().GetSelectStmt(), around, env)
+		return single(sub.GetAlias(), "", cols)
+	case *pg_query.Node_JoinExpr:
+		return a.fromJoin(n.JoinExpr, left, env)
+	case *pg_query.Node_RangeTableSample:
+		sample := n.RangeTableSample
+		for _, arg := range sample.GetArgs() {
+			a.expr(arg, left, env, "TABLESAMPLE")
+		}
+		a.expr(sample.GetRepeatable(), left, env, "TABLESAMPLE")
+		items, cols := a.from(sample.GetRelation(), left, env)
+		if cols.hasSlots() {
+			refuse(codeFeatureNotSupported, int(sample.GetLocation()), "", "TABLESAMPLE of a protected table is not supported together with masked columns yet")
+		}
+		return items, cols
+	}
+	// Functions, XMLTABLE, JSON_TABLE: their columns are not known here.
+	a.expr(node, left, env, "FROM")
+	alias := node.GetRangeFunction().GetAlias()
+	if alias == nil {
+		alias = node.GetRangeTableFunc().GetAlias()
+	}
+	if alias == nil {
+		alias = node.GetJsonTable().GetAlias()
+	}
+	return single(alias, "", columns{open: true})
+}
+
+// single makes the one item that a relation under an alias is.
+func single(alias *pg_query.Alias, name string, cols columns) ([]*item, columns) {
+	if alias != nil {
+		name = alias.GetAliasname()
+		cols = cols.renamed(alias.GetColnames())
+	}
+	return []*item{{name: name, columns: cols}}, cols
+}
+
+func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, columns) {
+	if rv.GetSchemaname() == "" {
+		if cte := env.find(rv.GetRelname()); cte != nil {
+			return single(rv.GetAlias(), rv.GetRelname(), cte.again())
+		}
+	}
+	rel, found := a.resolved[nameOf(rv)]
+	mask, masked := a.masks.Of(rel.OID)
+	var cols columns
+	switch {
+	case masked:
+		cols = a.maskedColumns(rv, mask)
+	case found:
+		for _, name := range rel.Columns {
+			cols.cols = append(cols.cols, outColumn{name: name})
+		}
+	default:
+		cols.open = true
+	}
+	items, cols := single(rv.GetAlias(), rv.GetRelname(), cols)
+	if rv.GetAlias() == nil {
+		items[0].schema = rv.GetSchemaname()
+	}
+	return items, cols
+}
+
+// again gives a CTE's columns row identities of their own for one more mention of it.
+func (e *ctes) again() columns {
+	fresh := map[*rowID]*rowID{}
+	out := columns{open: e.open}
+	for _, c := range e.cols {
+		sources := slices.Clone(c.sources)
+		for i := range sources {
+			old := sources[i].row
+			if fresh[old] == nil {
+				fresh[old] = &rowID{inst: old.inst}
+			}
+			sources[i].row = fresh[old]
+		}
+		out.cols = append(out.cols, outColumn{name: c.name, sources: sources})
+	}
+	return out
+}
+
+// maskedColumns lists the columns that the replacement of a protected relation has: those of the table, in its order,
+// but for columns added since the policy was made, which masked roles cannot read.
+func (a *analysis) maskedColumns(rv *pg_query.RangeVar, mask policyMask) columns {
+	inst := &instance{mask: mask, rv: rv}
+	a.instances = append(a.instances, inst)
+	row := &rowID{inst: inst}
+	var cols columns
+	for _, c := range mask.Policy.Relation.Columns {
+		switch {
+		case slices.Contains(mask.Policy.Masked, c.Num):
+			cols.cols = append(cols.cols, outColumn{name: c.Name, sources: []source{{row: row, num: c.Num}}})
+		case openColumn(mask.Policy, c.Num) != "":
+			cols.cols = append(cols.cols, outColumn{name: c.Name})
+		}
+	}
+	return cols
+}
+
+func (a *analysis) fromJoin(j *pg_query.JoinExpr, left *scope, env *ctes) ([]*item, columns) {
+	litems, lcols := a.from(j.GetLarg(), left, env)
+	// The right side, when LATERAL, sees the left side too.
+	seen := &scope{parent: left.parent, items: slices.Concat(left.items, litems)}
+	seen.all = columns{cols: slices.Concat(left.all.cols, lcols.cols), open: left.all.open || lcols.open}
+	ritems, rcols := a.from(j.GetRarg(), seen, env)
+
+	shared := usingNames(j, lcols, rcols)
+	for _, name := range shared {
+		if lcols.find(name).isSlot() || rcols.find(name).isSlot() {
+			refuse(codeFeatureNotSupported, -1, deferredHint, "masked column %q cannot be used in JOIN yet", name)
+		}
+	}
+	items := slices.Concat(litems, ritems)
+	merged := columns{open: lcols.open || rcols.open}
+	for _, name := range shared {
+		merged.cols = append(merged.cols, outColumn{name: name})
+	}
+	for _, c := range slices.Concat(lcols.cols, rcols.cols) {
+		if !slices.Contains(shared, c.name) {
+			merged.cols = append(merged.cols, c)
+		}
+	}
+	if j.GetQuals() != nil {
+		on := &scope{parent: left.parent, items: slices.Concat(left.items, items)}
+		on.all = columns{cols: slices.Concat(left.all.cols, merged.cols), open: left.all.open || merged.open}
+		a.expr(j.GetQuals(), on, env, "JOIN")
+	}
+	if j.GetAlias() != nil {
+		return single(j.GetAlias(), "", merged)
+	}
+	return items, merged
+}
+
+// usingNames returns the columns that USING or NATURAL merges, in the order they come out.
+func usingNames(j *pg_query.JoinExpr, l, r columns) []string {
+	var names []string
+	if j.GetIsNatural() {
+		if (l.open || r.open) && (l.hasSlots() || r.hasSlots()) {
+			refuse(codeFeatureNotSupported, -1, "Say which columns by USING.", "cannot tell which columns NATURAL JOIN compares")
+		}
+		for _, c := range l.cols {
+			if c.name != "" && r.find(c.name).name != "" {
+				names = append(names, c.name)
+			}
+		}
+		return names
+	}
+	for _, u := range j.GetUsingClause() {
+		names = append(names, u.GetString_().GetSval())
+	}
+	return names
+}

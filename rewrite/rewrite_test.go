@@ -1,0 +1,149 @@
+package rewrite_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/datadriven"
+
+	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/policy"
+	"github.com/scrimdb/scrim/rewrite"
+)
+
+// The goldens' world: customers and accounts are protected, orders and regions are not.
+//
+//	customers(id, region, age*, income*, score*, "Note")   age, income and score are masked by components
+//	accounts(id, owner, balance*)                          balance is masked by the whole code
+//	orders(id, customer_id, amount, region)
+//	regions(region, name)
+var (
+	customers = &catalog.Policy{
+		ID: 7, Name: "risk", Masked: []int16{3, 4, 5}, Inputs: 3, Present: catalog.Components,
+		Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 3},
+		Relation: catalog.Relation{OID: 100, Schema: "public", Name: "customers", Columns: []catalog.Column{
+			{Num: 1, Name: "id"},
+			{Num: 2, Name: "region"},
+			{Num: 3, Name: "age"},
+			{Num: 4, Name: "income"},
+			{Num: 5, Name: "score"},
+			{Num: 6, Name: "Note"},
+			{Num: 7, Name: "added_later"},
+		}},
+		View: catalog.View{OID: 900, Name: "customers_100", Sealed: "sealed_7", Open: []catalog.ViewColumn{
+			{Num: 3, Name: "id", Base: 1}, {Num: 4, Name: "region", Base: 2}, {Num: 5, Name: "remark", Base: 6},
+		}},
+	}
+	accounts = &catalog.Policy{
+		ID: 8, Name: "balances", Masked: []int16{3}, Inputs: 1, Present: catalog.Vector,
+		Encoder: catalog.Encoder{Name: "bal", Version: 1, Inputs: 1, Dims: 2},
+		Relation: catalog.Relation{OID: 101, Schema: "bank", Name: "accounts", Columns: []catalog.Column{
+			{Num: 1, Name: "id"},
+			{Num: 2, Name: "owner"},
+			{Num: 3, Name: "balance"},
+		}},
+		View: catalog.View{OID: 901, Name: "accounts_101", Sealed: "sealed_8", Open: []catalog.ViewColumn{
+			{Num: 3, Name: "id", Base: 1}, {Num: 4, Name: "owner", Base: 2},
+		}},
+	}
+	snapshot = &catalog.Snapshot{Policies: map[uint32]*catalog.Policy{100: customers, 101: accounts}}
+	world    = map[rewrite.Name]rewrite.Relation{
+		{Relation: "customers"}:                                 {OID: 100},
+		{Schema: "public", Relation: "customers"}:               {OID: 100},
+		{Catalog: "db", Schema: "public", Relation: "customers"}: {OID: 100},
+		{Schema: "bank", Relation: "accounts"}:                  {OID: 101},
+		{Relation: "accounts"}:                                  {OID: 101},
+		{Relation: "orders"}:                                    {OID: 200, Columns: []string{"id", "customer_id", "amount", "region"}},
+		{Relation: "regions"}:                                   {OID: 201, Columns: []string{"region", "name"}},
+		{Relation: "customers_100"}:                             {OID: 900, Columns: []string{"ctid", "xmin", "id"}},
+	}
+)
+
+func protectedName(name string) bool {
+	return name == "customers" || name == "accounts" || name == "customers_100"
+}
+
+// TestGoldens plans each statement of testdata/ as a role that may read nothing raw. Run with -rewrite to write what
+// comes out.
+func TestGoldens(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			readable := map[catalog.ColumnKey]bool{}
+			for _, arg := range d.CmdArgs {
+				if arg.Key == "readable" { // columns that the role may read raw
+					for _, name := range arg.Vals {
+						for _, c := range customers.Relation.Columns {
+							if c.Name == name {
+								readable[catalog.ColumnKey{Relation: 100, Num: c.Num}] = true
+							}
+						}
+					}
+				}
+			}
+			switch d.Cmd {
+			case "plan":
+				return plan(t, d.Input, policy.For(snapshot, readable))
+			case "command":
+				return command(d.Input)
+			}
+			t.Fatalf("unknown directive %s", d.Cmd)
+			return ""
+		})
+	})
+}
+
+func plan(t *testing.T, text string, masks policy.Masks) string {
+	in, err := rewrite.Inspect(text, protectedName)
+	if err != nil {
+		return refusal(err, text)
+	}
+	if len(in.Names) == 0 {
+		return "relayed unseen\n"
+	}
+	resolved := map[rewrite.Name]rewrite.Relation{}
+	for _, name := range in.Names {
+		if rel, ok := world[name]; ok {
+			resolved[name] = rel
+		}
+	}
+	p, err := in.Plan(resolved, masks)
+	if err != nil {
+		return refusal(err, text)
+	}
+	if p == nil {
+		return "relayed\n"
+	}
+	if len(p.Views) == 0 {
+		t.Error("a plan without a masked view")
+	}
+	return p.Format()
+}
+
+func command(text string) string {
+	in, err := rewrite.Inspect(text, protectedName)
+	if err != nil {
+		return refusal(err, text)
+	}
+	if in.Command == nil {
+		return "not ours\n"
+	}
+	return fmt.Sprintf("%s\n%+v\n", in.Command.Tag(), in.Command)
+}
+
+func refusal(err error, text string) string {
+	var r *rewrite.Refusal
+	if !errors.As(err, &r) {
+		return fmt.Sprintf("not a refusal: %v\n", err)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\n", r.Code, r.Message)
+	if r.Offset >= 0 {
+		fmt.Fprintf(&b, "at: %.20q\n", text[r.Offset:])
+	}
+	if r.Hint != "" {
+		fmt.Fprintf(&b, "hint: %s\n", r.Hint)
+	}
+	return b.String()
+}

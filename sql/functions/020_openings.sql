@@ -1,0 +1,223 @@
+-- Everything that lets somebody read or probe a masked column other than by SELECT on it. Only catalogs are read, so it
+-- needs no rights and runs nobody's code.
+
+-- Every grant on a relation and its columns; attnum 0 is the relation itself, grantee 0 is PUBLIC.
+CREATE FUNCTION scrim.relation_acl(relation oid)
+RETURNS TABLE (attnum smallint, grantor oid, grantee oid, privilege text, grantable boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 0::smallint, x.grantor, x.grantee, x.privilege_type, x.is_grantable
+      FROM pg_class c, aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) x
+     WHERE c.oid = relation
+    UNION ALL
+    SELECT a.attnum, x.grantor, x.grantee, x.privilege_type, x.is_grantable
+      FROM pg_attribute a, aclexplode(a.attacl) x
+     WHERE a.attrelid = relation AND NOT a.attisdropped
+$$;
+
+CREATE FUNCTION scrim.role_name(role oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN role = 0 THEN 'PUBLIC' ELSE (SELECT quote_ident(r.rolname) FROM pg_roles r WHERE r.oid = role) END
+$$;
+
+-- Views, materialized views and rules that read a masked column of the relation, however deep. A whole-row reference
+-- leaves no column dependency, so it is looked for in the stored tree.
+CREATE FUNCTION scrim.dependent_rules(relation oid, masked smallint[])
+RETURNS TABLE (rule oid, holder oid)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE dep(rule, holder) AS (
+        SELECT r.oid, r.ev_class
+          FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+         WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND r.ev_class <> relation
+           AND (d.refobjsubid = ANY (masked) OR r.ev_action::text ~ ':varattno 0 ')
+        UNION
+        SELECT r.oid, r.ev_class
+          FROM dep
+          JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = dep.holder AND d.classid = 'pg_rewrite'::regclass
+          JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> dep.holder
+    )
+    SELECT dep.rule, dep.holder FROM dep
+      JOIN pg_class c ON c.oid = dep.holder
+     WHERE c.relnamespace <> 'scrim_runtime'::regnamespace
+$$;
+
+-- One row for each way around the mask. masked: attnums; exempt: roles that are meant to read raw values.
+-- Call it after the grants are converted: who is masked is judged by what has_column_privilege says.
+CREATE FUNCTION scrim.openings(relation regclass, masked smallint[], exempt oid[])
+RETURNS TABLE (kind text, object text, why text, remedy text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel pg_class;
+    version int := current_setting('server_version_num')::int;
+    trusted oid[];      -- may read: owner, exempt roles, Scrim's own
+    readers oid[];      -- can read, one way or another
+    outsiders oid[];    -- must not read: every other role, and PUBLIC
+    writers oid[];      -- outsiders that may INSERT or UPDATE
+    set_privilege text := CASE WHEN version >= 160000 THEN 'SET' ELSE 'MEMBER' END;
+BEGIN
+    SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = relation;
+    trusted := exempt || rel.relowner
+        || ARRAY(SELECT r.oid FROM pg_roles r WHERE r.rolname = 'scrim_owner_' || rel.relowner);
+    outsiders := ARRAY(
+        SELECT r.oid FROM pg_roles r
+         WHERE NOT r.rolsuper AND r.oid >= 16384
+           AND NOT EXISTS (SELECT 1 FROM unnest(trusted) t WHERE pg_has_role(r.oid, t, 'USAGE'))
+        UNION ALL SELECT 0::oid);
+    readers := ARRAY(
+        SELECT r.oid FROM pg_roles r
+         WHERE r.rolsuper OR EXISTS (SELECT 1 FROM unnest(masked) m WHERE has_column_privilege(r.oid, relation, m, 'SELECT')));
+    writers := ARRAY(
+        SELECT o FROM unnest(outsiders) o
+         WHERE has_any_column_privilege(o, relation, 'INSERT') OR has_any_column_privilege(o, relation, 'UPDATE'));
+
+    RETURN QUERY  -- privileges that read, or probe, the column itself
+        SELECT 'privilege', scrim.role_name(o),
+               format('%s may still %s column %I', scrim.role_name(o), p.name, a.attname),
+               format('take %s from %s, or from the role it inherits it from', p.name, scrim.role_name(o))
+          FROM unnest(outsiders) o, unnest(masked) m
+          JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = m,
+               unnest(ARRAY['SELECT', 'REFERENCES']) p(name)
+         WHERE has_column_privilege(o, relation, m, p.name);
+    RETURN QUERY
+        SELECT 'privilege', scrim.role_name(o),
+               format('%s may still use %s on the table', scrim.role_name(o), p.name),
+               format('take %s from %s, or from the role it inherits it from', p.name, scrim.role_name(o))
+          FROM unnest(outsiders) o,
+               unnest(CASE WHEN version >= 170000 THEN ARRAY['TRIGGER', 'MAINTAIN'] ELSE ARRAY['TRIGGER'] END) p(name)
+         WHERE has_table_privilege(o, relation, p.name);
+
+    RETURN QUERY  -- membership that can be SET ROLE'd to, or handed to oneself
+        SELECT 'membership', scrim.role_name(o),
+               format('%s can become or grant itself %s, which reads the column', scrim.role_name(o), scrim.role_name(x)),
+               format('REVOKE %s FROM %s, or name %2$s in EXCEPT', scrim.role_name(x), scrim.role_name(o))
+          FROM unnest(outsiders) o, unnest(readers) x
+         WHERE o <> 0 AND o <> x AND NOT o = ANY (readers)
+           AND (pg_has_role(o, x, set_privilege) OR pg_has_role(o, x, 'MEMBER WITH ADMIN OPTION'));
+    RETURN QUERY  -- roles that read past privileges
+        SELECT 'role', scrim.role_name(o),
+               format('%s is a member of %s', scrim.role_name(o), p.rolname),
+               format('REVOKE %I FROM %s', p.rolname, scrim.role_name(o))
+          FROM unnest(outsiders) o, pg_roles p
+         WHERE o <> 0 AND p.rolname IN ('pg_read_all_data', 'pg_read_server_files', 'pg_write_server_files',
+                                        'pg_execute_server_program', 'pg_maintain')
+           AND pg_has_role(o, p.oid, 'MEMBER') AND NOT (p.rolname = 'pg_read_all_data' AND o = ANY (readers));
+    RETURN QUERY
+        SELECT 'role', quote_ident(r.rolname),
+               CASE WHEN r.rolreplication THEN r.rolname || ' has REPLICATION and can copy the whole cluster'
+                    ELSE r.rolname || ' has CREATEROLE and, before PostgreSQL 16, can grant itself any role' END,
+               format('ALTER ROLE %I %s', r.rolname, CASE WHEN r.rolreplication THEN 'NOREPLICATION' ELSE 'NOCREATEROLE' END)
+          FROM pg_roles r
+         WHERE r.oid = ANY (outsiders) AND (r.rolreplication OR (r.rolcreaterole AND version < 160000));
+
+    RETURN QUERY  -- views and materialized views that run with their owner's rights; rules on other tables
+        SELECT DISTINCT CASE c.relkind WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view' ELSE 'rule' END,
+               c.oid::regclass::text,
+               format('%s reads a masked column with its owner''s rights', c.oid::regclass),
+               format('revoke SELECT on %s from %s, or drop it', c.oid::regclass,
+                      coalesce((SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(outsiders) o
+                                 WHERE has_any_column_privilege(o, c.oid, 'SELECT')), 'everybody'))
+          FROM scrim.dependent_rules(relation, masked) d
+          JOIN pg_class c ON c.oid = d.holder
+         WHERE c.relkind NOT IN ('v', 'm')
+            OR (EXISTS (SELECT 1 FROM unnest(outsiders) o WHERE has_any_column_privilege(o, c.oid, 'SELECT'))
+                AND NOT EXISTS (SELECT 1 FROM pg_options_to_table(c.reloptions) x
+                                 WHERE x.option_name = 'security_invoker' AND x.option_value::boolean));
+    RETURN QUERY
+        SELECT 'rule', format('%I on %s', r.rulename, relation), 'rules of the table rewrite other people''s statements',
+               format('DROP RULE %I ON %s', r.rulename, relation)
+          FROM pg_rewrite r WHERE r.ev_class = relation;
+
+    RETURN QUERY  -- SECURITY DEFINER functions: their bodies are text, so a mention or dynamic SQL is enough
+        SELECT 'function', p.oid::regprocedure::text,
+               'SECURITY DEFINER, owned by ' || scrim.role_name(p.proowner) || ', and may read the table',
+               format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC and from masked roles, or make it SECURITY INVOKER', p.oid::regprocedure)
+          FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+         WHERE p.prosecdef AND p.proowner = ANY (readers)
+           AND p.pronamespace NOT IN ('pg_catalog'::regnamespace, 'scrim'::regnamespace, 'scrim_state'::regnamespace, 'scrim_runtime'::regnamespace)
+           AND EXISTS (SELECT 1 FROM unnest(outsiders) o WHERE has_function_privilege(o, p.oid, 'EXECUTE'))
+           AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+           AND (l.lanname NOT IN ('sql', 'plpgsql', 'c', 'internal')
+                OR (l.lanname IN ('sql', 'plpgsql') AND (
+                    strpos(lower(p.prosrc), lower(rel.relname)) > 0
+                    OR p.prosrc ~* '\mexecute\M'
+                    OR EXISTS (SELECT 1 FROM scrim.dependent_rules(relation, masked) d JOIN pg_class c ON c.oid = d.holder
+                                WHERE strpos(lower(p.prosrc), lower(c.relname)) > 0)
+                    OR EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+                                 AND d.refclassid = 'pg_class'::regclass
+                                 AND (d.refobjid = relation OR d.refobjid IN (SELECT x.holder FROM scrim.dependent_rules(relation, masked) x))))));
+
+    RETURN QUERY  -- copies inside the row
+        SELECT 'generated column', quote_ident(a.attname),
+               format('column %I is computed from a masked column', a.attname),
+               format('mask %I too, or drop it', a.attname)
+          FROM pg_attrdef ad
+          JOIN pg_attribute a ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum AND a.attgenerated <> ''
+         WHERE ad.adrelid = relation AND NOT a.attnum = ANY (masked)
+           AND EXISTS (SELECT 1 FROM pg_depend d
+                        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid = ANY (masked)
+                          AND ((d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid)
+                            OR (d.classid = 'pg_class'::regclass AND d.objid = relation AND d.objsubid = a.attnum)));
+    RETURN QUERY
+        SELECT 'inheritance', x.other::text, format('%s shares rows with the table under its own privileges', x.other),
+               'partitions, parents and children cannot be protected yet'
+          FROM (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = relation
+                UNION ALL SELECT i.inhparent::regclass FROM pg_inherits i WHERE i.inhrelid = relation) x(other);
+
+    RETURN QUERY  -- other people's code that is handed the row
+        SELECT 'trigger', quote_ident(t.tgname),
+               CASE WHEN p.proowner <> rel.relowner AND NOT f.rolsuper
+                    THEN format('its function %s belongs to %s and sees raw rows', p.oid::regprocedure, scrim.role_name(p.proowner))
+                    ELSE 'it runs on raw rows when masked roles write: ' || (SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(writers) o) END,
+               format('DROP TRIGGER %I ON %s, or revoke INSERT and UPDATE from masked roles', t.tgname, relation)
+          FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_roles f ON f.oid = p.proowner
+         WHERE t.tgrelid = relation AND NOT t.tgisinternal
+           AND ((p.proowner <> rel.relowner AND NOT f.rolsuper) OR cardinality(writers) > 0);
+    RETURN QUERY
+        SELECT DISTINCT 'function', p.oid::regprocedure::text,
+               format('%s owns it, and the table calls it in an index, constraint, default or statistics', scrim.role_name(p.proowner)),
+               format('ALTER FUNCTION %s OWNER TO %s', p.oid::regprocedure, scrim.role_name(rel.relowner))
+          FROM pg_depend d JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
+         WHERE p.proowner = ANY (outsiders)
+           AND ((d.classid = 'pg_class'::regclass AND d.objid IN (SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = relation))
+             OR (d.classid = 'pg_constraint'::regclass AND d.objid IN (SELECT k.oid FROM pg_constraint k WHERE k.conrelid = relation))
+             OR (d.classid = 'pg_attrdef'::regclass AND d.objid IN (SELECT ad.oid FROM pg_attrdef ad WHERE ad.adrelid = relation))
+             OR (d.classid = 'pg_statistic_ext'::regclass AND d.objid IN (SELECT s.oid FROM pg_statistic_ext s WHERE s.stxrelid = relation)));
+
+    RETURN QUERY  -- oracles: acceptance of a write, order of an index-only scan
+        SELECT 'constraint', quote_ident(k.conname),
+               format('%s on a masked column, and %s may write: acceptance tells about raw values',
+                      CASE k.contype WHEN 'c' THEN 'CHECK' WHEN 'f' THEN 'FOREIGN KEY' WHEN 'x' THEN 'EXCLUDE' WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END,
+                      (SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(writers) o)),
+               format('revoke INSERT and UPDATE on %s from masked roles, or drop the constraint', relation)
+          FROM pg_constraint k
+         WHERE k.conrelid = relation AND k.contype IN ('c', 'u', 'p', 'x', 'f') AND k.conkey && masked AND cardinality(writers) > 0;
+    RETURN QUERY
+        SELECT 'foreign key', format('%I on %s', k.conname, k.conrelid::regclass),
+               'it references a masked column: writing to the other table probes raw values',
+               format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname)
+          FROM pg_constraint k WHERE k.confrelid = relation AND k.contype = 'f' AND k.confkey && masked;
+    RETURN QUERY
+        WITH touched AS (
+            SELECT i.indexrelid, i.indisunique, k.attnum
+              FROM pg_index i, unnest(i.indkey::smallint[]) k(attnum) WHERE i.indrelid = relation AND k.attnum > 0
+            UNION
+            SELECT i.indexrelid, i.indisunique, d.refobjsubid::smallint
+              FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+             WHERE i.indrelid = relation AND d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid > 0)
+        SELECT 'index', t.indexrelid::regclass::text,
+               CASE WHEN bool_or(NOT t.attnum = ANY (masked)) THEN 'it covers a masked and an unmasked column: an index-only scan shows the raw order'
+                    ELSE 'it is unique on a masked column and masked roles may write: acceptance tells about raw values' END,
+               format('DROP INDEX %s', t.indexrelid::regclass)
+          FROM touched t
+         GROUP BY t.indexrelid, t.indisunique
+        HAVING bool_or(t.attnum = ANY (masked))
+           AND (bool_or(NOT t.attnum = ANY (masked)) OR (t.indisunique AND cardinality(writers) > 0));
+
+    RETURN QUERY  -- copies that leave the database
+        SELECT 'publication', quote_ident(p.pubname), 'it replicates a masked column',
+               format('ALTER PUBLICATION %I DROP TABLE %s, or publish unmasked columns only', p.pubname, relation)
+          FROM pg_publication_tables p
+         WHERE format('%I.%I', p.schemaname, p.tablename)::regclass = relation
+           AND (to_jsonb(p) -> 'attnames' IS NULL OR EXISTS (
+                SELECT 1 FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum = ANY (masked)
+                   AND to_jsonb(p) -> 'attnames' ? a.attname::text));
+END $$;

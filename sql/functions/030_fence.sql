@@ -1,0 +1,410 @@
+-- CREATE and DROP MASKING POLICY. The parts that change the table's own grants run with the rights of whoever calls
+-- them. The parts that write Scrim's state and make the masked view are SECURITY DEFINER, take no expression of the
+-- caller's, and check session_user again: they can be called alone, but only against one's own table.
+
+CREATE FUNCTION scrim.require_policy_admin(relation regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
+BEGIN
+    IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
+        RAISE EXCEPTION 'permission denied for masking policies' USING ERRCODE = 'insufficient_privilege',
+            HINT = format('GRANT scrim_admin TO %I lets this role manage policies on tables it owns.', session_user);
+    END IF;
+    IF NOT pg_has_role(session_user, owner, 'USAGE') THEN
+        RAISE EXCEPTION 'must be owner of table %', relation USING ERRCODE = 'insufficient_privilege';
+    END IF;
+END $$;
+
+CREATE FUNCTION scrim.require_protectable(relation regclass) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel pg_class;
+    reason text;
+BEGIN
+    SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = relation;
+    reason := CASE
+        WHEN rel.relkind = 'p' THEN 'a partitioned table'
+        WHEN rel.relkind = 'f' THEN 'a foreign table'
+        WHEN rel.relkind IN ('v', 'm') THEN 'a view'
+        WHEN rel.relkind <> 'r' THEN 'not a table'
+        WHEN rel.relpersistence = 't' THEN 'a temporary table'
+        WHEN rel.relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, 'scrim_state'::regnamespace, 'scrim_runtime'::regnamespace)
+            THEN 'a system table'
+        WHEN rel.relrowsecurity THEN 'a table with row security' END;
+    IF reason IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot mask columns of %: it is %', relation, reason USING ERRCODE = 'feature_not_supported',
+            HINT = 'Ordinary tables without row security can be protected in this version.';
+    END IF;
+END $$;
+
+-- Makes the role that owns the masked views of one table owner, and its key, if they do not exist. One role and one key
+-- for each table owner: a view runs with its owner's rights, and a shared owner would hand people each other's tables.
+CREATE FUNCTION scrim.fence_prepare(relation regclass) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
+    role text := 'scrim_owner_' || owner;
+    key_table text := 'key_' || owner;
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    IF NOT EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = role) THEN
+        EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+    END IF;
+    IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+        EXECUTE format('GRANT %I TO %I', role, current_user);  -- so that it can give the view away
+        EXECUTE format('GRANT CREATE ON SCHEMA scrim_runtime TO %I', role);
+    END IF;
+    IF to_regclass('scrim_state.' || key_table) IS NULL THEN
+        EXECUTE format('CREATE TABLE scrim_state.%I (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+                            key bytea NOT NULL CHECK (octet_length(key) = 16))', key_table);
+        EXECUTE format('INSERT INTO scrim_state.%I (key) VALUES ($1)', key_table)
+          USING substring(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) FOR 16);
+        EXECUTE format('REVOKE ALL ON scrim_state.%I FROM PUBLIC', key_table);
+        EXECUTE format('GRANT SELECT ON scrim_state.%I TO %I', key_table, role);
+    END IF;
+    RETURN role;
+END $$;
+
+-- Makes the masked view and writes the policy down. acl_before and acl_after are scrim.relation_acl as JSON, taken by
+-- the caller around the conversion of the grants; who could read the table before may read the view now.
+CREATE FUNCTION scrim.fence_publish(
+    policy_name text, relation regclass, masked smallint[], input_columns smallint[], encoder text, presentation text,
+    except_roles oid[], acl_before jsonb, acl_after jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel pg_class;
+    enc scrim_state.encoders;
+    policy scrim_state.policies;
+    view_name text;
+    open_columns smallint[];
+    view_columns text;
+    sealed_column text;
+    null_mask text;
+    inputs_list text;
+    bad text;
+    g record;
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    PERFORM scrim.require_protectable(relation);
+    PERFORM scrim.check_features(relation, input_columns);
+    SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = relation;
+    SELECT e.* INTO enc FROM scrim_state.encoders e WHERE e.name = encoder;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'encoder "%" does not exist', encoder USING ERRCODE = 'undefined_object',
+            HINT = 'CREATE ENCODER makes one; SHOW ENCODERS lists them.';
+    END IF;
+
+    view_name := CASE WHEN octet_length(rel.relname) > 50 THEN 'masked' ELSE rel.relname END || '_' || relation::oid;
+    SELECT coalesce(array_agg(a.attnum ORDER BY a.attnum), '{}'), string_agg(format('t.%I', a.attname), ', ' ORDER BY a.attnum)
+      INTO open_columns, view_columns
+      FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (masked);
+    INSERT INTO scrim_state.policies (name, relation, columns, inputs, view_columns, encoder_id, present, except_roles, masked_view, key_owner, created_by)
+    VALUES (policy_name, relation, masked, input_columns, open_columns, enc.id, presentation, fence_publish.except_roles, 0, rel.relowner, session_user)
+    RETURNING * INTO policy;
+
+    -- ctid and xmin come first so that every seal is unique; a NULL is a constant plus a bit, so that length tells nothing.
+    SELECT string_agg(format('coalesce(%s, 0::float8)', scrim.feature_expression(relation, i.num, 't')), ', ' ORDER BY i.ord),
+           string_agg(format('CASE WHEN t.%I IS NULL THEN %s::int8 ELSE 0::int8 END', a.attname, 1::bigint << (i.ord - 1)::int), ' + ' ORDER BY i.ord)
+      INTO inputs_list, null_mask
+      FROM unnest(input_columns) WITH ORDINALITY AS i(num, ord)
+      JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = i.num;
+    sealed_column := format(
+        'scrim_runtime.seal(record_send(ROW(t.ctid, t.xmin, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k), ''aes-cbc/pad:pkcs''::text) AS %I',
+        policy.id, inputs_list, null_mask, 'key_' || rel.relowner, 'sealed_' || policy.id);
+    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT t.ctid, t.xmin, %s FROM %s t',
+                   view_name, concat_ws(', ', view_columns, sealed_column), relation);
+    EXECUTE format('ALTER VIEW scrim_runtime.%I OWNER TO %I', view_name, 'scrim_owner_' || rel.relowner);
+    EXECUTE format('REVOKE ALL ON scrim_runtime.%I FROM PUBLIC', view_name);
+    UPDATE scrim_state.policies p SET masked_view = format('scrim_runtime.%I', view_name)::regclass WHERE p.id = policy.id
+    RETURNING * INTO policy;
+
+    -- The rule may lean on the table, the key and the seal; anything else would be somebody's code or another table.
+    SELECT string_agg(pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid), ', ') INTO bad
+      FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+     WHERE r.ev_class = policy.masked_view
+       AND NOT (d.refclassid = 'pg_class'::regclass AND d.refobjid IN (relation, policy.masked_view, format('scrim_state.%I', 'key_' || rel.relowner)::regclass))
+       AND NOT (d.refclassid = 'pg_proc'::regclass AND d.refobjid = 'scrim_runtime.seal(bytea,bytea,text)'::regprocedure)
+       AND NOT (d.refclassid = 'pg_type'::regclass AND d.refobjid = 'scrim_runtime.sealed'::regtype);
+    IF bad IS NOT NULL THEN
+        RAISE EXCEPTION 'the masked view of % would depend on %', relation, bad USING ERRCODE = 'feature_not_supported';
+    END IF;
+
+    INSERT INTO scrim_state.policy_grants (policy_id, change, attnum, grantor, grantee, privilege, grantable)
+    SELECT policy.id, x.change, (x.entry ->> 'attnum')::smallint, (x.entry ->> 'grantor')::oid, (x.entry ->> 'grantee')::oid,
+           x.entry ->> 'privilege', (x.entry ->> 'grantable')::boolean
+      FROM (SELECT 'removed', b FROM jsonb_array_elements(acl_before) b WHERE NOT acl_after @> jsonb_build_array(b)
+            UNION ALL
+            SELECT 'added', a FROM jsonb_array_elements(acl_after) a WHERE NOT acl_before @> jsonb_build_array(a)) x(change, entry);
+
+    FOR g IN
+        SELECT (b ->> 'grantee')::oid AS grantee,
+               CASE WHEN bool_or((b ->> 'attnum')::int = 0) THEN NULL  -- the whole view
+                    ELSE ARRAY(SELECT DISTINCT c FROM unnest(array_agg(
+                        CASE WHEN (b ->> 'attnum')::smallint = ANY (masked) THEN 'sealed_' || policy.id ELSE a.attname::text END)) c
+                        UNION SELECT unnest(ARRAY['ctid', 'xmin'])) END AS columns
+          FROM jsonb_array_elements(acl_before) b
+          LEFT JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = (b ->> 'attnum')::smallint AND a.attnum > 0
+         WHERE b ->> 'privilege' = 'SELECT' AND NOT (b ->> 'grantee')::oid = ANY (fence_publish.except_roles)
+         GROUP BY 1
+    LOOP
+        EXECUTE format('GRANT SELECT %s ON scrim_runtime.%I TO %s',
+                       (SELECT '(' || string_agg(quote_ident(c), ', ') || ')' FROM unnest(g.columns) c),
+                       view_name, scrim.role_name(g.grantee));
+    END LOOP;
+END $$;
+
+-- The grants that a policy rearranges: everybody's but the owner's and Scrim's own.
+CREATE FUNCTION scrim.fence_acl(relation regclass) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.attnum, x.grantor, x.grantee, x.privilege), '[]')
+      FROM scrim.relation_acl(relation) x JOIN pg_class c ON c.oid = relation
+     WHERE x.privilege IN ('SELECT', 'REFERENCES', 'TRIGGER', 'MAINTAIN') AND x.grantee <> c.relowner
+       AND x.grantee NOT IN (SELECT r.oid FROM pg_roles r WHERE r.rolname = 'scrim_owner_' || c.relowner)
+$$;
+
+-- Grants or revokes one remembered entry. As its grantor where the caller can become that role, else as the owner.
+CREATE FUNCTION scrim.fence_regrant(relation regclass, entry jsonb, as_grantor boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    col text := (SELECT format('(%I)', a.attname) FROM pg_attribute a
+                  WHERE a.attrelid = relation AND a.attnum = (entry ->> 'attnum')::smallint AND a.attnum > 0 AND NOT a.attisdropped);
+    previous text := current_setting('role');
+BEGIN
+    IF (entry ->> 'attnum')::int > 0 AND col IS NULL THEN
+        RETURN;  -- the column is gone
+    END IF;
+    IF as_grantor THEN
+        EXECUTE format('SET LOCAL ROLE %s', scrim.role_name((entry ->> 'grantor')::oid));
+    END IF;
+    EXECUTE format('GRANT %s %s ON %s TO %s %s', entry ->> 'privilege', col, relation,
+                   scrim.role_name((entry ->> 'grantee')::oid),
+                   CASE WHEN (entry ->> 'grantable')::boolean THEN 'WITH GRANT OPTION' END);
+    IF as_grantor THEN
+        PERFORM set_config('role', previous, true);
+    END IF;
+END $$;
+
+-- Turns table grants of masked roles into column grants on what stays readable.
+CREATE FUNCTION scrim.fence_convert(relation regclass, masked smallint[], exempt oid[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    before jsonb := scrim.fence_acl(relation);
+    open_columns text := (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
+                           WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (masked));
+    e jsonb;
+    g record;
+BEGIN
+    FOR g IN SELECT DISTINCT b ->> 'privilege' AS privilege, (b ->> 'grantee')::oid AS grantee FROM jsonb_array_elements(before) b LOOP
+        EXECUTE format('REVOKE %s ON %s FROM %s CASCADE', g.privilege, relation, scrim.role_name(g.grantee));
+    END LOOP;
+    -- What other grantors gave can survive all that. Give the grantor the grant option anew and take it away with
+    -- everything that hangs on it.
+    FOR i IN 1..20 LOOP
+        EXIT WHEN jsonb_array_length(scrim.fence_acl(relation)) = 0;
+        FOR g IN
+            SELECT DISTINCT x ->> 'privilege' AS privilege, (x ->> 'grantor')::oid AS grantor, (x ->> 'grantee')::oid AS grantee,
+                   (SELECT format('(%I)', a.attname) FROM pg_attribute a
+                     WHERE a.attrelid = relation AND a.attnum = (x ->> 'attnum')::smallint AND a.attnum > 0) AS col
+              FROM jsonb_array_elements(scrim.fence_acl(relation)) x
+        LOOP
+            IF g.grantor <> (SELECT c.relowner FROM pg_class c WHERE c.oid = relation) THEN
+                EXECUTE format('GRANT %s %s ON %s TO %s WITH GRANT OPTION', g.privilege, g.col, relation, scrim.role_name(g.grantor));
+                EXECUTE format('REVOKE %s %s ON %s FROM %s CASCADE', g.privilege, g.col, relation, scrim.role_name(g.grantor));
+            ELSE
+                EXECUTE format('REVOKE %s %s ON %s FROM %s CASCADE', g.privilege, g.col, relation, scrim.role_name(g.grantee));
+            END IF;
+        END LOOP;
+    END LOOP;
+    IF jsonb_array_length(scrim.fence_acl(relation)) > 0 THEN
+        RAISE EXCEPTION 'could not revoke every grant on %', relation USING ERRCODE = 'insufficient_privilege',
+            DETAIL = (SELECT string_agg(format('%s to %s by %s', x ->> 'privilege', scrim.role_name((x ->> 'grantee')::oid),
+                                               scrim.role_name((x ->> 'grantor')::oid)), '; ')
+                        FROM jsonb_array_elements(scrim.fence_acl(relation)) x);
+    END IF;
+
+    FOR e IN SELECT b FROM jsonb_array_elements(before) b LOOP
+        IF (e ->> 'grantee')::oid = ANY (exempt) OR (
+               (e ->> 'attnum')::int > 0 AND NOT (e ->> 'attnum')::smallint = ANY (masked)) THEN
+            PERFORM scrim.fence_regrant(relation, e, false);
+        ELSIF (e ->> 'attnum')::int = 0 AND e ->> 'privilege' IN ('SELECT', 'REFERENCES') AND open_columns IS NOT NULL THEN
+            EXECUTE format('GRANT %s (%s) ON %s TO %s %s', e ->> 'privilege', open_columns, relation,
+                           scrim.role_name((e ->> 'grantee')::oid),
+                           CASE WHEN (e ->> 'grantable')::boolean THEN 'WITH GRANT OPTION' END);
+        END IF;
+    END LOOP;
+    FOR g IN SELECT x AS role FROM unnest(exempt) x WHERE NOT has_table_privilege(x, relation, 'SELECT') LOOP
+        EXECUTE format('GRANT SELECT ON %s TO %s', relation, scrim.role_name(g.role));
+    END LOOP;
+END $$;
+
+CREATE FUNCTION scrim.create_masking_policy(
+    policy_name text, relation regclass, columns text[], except_roles text[], encoder text,
+    inputs text[] DEFAULT NULL, present text DEFAULT NULL, if_not_exists boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    masked smallint[];
+    input_columns smallint[];
+    exempt oid[] := '{}';
+    enc record;
+    presentation text := coalesce(upper(present), CASE WHEN cardinality(columns) = 1 THEN 'VECTOR' ELSE 'COMPONENTS' END);
+    role_text text;
+    role_oid oid;
+    key_owner text;
+    acl_before jsonb;
+    ways text;
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    PERFORM scrim.require_protectable(relation);
+    PERFORM pg_advisory_xact_lock(hashtextextended('scrim policy', 0));  -- one change of policies at a time
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
+
+    IF EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = create_masking_policy.relation AND p.name = policy_name) THEN
+        IF if_not_exists THEN
+            RAISE NOTICE 'masking policy "%" on % already exists, skipping', policy_name, relation;
+            RETURN;
+        END IF;
+        RAISE EXCEPTION 'masking policy "%" on % already exists', policy_name, relation USING ERRCODE = 'duplicate_object';
+    END IF;
+    IF EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = create_masking_policy.relation) THEN
+        RAISE EXCEPTION '% already has a masking policy', relation USING ERRCODE = 'feature_not_supported',
+            HINT = 'A table takes one policy in this version: list all columns in it.';
+    END IF;
+
+    IF coalesce(cardinality(columns), 0) = 0 THEN
+        RAISE EXCEPTION 'a masking policy needs at least one column' USING ERRCODE = 'syntax_error';
+    END IF;
+    IF presentation NOT IN ('VECTOR', 'COMPONENTS') THEN
+        RAISE EXCEPTION 'a mask is presented as VECTOR or COMPONENTS, not %', present USING ERRCODE = 'syntax_error';
+    END IF;
+    masked := scrim.attnums(relation, columns);
+    SELECT e.* INTO enc FROM scrim.encoders e WHERE e.name = encoder;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'encoder "%" does not exist', encoder USING ERRCODE = 'undefined_object',
+            HINT = 'CREATE ENCODER makes one; SHOW ENCODERS lists them.';
+    END IF;
+    input_columns := scrim.attnums(relation, coalesce(inputs, enc.feature_columns));
+    PERFORM scrim.check_features(relation, input_columns);
+    IF cardinality(input_columns) <> cardinality(enc.feature_columns) THEN
+        RAISE EXCEPTION 'encoder "%" takes % inputs, not %', encoder, cardinality(enc.feature_columns), cardinality(input_columns)
+            USING ERRCODE = 'datatype_mismatch', HINT = format('Its features are %s.', array_to_string(enc.feature_columns, ', '));
+    END IF;
+    IF presentation = 'COMPONENTS' AND cardinality(masked) > enc.latent_dims THEN
+        RAISE EXCEPTION 'encoder "%" has % components for % columns', encoder, enc.latent_dims, cardinality(masked)
+            USING ERRCODE = 'datatype_mismatch', HINT = 'PRESENT AS VECTOR shows the whole code in each column.';
+    END IF;
+
+    FOREACH role_text IN ARRAY coalesce(except_roles, '{}') LOOP
+        SELECT r.oid INTO role_oid FROM pg_roles r WHERE r.rolname = role_text;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'role "%" does not exist', role_text USING ERRCODE = 'undefined_object';
+        END IF;
+        exempt := exempt || role_oid;
+    END LOOP;
+
+    acl_before := scrim.fence_acl(relation);
+    key_owner := scrim.fence_prepare(relation);
+    EXECUTE format('GRANT SELECT ON %s TO %I', relation, key_owner);
+    PERFORM scrim.fence_convert(relation, masked, exempt);
+
+    SELECT string_agg(format('%s %s: %s. Close it: %s.', o.kind, o.object, o.why, o.remedy), E'\n' ORDER BY o.kind, o.object, o.why)
+      INTO ways FROM scrim.openings(relation, masked, exempt) o;
+    IF ways IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot mask %: raw values could still be read or probed another way', relation
+            USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = ways,
+                  HINT = 'Close each of these, or name the roles in EXCEPT, and try again. Nothing was changed.';
+    END IF;
+    IF EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = relation AND i.indisclustered AND i.indkey::smallint[] && masked) THEN
+        RAISE WARNING 'rows of % lie in the order of a masked column', relation
+            USING HINT = 'CLUSTER the table on another index: physical order shows which raw value is larger.';
+    END IF;
+    PERFORM scrim.fence_publish(policy_name, relation, masked, input_columns, encoder, presentation, exempt,
+                                acl_before, scrim.fence_acl(relation));
+END $$;
+
+-- Takes the masked view and the policy away; returns what it had remembered.
+CREATE FUNCTION scrim.fence_withdraw(policy_name text, relation regclass) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    policy scrim_state.policies;
+    remembered jsonb;
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    SELECT p.* INTO policy FROM scrim_state.policies p WHERE p.relation = fence_withdraw.relation AND p.name = policy_name;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    SELECT coalesce(jsonb_agg(to_jsonb(g)), '[]') INTO remembered FROM scrim_state.policy_grants g WHERE g.policy_id = policy.id;
+    IF EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = policy.masked_view) THEN
+        EXECUTE format('DROP VIEW %s', policy.masked_view::regclass);
+    END IF;
+    DELETE FROM scrim_state.policies p WHERE p.id = policy.id;
+    RETURN remembered;
+END $$;
+
+CREATE FUNCTION scrim.drop_masking_policy(policy_name text, relation regclass, if_exists boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    remembered jsonb;
+    now_there jsonb;
+    e jsonb;
+    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
+    can_be_grantor boolean;
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    PERFORM pg_advisory_xact_lock(hashtextextended('scrim policy', 0));
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
+    remembered := scrim.fence_withdraw(policy_name, relation);
+    IF remembered IS NULL THEN
+        IF if_exists THEN
+            RAISE NOTICE 'masking policy "%" on % does not exist, skipping', policy_name, relation;
+            RETURN;
+        END IF;
+        RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
+    END IF;
+    EXECUTE format('REVOKE SELECT ON %s FROM %I', relation, 'scrim_owner_' || owner);
+
+    -- A grantee whose converted grants were all revoked meanwhile stays without.
+    now_there := scrim.fence_acl(relation);
+    remembered := (SELECT coalesce(jsonb_agg(r), '[]') FROM jsonb_array_elements(remembered) r
+        WHERE EXISTS (SELECT 1 FROM pg_roles x WHERE x.oid = (r ->> 'grantee')::oid OR (r ->> 'grantee')::oid = 0)
+          AND (r ->> 'change' = 'added'
+               OR NOT EXISTS (SELECT 1 FROM jsonb_array_elements(remembered) a
+                               WHERE a ->> 'change' = 'added' AND a -> 'grantee' = r -> 'grantee' AND a -> 'privilege' = r -> 'privilege')
+               OR EXISTS (SELECT 1 FROM jsonb_array_elements(remembered) a JOIN jsonb_array_elements(now_there) n
+                                 ON n @> (a - ARRAY['policy_id', 'change', 'grantable'])
+                               WHERE a ->> 'change' = 'added' AND a -> 'grantee' = r -> 'grantee' AND a -> 'privilege' = r -> 'privilege')));
+
+    -- First what was removed, grantors before those who depend on them; then what had been given instead goes.
+    FOR pass IN 1..20 LOOP
+        FOR e IN SELECT r FROM jsonb_array_elements(remembered) r
+                  WHERE r ->> 'change' = 'removed'
+                    AND NOT scrim.fence_acl(relation) @> jsonb_build_array(r - ARRAY['policy_id', 'change'])
+        LOOP
+            can_be_grantor := (e ->> 'grantor')::oid <> owner AND pg_has_role((e ->> 'grantor')::oid, 'MEMBER')
+                AND EXISTS (SELECT 1 FROM scrim.relation_acl(relation) x
+                             WHERE x.grantee = (e ->> 'grantor')::oid AND x.privilege = e ->> 'privilege' AND x.grantable
+                               AND x.attnum IN (0, (e ->> 'attnum')::smallint));
+            IF can_be_grantor OR (e ->> 'grantor')::oid = owner OR pass = 20 THEN
+                PERFORM scrim.fence_regrant(relation, e, can_be_grantor);
+            END IF;
+        END LOOP;
+    END LOOP;
+    FOR e IN SELECT r FROM jsonb_array_elements(remembered) r WHERE r ->> 'change' = 'added' LOOP
+        BEGIN
+            EXECUTE format('REVOKE %s %s ON %s FROM %s', e ->> 'privilege',
+                (SELECT format('(%I)', a.attname) FROM pg_attribute a
+                  WHERE a.attrelid = relation AND a.attnum = (e ->> 'attnum')::smallint AND a.attnum > 0),
+                relation, scrim.role_name((e ->> 'grantee')::oid));
+        EXCEPTION WHEN dependent_objects_still_exist THEN
+            NULL;  -- its holder passed it on meanwhile; the restored table grant covers it
+        END;
+    END LOOP;
+    -- A table-wide REVOKE takes column grants along: put back what it should not have touched.
+    FOR e IN SELECT r FROM jsonb_array_elements(remembered) r
+              WHERE r ->> 'change' = 'removed'
+                AND NOT scrim.fence_acl(relation) @> jsonb_build_array(r - ARRAY['policy_id', 'change'])
+    LOOP
+        PERFORM scrim.fence_regrant(relation, e, false);
+    END LOOP;
+END $$;

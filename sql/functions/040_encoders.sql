@@ -1,0 +1,82 @@
+-- Encoders and the views that SHOW reads.
+
+CREATE VIEW scrim.encoders AS
+    SELECT e.name, e.source_table, e.feature_columns, e.latent_dims, e.default_version AS version,
+           v.trained_on, v.loss, e.epochs, e.batch_size, e.seed, e.created_by, e.created_at
+      FROM scrim_state.encoders e
+      JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version;
+
+CREATE VIEW scrim.encoder_versions AS
+    SELECT e.name AS encoder, v.version, v.version = e.default_version AS active, v.sha256, v.trained_on, v.loss, v.created_at
+      FROM scrim_state.encoder_versions v JOIN scrim_state.encoders e ON e.id = v.encoder_id;
+
+CREATE VIEW scrim.masking_policies AS
+    SELECT p.name, p.relation::regclass AS relation,
+           (SELECT array_agg(a.attname::text ORDER BY c.ord) FROM unnest(p.columns) WITH ORDINALITY AS c(num, ord)
+              JOIN pg_attribute a ON a.attrelid = p.relation AND a.attnum = c.num) AS columns,
+           (SELECT array_agg(a.attname::text ORDER BY c.ord) FROM unnest(p.inputs) WITH ORDINALITY AS c(num, ord)
+              JOIN pg_attribute a ON a.attrelid = p.relation AND a.attnum = c.num) AS inputs,
+           e.name AS encoder, p.present,
+           ARRAY(SELECT r.rolname::text FROM pg_roles r WHERE r.oid = ANY (p.except_roles) ORDER BY 1) AS except_roles,
+           p.created_by, p.created_at
+      FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id;
+
+-- Raises if no encoder may be made under this name, and holds the name until the transaction ends: two trainings under
+-- one name would write one file.
+CREATE FUNCTION scrim.check_new_encoder(encoder text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
+        RAISE EXCEPTION 'permission denied for encoders' USING ERRCODE = 'insufficient_privilege',
+            HINT = format('GRANT scrim_admin TO %I lets this role train encoders on tables it can read.', session_user);
+    END IF;
+    IF encoder !~ '^[A-Za-z_][A-Za-z0-9_$-]{0,62}$' THEN
+        RAISE EXCEPTION 'encoder name "%" is not allowed', encoder USING ERRCODE = 'invalid_name',
+            HINT = 'It names a folder too: letters, digits, _, $ and -, at most 63.';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended('scrim encoder ' || encoder, 0));
+    IF EXISTS (SELECT 1 FROM scrim_state.encoders e WHERE e.name = encoder) THEN
+        RAISE EXCEPTION 'encoder "%" already exists', encoder USING ERRCODE = 'duplicate_object',
+            HINT = 'DROP ENCODER removes it.';
+    END IF;
+END $$;
+
+-- Called once the file is published.
+CREATE FUNCTION scrim.register_encoder(
+    encoder text, source_table regclass, feature_columns text[], passthrough text[], latent_dims int, epochs int, batch_size int, seed bigint,
+    sha256 text, trained_on bigint, loss float8) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    new_id bigint;
+BEGIN
+    PERFORM scrim.check_new_encoder(encoder);
+    INSERT INTO scrim_state.encoders (name, source_table, feature_columns, passthrough, latent_dims, epochs, batch_size, seed, created_by)
+    VALUES (encoder, source_table::text, feature_columns, passthrough, latent_dims, epochs, batch_size, seed, session_user)
+    RETURNING id INTO new_id;
+    INSERT INTO scrim_state.encoder_versions (encoder_id, version, sha256, trained_on, loss)
+    VALUES (new_id, 1, sha256, trained_on, loss);
+END $$;
+
+CREATE FUNCTION scrim.drop_encoder(encoder text, if_exists boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    users text;
+BEGIN
+    IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
+        RAISE EXCEPTION 'permission denied for encoders' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    SELECT string_agg(format('%I on %s', p.name, p.relation::regclass), ', ') INTO users
+      FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id WHERE e.name = encoder;
+    IF users IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot drop encoder "%" because masking policies use it', encoder
+            USING ERRCODE = 'dependent_objects_still_exist', DETAIL = 'masking policy ' || users, HINT = 'DROP MASKING POLICY first.';
+    END IF;
+    DELETE FROM scrim_state.encoders e WHERE e.name = encoder;
+    IF NOT FOUND THEN
+        IF if_exists THEN
+            RAISE NOTICE 'encoder "%" does not exist, skipping', encoder;
+            RETURN;
+        END IF;
+        RAISE EXCEPTION 'encoder "%" does not exist', encoder USING ERRCODE = 'undefined_object';
+    END IF;
+END $$;

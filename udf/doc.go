@@ -1,0 +1,36 @@
+// Package udf runs models: it turns the columns of a batch of rows into codes.
+//
+// It exists so that nothing else in Scrim knows ONNX Runtime. The contract that
+// the rest of the system leans on is that the same input gives the same code,
+// bit for bit, whatever the batch size, the row's place in it, the number of
+// goroutines and the process. Three things make it so: one session for each
+// model with fixed options (see [NewSessionOptions]), encoder graphs that use
+// only operators measured to be stable, and a test vector stored in each model
+// file that must come out bit-identical before the model is used on a machine.
+//
+// # Life cycle
+//
+// [NewRuntime] loads the library and is called once, early. [Runtime.LoadEncoder]
+// reads, checks and warms a model in the background of whatever is running;
+// [Encoder.Encode] may then be called from any number of goroutines. Switching
+// versions is loading the new one, pointing new statements at it, and
+// [Encoder.Close] on the old one after its last statement (Close waits for calls
+// that are still running). [Runtime.Close] may come before the encoders are
+// closed: the library stays loaded until its last user has gone.
+//
+// # Batching
+//
+// Encode works in chunks of 1,024 rows; the remainder is padded with zero rows
+// to the next power of two, so a session sees eleven shapes in all and its
+// tensors are made once. A lane is one set of those tensors; as many lanes as
+// processors can be busy at a time, further calls wait.
+//
+// # How to debug
+//
+// LoadEncoder says which check failed: [ErrModelMissing], [ErrModelHash],
+// [ErrModelCorrupt], [ErrModelSignature] or [ErrTestVector]. After a test vector
+// error on a new machine the file is sound but this processor computes other
+// bits: retrain there, or keep the fleet on one processor family. The metadata
+// in the file (`strings model.onnx | tail`) shows the vector as hexadecimal
+// floating-point numbers. Errors never contain a value of a row.
+package udf

@@ -1,0 +1,132 @@
+package train
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"math/bits"
+	"math/rand/v2"
+	"time"
+
+	"github.com/scrimdb/scrim/udf"
+)
+
+// Run trains an encoder. The rows that are left when an epoch has no full batch
+// any more sit out that epoch; each epoch shuffles anew. progress may be nil; it
+// is called on the caller's goroutine.
+func Run(ctx context.Context, rt *udf.Runtime, cfg Config, data Data, progress func(Progress)) (Result, error) {
+	if err := cfg.Validate(); err != nil {
+		return Result{}, err
+	}
+	cfg = cfg.withDefaults()
+	prep, err := prepare(ctx, cfg.Features, data)
+	if err != nil {
+		return Result{}, err
+	}
+	net := newNetwork(len(cfg.Features), cfg.Hidden, cfg.LatentDims)
+	random := newGenerator(cfg.Seed)
+	params, loss, err := fit(ctx, rt, cfg, net, prep.z, random, progress)
+	if err != nil {
+		return Result{}, err
+	}
+	model, err := export(net, cfg.Features, prep, params)
+	if err != nil {
+		return Result{}, err
+	}
+	model, err = rt.AddTestVector(model, len(cfg.Features), cfg.LatentDims, testInputs(prep, random))
+	if err != nil {
+		return Result{}, fmt.Errorf("train: check of the exported encoder: %w", err)
+	}
+	sum := sha256.Sum256(model)
+	return Result{
+		Model:    model,
+		SHA256:   hex.EncodeToString(sum[:]),
+		Inputs:   len(cfg.Features),
+		Dims:     cfg.LatentDims,
+		Loss:     loss,
+		Rows:     data.Rows,
+		Nulls:    prep.nulls,
+		Warnings: prep.warnings,
+	}, nil
+}
+
+// fit returns the trained parameters and the loss of the last epoch.
+func fit(ctx context.Context, rt *udf.Runtime, cfg Config, net network, z []float32, random *generator,
+	progress func(Progress),
+) (params []float32, loss float64, err error) {
+	k := len(cfg.Features)
+	rows := len(z) / k
+	batch := cfg.batch(rows)
+	m, err := newMachine(ctx, rt, net, batch, cfg.LearningRate)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { err = errors.Join(err, m.close()) }()
+	random.glorot(net, m.params())
+
+	order := make([]int32, rows)
+	for i := range order {
+		order[i] = int32(i)
+	}
+	start := time.Now()
+	for epoch := 1; epoch <= cfg.Epochs; epoch++ {
+		random.shuffle(order)
+		if loss, err = m.epoch(ctx, z, order); err != nil {
+			return nil, 0, err
+		}
+		if math.IsNaN(loss) || math.IsInf(loss, 0) {
+			return nil, 0, refuse("choose a smaller learning rate", "training diverged in epoch %d", epoch)
+		}
+		if progress != nil {
+			progress(progressAt(epoch, cfg.Epochs, rows, loss, time.Since(start)))
+		}
+	}
+	return append([]float32(nil), m.params()...), loss, nil
+}
+
+func progressAt(epoch, epochs, rows int, loss float64, elapsed time.Duration) Progress {
+	return Progress{
+		Epoch:         epoch,
+		Epochs:        epochs,
+		Loss:          loss,
+		RowsPerSecond: float64(epoch*rows) / max(elapsed.Seconds(), 1e-9),
+		ETA:           elapsed / time.Duration(epoch) * time.Duration(epochs-epoch),
+	}
+}
+
+// generator is the source of all randomness. It uses nothing of math/rand/v2 but
+// the PCG itself, whose output is specified: the derived functions may change
+// with a Go release and every encoder's hash with them.
+type generator struct{ pcg *rand.PCG }
+
+func newGenerator(seed int64) *generator {
+	return &generator{rand.NewPCG(uint64(seed), 0x5c71a)}
+}
+
+// uniform returns a number in [-limit, limit).
+func (g *generator) uniform(limit float64) float64 {
+	return (float64(g.pcg.Uint64()>>11)/(1<<52) - 1) * limit
+}
+
+// shuffle is Fisher and Yates's.
+func (g *generator) shuffle(order []int32) {
+	for i := len(order) - 1; i > 0; i-- {
+		j, _ := bits.Mul64(g.pcg.Uint64(), uint64(i)+1)
+		order[i], order[j] = order[j], order[i]
+	}
+}
+
+// glorot fills in the initial weights and leaves the biases zero.
+func (g *generator) glorot(n network, params []float32) {
+	for l := range n.layers() {
+		in, out := n.widths[l], n.widths[l+1]
+		limit := math.Sqrt(6 / float64(in+out))
+		for i := range in * out {
+			params[i] = float32(g.uniform(limit))
+		}
+		params = params[in*out+out:]
+	}
+}

@@ -1,0 +1,419 @@
+package train
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/scrimdb/scrim/udf"
+	"github.com/scrimdb/scrim/udf/internal/udftest"
+)
+
+// sample makes rows whose features depend on two hidden causes, with a few
+// missing values.
+func sample(rows, features int, seed uint64) Data {
+	r := rand.New(rand.NewPCG(seed, 1))
+	d := Data{Rows: rows}
+	for range rows {
+		a, b := r.NormFloat64(), r.NormFloat64()
+		for j := range features {
+			v := 50*float64(j) + 10*math.Sin(a+float64(j)) + 3*b*float64(j%3) + r.NormFloat64()
+			if r.IntN(50) == 0 {
+				v = math.NaN()
+			}
+			d.Values = append(d.Values, v)
+		}
+	}
+	return d
+}
+
+func names(n int) []string {
+	var s []string
+	for i := range n {
+		s = append(s, fmt.Sprintf("f%d", i))
+	}
+	return s
+}
+
+// small is a configuration that trains in a blink.
+func small() Config {
+	return Config{Features: names(3), LatentDims: 2, Epochs: 4, BatchSize: 64, Seed: 42}
+}
+
+func run(tb testing.TB, rt *udf.Runtime, cfg Config, data Data) Result {
+	tb.Helper()
+	res, err := Run(context.Background(), rt, cfg, data, nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return res
+}
+
+// load writes a trained model to a file and loads it as the proxy does.
+func load(tb testing.TB, rt *udf.Runtime, res Result) *udf.Encoder {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "1")
+	if err := os.WriteFile(path, res.Model, 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	e, err := rt.LoadEncoder(udf.EncoderSpec{
+		Name: "trained", Version: 1, Path: path, SHA256: res.SHA256,
+		Inputs: res.Inputs, Dims: res.Dims,
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return e
+}
+
+func TestRun(t *testing.T) {
+	rt := udftest.Runtime(t)
+	data := sample(3000, 3, 1)
+	before := slices.Clone(data.Values)
+	var losses []float64
+	cfg := small()
+	res, err := Run(context.Background(), rt, cfg, data, func(p Progress) {
+		losses = append(losses, p.Loss)
+		if p.Epoch != len(losses) || p.Epochs != cfg.Epochs || p.RowsPerSecond <= 0 || (p.ETA == 0) != (p.Epoch == p.Epochs) {
+			t.Errorf("progress %+v", p)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(losses) != 4 || losses[3] > losses[0]/2 || losses[3] != res.Loss {
+		t.Errorf("losses %v, result %v", losses, res.Loss)
+	}
+	if res.Rows != 3000 || res.Inputs != 3 || res.Dims != 2 || len(res.Warnings) != 0 {
+		t.Errorf("result %+v", res)
+	}
+	nulls := make([]int, 3)
+	for i, v := range data.Values {
+		if math.IsNaN(v) {
+			nulls[i%3]++
+		}
+		if math.Float64bits(v) != math.Float64bits(before[i]) {
+			t.Fatal("Run changed the data")
+		}
+	}
+	if !slices.Equal(res.Nulls, nulls) {
+		t.Errorf("nulls %v, want %v", res.Nulls, nulls)
+	}
+	if sum := sha256.Sum256(res.Model); hex.EncodeToString(sum[:]) != res.SHA256 {
+		t.Error("SHA256 is not the hash of the model")
+	}
+}
+
+func TestEncoderOfTrainedModel(t *testing.T) {
+	rt := udftest.Runtime(t)
+	data := sample(2000, 3, 2)
+	res := run(t, rt, small(), data)
+	e := load(t, rt, res)
+	encode := func(rows ...float64) []float32 {
+		codes := make([]float32, len(rows)/3*2)
+		if err := e.Encode(codes, rows); err != nil {
+			t.Fatal(err)
+		}
+		return codes
+	}
+
+	distinct := map[[2]float32]bool{}
+	codes := encode(data.Values...)
+	for i := range 2000 {
+		distinct[[2]float32(codes[2*i:])] = true
+	}
+	if len(distinct) < 1990 {
+		t.Errorf("2000 rows have only %d codes", len(distinct))
+	}
+	for _, c := range codes {
+		if math.IsNaN(float64(c)) || math.IsInf(float64(c), 0) {
+			t.Fatal("a code is not finite")
+		}
+	}
+
+	prep, err := prepare(context.Background(), names(3), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mean, std := prep.mean, prep.std
+	missing := math.NaN()
+	for name, pair := range map[string][2][]float32{
+		"all missing":     {encode(missing, missing, missing), encode(mean...)},
+		"one missing":     {encode(1, missing, 3), encode(1, mean[1], 3)},
+		"infinite":        {encode(math.Inf(1), 2, math.Inf(-1)), encode(mean[0]+10.5*std[0], 2, mean[2]-10.5*std[2])},
+		"beyond the clip": {encode(1e300, 2, 3), encode(mean[0]+11*std[0], 2, 3)},
+	} {
+		for i := range pair[0] {
+			if math.Float32bits(pair[0][i]) != math.Float32bits(pair[1][i]) {
+				t.Errorf("%s: %v and %v", name, pair[0], pair[1])
+			}
+		}
+	}
+}
+
+// The exported encoder prepares its input as training did: with a linear network
+// of known weights the codes are the standardised values themselves.
+func TestExportStandardises(t *testing.T) {
+	rt := udftest.Runtime(t)
+	data := sample(500, 2, 3)
+	prep, err := prepare(context.Background(), names(2), data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	net := newNetwork(2, nil, 2)
+	params := make([]float32, net.params())
+	params[0], params[3] = 1, 1 // the first layer is the identity
+	model, err := export(net, names(2), prep, params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if model, err = rt.AddTestVector(model, 2, 2, testInputs(prep, newGenerator(1))); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(model)
+	e := load(t, rt, Result{Model: model, SHA256: hex.EncodeToString(sum[:]), Inputs: 2, Dims: 2})
+	codes, want := make([]float32, 2), make([]float32, 2)
+	for i := range data.Rows {
+		row := data.Values[2*i : 2*i+2]
+		if err := e.Encode(codes, row); err != nil {
+			t.Fatal(err)
+		}
+		if prep.standardise(want, row); !slices.Equal(codes, want) {
+			t.Fatalf("row %d: encoder %v, training %v", i, codes, want)
+		}
+	}
+}
+
+func TestSameRowsSameBytes(t *testing.T) {
+	rt := udftest.Runtime(t)
+	data := sample(1500, 3, 4)
+	data.Values[7] = math.Copysign(0, -1)
+	want := run(t, rt, small(), data).SHA256
+	if got := run(t, rt, small(), data).SHA256; got != want {
+		t.Error("a second run made another model")
+	}
+
+	shuffled := Data{Rows: data.Rows}
+	for _, i := range rand.New(rand.NewPCG(9, 9)).Perm(data.Rows) {
+		shuffled.Values = append(shuffled.Values, data.Values[3*i:3*i+3]...)
+	}
+	if got := run(t, rt, small(), shuffled).SHA256; got != want {
+		t.Error("another order of the rows made another model")
+	}
+
+	seed := small()
+	seed.Seed++
+	if run(t, rt, seed, data).SHA256 == want {
+		t.Error("the seed makes no difference")
+	}
+	shuffled.Values[0]++
+	if run(t, rt, small(), shuffled).SHA256 == want {
+		t.Error("a changed value makes no difference")
+	}
+}
+
+func TestSameBytesInEveryProcess(t *testing.T) {
+	const child = "SCRIM_TEST_TRAIN_CHILD"
+	train := func() string { return run(t, udftest.Runtime(t), small(), sample(1500, 3, 4)).SHA256 }
+	if os.Getenv(child) != "" {
+		fmt.Printf("hash=%s\n", train())
+		return
+	}
+	want := train()
+	for _, procs := range []string{"1", "5"} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), child+"=1", "GOMAXPROCS="+procs, "OMP_NUM_THREADS="+procs)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if !strings.Contains(string(out), "hash="+want) {
+			t.Errorf("GOMAXPROCS=%s: no hash %s in\n%s", procs, want, out)
+		}
+	}
+}
+
+func TestConcurrentRuns(t *testing.T) {
+	rt := udftest.Runtime(t)
+	data := sample(1000, 3, 5)
+	hashes := make([]string, 4)
+	var wg sync.WaitGroup
+	for i := range hashes {
+		wg.Go(func() {
+			res, err := Run(context.Background(), rt, small(), data, nil)
+			if err != nil {
+				t.Error(err)
+			}
+			hashes[i] = res.SHA256
+		})
+	}
+	wg.Wait()
+	if len(slices.Compact(hashes)) != 1 {
+		t.Errorf("hashes differ: %v", hashes)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	rt := udftest.Runtime(t)
+	good := sample(100, 3, 6)
+	with := func(i int, v float64) Data {
+		values := slices.Clone(good.Values)
+		values[i] = v
+		return Data{Rows: 100, Values: values}
+	}
+	noSecond := Data{Rows: 100, Values: slices.Clone(good.Values)}
+	for i := 1; i < 300; i += 3 {
+		noSecond.Values[i] = math.NaN()
+	}
+	cases := map[string]struct {
+		change func(*Config)
+		data   Data
+		want   string
+	}{
+		"no rows":          {data: Data{}, want: "no rows to train on"},
+		"all missing":      {data: noSecond, want: `feature "f1" is missing in every row (leave the column out)`},
+		"infinite":         {data: with(5, math.Inf(-1)), want: `feature "f2" has infinite values`},
+		"huge":             {data: with(3, 1e200), want: `feature "f0" has values beyond 1e140`},
+		"no features":      {change: func(c *Config) { c.Features = nil }, want: "no features"},
+		"65 features":      {change: func(c *Config) { c.Features = names(65) }, want: "65 features, at most 64"},
+		"unnamed feature":  {change: func(c *Config) { c.Features[1] = "" }, want: "feature 2 has no name"},
+		"repeated feature": {change: func(c *Config) { c.Features[1] = "f0" }, want: `feature "f0" is listed twice`},
+		"no latent dims":   {change: func(c *Config) { c.LatentDims = 0 }, want: "latent dimensions is 0 (choose 1 to 1024)"},
+		"latent dims":      {change: func(c *Config) { c.LatentDims = 1025 }, want: "latent dimensions is 1025"},
+		"epochs":           {change: func(c *Config) { c.Epochs = -1 }, want: "epochs is -1"},
+		"batch size":       {change: func(c *Config) { c.BatchSize = 1 << 20 }, want: "batch size is 1048576"},
+		"learning rate":    {change: func(c *Config) { c.LearningRate = math.NaN() }, want: "learning rate is NaN"},
+		"hidden width":     {change: func(c *Config) { c.Hidden = []int{32, 0} }, want: "width of a hidden layer is 0"},
+		"hidden layers":    {change: func(c *Config) { c.Hidden = make([]int, 5) }, want: "5 hidden layers"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			cfg, data := small(), good
+			if c.change != nil {
+				c.change(&cfg)
+			} else {
+				data = c.data
+			}
+			_, err := Run(context.Background(), rt, cfg, data, nil)
+			var refusal *Error
+			if !errors.As(err, &refusal) || !strings.Contains(err.Error(), c.want) || refusal.Hint == "" {
+				t.Errorf("got %v, want %q", err, c.want)
+			}
+		})
+	}
+	if _, err := Run(context.Background(), rt, small(), Data{Rows: 99, Values: good.Values}, nil); err == nil {
+		t.Error("values that are not whole rows are accepted")
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	rt := udftest.Runtime(t)
+	data := sample(200, 3, 7)
+	for i := range data.Rows {
+		data.Values[3*i] = 0.1 // its mean rounds to something else
+		if i < 101 {
+			data.Values[3*i+2] = math.NaN()
+		}
+	}
+	res := run(t, rt, small(), data)
+	want := []string{
+		`feature "f0" is constant: it adds nothing to the codes`,
+		`feature "f2" is missing in more than half of the rows`,
+	}
+	if !slices.Equal(res.Warnings, want) {
+		t.Errorf("warnings %q", res.Warnings)
+	}
+	load(t, rt, res)
+}
+
+// Shapes at the edges of what is allowed train, export and load.
+func TestOddShapes(t *testing.T) {
+	rt := udftest.Runtime(t)
+	for name, c := range map[string]struct {
+		cfg  Config
+		rows int
+	}{
+		"one row":            {Config{Features: names(2), LatentDims: 1}, 1},
+		"fewer than a batch": {Config{Features: names(2), LatentDims: 1}, 100},
+		"one of everything":  {Config{Features: names(1), LatentDims: 1, Hidden: []int{1}, BatchSize: 1}, 3},
+		"linear":             {Config{Features: names(4), LatentDims: 2, Hidden: []int{}}, 600},
+		"wide":               {Config{Features: names(64), LatentDims: 1024, Epochs: 1}, 600},
+		"deep":               {Config{Features: names(5), LatentDims: 3, Hidden: []int{9, 8, 7, 6}, Epochs: 2}, 600},
+	} {
+		t.Run(name, func(t *testing.T) {
+			load(t, rt, run(t, rt, c.cfg, sample(c.rows, len(c.cfg.Features), 8)))
+		})
+	}
+}
+
+func TestCancel(t *testing.T) {
+	rt := udftest.Runtime(t)
+	cfg := Config{Features: names(64), LatentDims: 512, Hidden: []int{1024, 1024}, BatchSize: 4096, Epochs: 1000}
+	data := sample(4096, 64, 9)
+	for name, wait := range map[string]time.Duration{"before": 0, "in a step": 500 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), wait)
+			defer cancel()
+			start := time.Now()
+			_, err := Run(ctx, rt, cfg, data, nil)
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("got %v", err)
+			}
+			if late := time.Since(start) - wait; late > time.Second {
+				t.Errorf("ended %v after the cancellation", late)
+			}
+		})
+	}
+}
+
+func TestRunAfterClose(t *testing.T) {
+	rt, err := udf.NewRuntime(udftest.Library(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := rt.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(context.Background(), rt, small(), sample(100, 3, 1), nil); !errors.Is(err, udf.ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func BenchmarkRun(b *testing.B) {
+	rt := udftest.Runtime(b)
+	for _, bench := range []struct {
+		name string
+		cfg  Config
+	}{
+		{"16-64-64-8", Config{Features: names(16), LatentDims: 8, Hidden: []int{64, 64}}},
+		{"3-32-2", Config{Features: names(3), LatentDims: 2}},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			data := sample(100_000, len(bench.cfg.Features), 1)
+			for b.Loop() {
+				res, err := Run(context.Background(), rt, bench.cfg, data, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(res.Loss, "loss")
+			}
+		})
+	}
+}
