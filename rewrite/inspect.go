@@ -39,6 +39,8 @@ type Inspected struct {
 	Names []Name
 	// MovesNames means that running the statement can change what names resolve to; plans kept for reuse must go.
 	MovesNames bool
+	// Executes is the name that an EXECUTE runs.
+	Executes string
 
 	text  string
 	stmts []*pg_query.RawStmt
@@ -59,6 +61,9 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 		return in, nil       //nolint:nilerr // the server reports it
 	}
 	in.stmts = parsed.GetStmts()
+	if len(in.stmts) == 1 {
+		in.Executes = in.stmts[0].GetStmt().GetExecuteStmt().GetName()
+	}
 	in.MovesNames = slices.ContainsFunc(in.stmts, func(s *pg_query.RawStmt) bool { return movesNames(s.GetStmt()) })
 
 	found, touches := []Name{}, false

@@ -50,14 +50,14 @@ var (
 	}
 	snapshot = &catalog.Snapshot{Policies: map[uint32]*catalog.Policy{100: customers, 101: accounts}}
 	world    = map[rewrite.Name]rewrite.Relation{
-		{Relation: "customers"}:                                 {OID: 100},
-		{Schema: "public", Relation: "customers"}:               {OID: 100},
+		{Relation: "customers"}:                                  {OID: 100},
+		{Schema: "public", Relation: "customers"}:                {OID: 100},
 		{Catalog: "db", Schema: "public", Relation: "customers"}: {OID: 100},
-		{Schema: "bank", Relation: "accounts"}:                  {OID: 101},
-		{Relation: "accounts"}:                                  {OID: 101},
-		{Relation: "orders"}:                                    {OID: 200, Columns: []string{"id", "customer_id", "amount", "region"}},
-		{Relation: "regions"}:                                   {OID: 201, Columns: []string{"region", "name"}},
-		{Relation: "customers_100"}:                             {OID: 900, Columns: []string{"ctid", "xmin", "id"}},
+		{Schema: "bank", Relation: "accounts"}:                   {OID: 101},
+		{Relation: "accounts"}:                                   {OID: 101},
+		{Relation: "orders"}:                                     {OID: 200, Columns: []string{"id", "customer_id", "amount", "region"}},
+		{Relation: "regions"}:                                    {OID: 201, Columns: []string{"region", "name"}},
+		{Relation: "customers_100"}:                              {OID: 900, Columns: []string{"ctid", "xmin", "id"}},
 	}
 )
 

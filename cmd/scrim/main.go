@@ -1,0 +1,106 @@
+// Command scrim is the proxy and its tools. `scrim help` lists the subcommands.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/peterbourgon/ff/v3"
+)
+
+const usage = `scrim shows people who may not read a column its code instead of "permission denied".
+
+  scrim demo    [--once] [--keep DIR] [--listen ADDR]    the whole thing on a PostgreSQL of its own, ready for psql
+  scrim init    --catalog DSN                            install or migrate the scrim schemas
+  scrim serve   --upstream HOST:PORT --catalog DSN       the proxy
+  scrim version
+
+Every flag also reads SCRIM_<FLAG>. scrim SUBCOMMAND --help lists its flags.
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		os.Exit(2)
+	default:
+		fmt.Fprintln(os.Stderr, "scrim:", err)
+		os.Exit(1)
+	}
+}
+
+// errUsage means that usage was printed because the command line was wrong.
+var errUsage = errors.New("usage")
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return errUsage
+	}
+	switch args[0] {
+	case "demo":
+		return runDemo(ctx, args[1:], stdout, stderr)
+	case "init":
+		return runInit(ctx, args[1:], stdout, stderr)
+	case "serve":
+		return runServe(ctx, args[1:], stderr)
+	case "version":
+		fmt.Fprintln(stdout, version())
+		return nil
+	case "help", "-h", "--help":
+		fmt.Fprint(stdout, usage)
+		return nil
+	}
+	fmt.Fprintf(stderr, "scrim: there is no subcommand %q\n\n%s", args[0], usage)
+	return errUsage
+}
+
+// parse reads flags, then SCRIM_ variables. Required flags are named.
+func parse(fs *flag.FlagSet, args []string, required ...string) error {
+	err := ff.Parse(fs, args, ff.WithEnvVarPrefix("SCRIM"))
+	if errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("%s: unexpected argument %q", fs.Name(), fs.Arg(0))
+	}
+	for _, name := range required {
+		if fs.Lookup(name).Value.String() == "" {
+			return fmt.Errorf("%s: --%s is required", fs.Name(), name)
+		}
+	}
+	return nil
+}
+
+func newFlagSet(name string, stderr io.Writer) *flag.FlagSet {
+	fs := flag.NewFlagSet("scrim "+name, flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	return fs
+}
+
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "scrim (unknown build)"
+	}
+	revision := ""
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			revision = " " + s.Value
+		}
+	}
+	return fmt.Sprintf("scrim %s%s %s", info.Main.Version, revision, info.GoVersion)
+}

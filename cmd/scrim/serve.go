@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/native"
+	"github.com/scrimdb/scrim/proxy"
+	"github.com/scrimdb/scrim/udf"
+)
+
+func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	fs := newFlagSet("init", stderr)
+	dsn := fs.String("catalog", "", "connection string of the database to prepare, as a superuser where possible")
+	if err := parse(fs, args, "catalog"); err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, *dsn)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	result, err := catalog.Init(ctx, conn)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "Schemas scrim, scrim_runtime and scrim_state are at version %d (were at %d).\n", result.To, result.From)
+	if !result.Opaque {
+		fmt.Fprintln(stdout, "Sealed values are bytea: run scrim init once as superuser on a new database to give them a type of their own.")
+	}
+	fmt.Fprintln(stdout, "GRANT scrim_admin to the roles that manage encoders and masking policies, scrim_user to those that may list them.")
+	return nil
+}
+
+func runServe(ctx context.Context, args []string, stderr io.Writer) error {
+	fs := newFlagSet("serve", stderr)
+	upstream := fs.String("upstream", "", "HOST:PORT of the PostgreSQL server, or the path of its Unix socket")
+	dsn := fs.String("catalog", "", "connection string of the role that ran scrim init")
+	listen := fs.String("listen", "127.0.0.1:6432", "address to accept clients at")
+	models := fs.String("models", "models", "folder of model files")
+	maxConnections := fs.Int("max-connections", 0, "sessions at a time (default 1000)")
+	cert := fs.String("tls-cert", "", "certificate to offer TLS to clients with")
+	key := fs.String("tls-key", "", "private key of the certificate")
+	level := slog.LevelInfo
+	fs.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	if err := parse(fs, args, "upstream", "catalog"); err != nil {
+		return err
+	}
+	cfg := proxy.Config{Upstream: *upstream, MaxConnections: *maxConnections}
+	cfg.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	if (*cert == "") != (*key == "") {
+		return errors.New("serve: --tls-cert and --tls-key go together")
+	}
+	if *cert != "" {
+		pair, err := tls.LoadX509KeyPair(*cert, *key)
+		if err != nil {
+			return fmt.Errorf("TLS: %w", err)
+		}
+		cfg.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	}
+	listener, err := net.Listen("tcp", *listen)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = listener.Close() }()
+	s, err := openService(ctx, cfg, *dsn, *models, stderr)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	cfg.Logger.InfoContext(ctx, "serving", "listen", listener.Addr(), "upstream", *upstream)
+	return s.serve(ctx, listener)
+}
+
+// service is what `serve` and `demo` share: catalog, models and proxy wired together.
+type service struct {
+	catalog *catalog.Catalog
+	runtime *udf.Runtime
+	proxy   *proxy.Server
+}
+
+// openService opens everything that cfg lacks. The catalog must have been initialised.
+func openService(ctx context.Context, cfg proxy.Config, dsn, models string, progress io.Writer) (*service, error) {
+	library, err := native.ONNXRuntime(ctx, native.Config{Progress: progress})
+	if err != nil {
+		return nil, err
+	}
+	s := &service{}
+	if s.runtime, err = udf.NewRuntime(library); err != nil {
+		return nil, err
+	}
+	folder, err := filepath.Abs(models)
+	if err != nil {
+		return nil, errors.Join(err, s.runtime.Close())
+	}
+	store, err := udf.NewStore(folder)
+	if err != nil {
+		return nil, errors.Join(err, s.runtime.Close())
+	}
+	if s.catalog, err = catalog.Open(ctx, catalog.Config{DSN: dsn, Logger: cfg.Logger}); err != nil {
+		return nil, errors.Join(err, s.runtime.Close())
+	}
+	cfg.Catalog, cfg.Library = s.catalog, udf.NewLibrary(s.runtime, store)
+	if s.proxy, err = proxy.NewServer(cfg); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// serve runs until ctx ends.
+func (s *service) serve(ctx context.Context, listener net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		_ = s.catalog.Run(ctx) // ends with ctx only
+		return nil
+	})
+	group.Go(func() error { return s.proxy.Serve(ctx, listener) })
+	return group.Wait()
+}
+
+func (s *service) close() {
+	s.catalog.Close()
+	if err := s.runtime.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, "scrim:", err)
+	}
+}

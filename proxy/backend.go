@@ -1,0 +1,401 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/scrimdb/scrim/rewrite"
+)
+
+// backend is the half of a session that reads the server. Its fields are the backend goroutine's alone.
+type backend struct {
+	s     *session
+	in    frames
+	run   int    // in.buf[run:in.r] is to be written on as it is
+	out   []byte // finished messages
+	cells []cell
+	rest  int // bytes of a passed-on message that have not come yet
+}
+
+// backendLoop relays from the server to the client until either is gone.
+func (s *session) backendLoop(ctx context.Context) error {
+	b := &backend{s: s, in: frames{src: s.upstream}}
+	for {
+		want := baseBuffer
+		if head := s.queue.head(); head != nil && head.results.fills() && head.kind == 'E' {
+			want = fillBuffer
+		}
+		if err := b.in.read(want); err != nil {
+			s.fatal(&Error{Code: codeConnectionFailure, Fatal: true, Message: "the connection to the upstream server was lost"})
+			return errUpstreamGone
+		}
+		b.run = 0
+		if err := b.block(ctx); err != nil {
+			var fatal *Error
+			if errors.As(err, &fatal) {
+				s.fatal(fatal)
+			}
+			return err
+		}
+		b.in.shrink()
+	}
+}
+
+// block handles all that one read brought.
+func (b *backend) block(ctx context.Context) error {
+	for {
+		if b.rest > 0 { // the tail of a large message: pass it on
+			n := min(b.rest, b.in.w-b.in.r)
+			b.in.r += n
+			b.rest -= n
+		}
+		kind, size, ok := b.in.header()
+		if !ok {
+			break
+		}
+		if size < 0 {
+			return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server sent a malformed message"}
+		}
+		head := b.s.queue.head()
+		whole := b.in.has(size)
+		switch {
+		case (kind == 'D' || kind == 'd') && (head == nil || head.call == nil && !head.results.fills()):
+			if !whole { // rows may be huge and need nothing: do not wait for the end
+				b.rest = size - (b.in.w - b.in.r)
+				b.in.r = b.in.w
+				continue
+			}
+			b.in.r += size
+			continue
+		case !whole:
+			return b.endOfBlock(ctx)
+		}
+		if err := b.message(ctx, kind, size, head); err != nil {
+			return err
+		}
+	}
+	return b.endOfBlock(ctx)
+}
+
+func (b *backend) endOfBlock(ctx context.Context) error {
+	if err := b.flush(ctx); err != nil {
+		return err
+	}
+	b.s.queue.settle()
+	return nil
+}
+
+// flush writes everything that has gathered.
+func (b *backend) flush(ctx context.Context) error {
+	if len(b.out) == 0 && !b.filling() { // nothing was changed: no need to copy
+		err := b.write(b.in.buf[b.run:b.in.r])
+		b.run = b.in.r
+		return err
+	}
+	if err := b.gather(ctx); err != nil {
+		return err
+	}
+	return b.send()
+}
+
+// filling tells whether rows wait to be encoded.
+func (b *backend) filling() bool {
+	head := b.s.queue.head()
+	return head != nil && head.results.fills() && head.results.batch != nil && len(head.results.batch.rows) > 0
+}
+
+// gather moves to b.out: first rows that were filled, then the run of untouched messages. One of them is always empty,
+// since there is a gather at each change from one to the other.
+func (b *backend) gather(ctx context.Context) error {
+	if b.filling() {
+		if err := b.encode(ctx, b.s.queue.head().results); err != nil {
+			return err
+		}
+	}
+	b.out = append(b.out, b.in.buf[b.run:b.in.r]...)
+	b.run = b.in.r
+	return nil
+}
+
+func (b *backend) encode(ctx context.Context, r *results) error {
+	out, encoded, err := r.encode(b.out)
+	b.out = out
+	if err != nil {
+		b.s.log.ErrorContext(ctx, "encoding failed", "error", err)
+		return &Error{Code: codeInternal, Fatal: true, Message: "a masked column could not be encoded"}
+	}
+	if encoded > 0 {
+		b.s.srv.metrics.RowsEncoded.Add(int64(encoded))
+		b.s.srv.metrics.Batches.Add(1)
+	}
+	return nil
+}
+
+func (b *backend) send() error {
+	err := b.write(b.out)
+	b.out = b.out[:0]
+	if cap(b.out) > 4*fillBuffer {
+		b.out = nil
+	}
+	return err
+}
+
+func (b *backend) write(p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
+	b.s.clientMu.Lock()
+	defer b.s.clientMu.Unlock()
+	if _, err := b.s.client.Write(p); err != nil {
+		return errClientGone
+	}
+	return nil
+}
+
+// instead writes msg, or nothing, in the place of the message that was just taken.
+func (b *backend) instead(ctx context.Context, size int, msg []byte) error {
+	b.in.r -= size
+	err := b.gather(ctx)
+	b.in.r += size
+	b.run = b.in.r
+	if err != nil {
+		return err
+	}
+	b.out = append(b.out, msg...)
+	if len(b.out) >= fillBuffer {
+		return b.send()
+	}
+	return nil
+}
+
+// requests says which request an answer belongs to, where only one can have it (besides Query).
+var requests = [256]byte{'1': 'P', '2': 'B', '3': 'C', 'C': 'E', 'I': 'E', 's': 'E'}
+
+// message handles one whole message. The protocol's answers by request:
+// https://www.postgresql.org/docs/current/protocol-flow.html
+func (b *backend) message(ctx context.Context, kind byte, size int, head *pending) error {
+	msg := b.in.message(size)
+	switch kind {
+	case 'N', 'A': // NoticeResponse, NotificationResponse: at any time, of no request
+		return nil
+	case 'S':
+		b.parameter(msg)
+		return nil
+	case 'K':
+		b.s.srv.cancels.add(b.s, cancelKey(msg[headerSize:]))
+		return nil
+	case 'Z':
+		return b.readyForQuery(ctx, msg)
+	case 'E':
+		return b.errorResponse(ctx, msg, head)
+	}
+	if head == nil {
+		return nil
+	}
+	if head.call != nil {
+		return b.callMessage(ctx, kind, msg, head)
+	}
+	if want := requests[kind]; want != 0 && head.kind != want && head.kind != 'Q' {
+		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server's answers are out of step"}
+	}
+	switch kind {
+	case '1':
+		b.s.parsed(head)
+		b.s.queue.pop()
+	case '3':
+		if head.closes {
+			b.s.closed(head.name)
+		}
+		b.s.queue.pop()
+	case '2':
+		b.s.queue.pop()
+	case 'T':
+		return b.rowDescription(ctx, msg, head)
+	case 'n':
+		if head.kind == 'D' {
+			b.s.queue.pop()
+		}
+	case 'D':
+		return b.dataRow(ctx, msg, head)
+	case 'C', 'I', 's':
+		return b.executed(ctx, kind, msg, head)
+	case 'G', 'W':
+		b.s.queue.beginCopyIn()
+		return nil
+	default: // CopyOut and its end, authentication, negotiation, ...
+		return nil
+	}
+	if head.silent {
+		return b.instead(ctx, len(msg), nil)
+	}
+	return nil
+}
+
+// callMessage gives a message to a question of our own.
+func (b *backend) callMessage(ctx context.Context, kind byte, msg []byte, head *pending) error {
+	b.cells = head.call.answer(msg, b.cells)
+	switch kind {
+	case '1', '2', '3', 'n', 'C', 'I', 's':
+		b.s.queue.pop()
+		if next := b.s.queue.head(); next == nil || next.call != head.call {
+			head.call.finish(nil)
+		}
+	}
+	return b.instead(ctx, len(msg), nil)
+}
+
+func (b *backend) parameter(msg []byte) {
+	name, rest, ok := bytes.Cut(msg[headerSize:], []byte{0})
+	value, _, ok2 := bytes.Cut(rest, []byte{0})
+	if ok && ok2 {
+		b.s.setParam(string(name), string(value))
+	}
+}
+
+func (b *backend) readyForQuery(ctx context.Context, msg []byte) error {
+	head := b.s.queue.head()
+	if len(msg) != headerSize+1 {
+		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server sent a malformed message"}
+	}
+	status := msg[headerSize]
+	b.s.ready(status)
+	if status == 'I' && b.s.changedCatalog.Swap(false) {
+		// Who changed a policy sees it at once: the answer waits for the new snapshot.
+		if err := b.s.srv.refresh(ctx); err != nil {
+			b.s.log.WarnContext(ctx, "catalog reload after a change failed", "error", err)
+		}
+	}
+	if head != nil && head.silent {
+		if err := b.instead(ctx, len(msg), nil); err != nil {
+			return err
+		}
+	}
+	b.s.queue.pop()
+	if head != nil && head.call != nil {
+		head.call.finish(nil)
+	}
+	return nil
+}
+
+// errorResponse passes an error on, or the refusal that it stands for, and skips what the server skips.
+func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) error {
+	var response pgproto3.ErrorResponse
+	if err := response.Decode(msg[headerSize:]); err != nil {
+		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server sent a malformed message"}
+	}
+	if response.Code == "42501" {
+		b.s.denied.Store(true)
+	}
+	var instead []byte
+	swallow := false
+	switch {
+	case head == nil:
+	case head.call != nil:
+		swallow = true
+		head.call.finish(bytes.Clone(msg))
+	case head.replace != nil:
+		instead = head.replace.encode()
+	case head.edited != nil && head.edited.plan != nil && response.Position > 0:
+		response.Position = originalPosition(head.edited, response.Position)
+		instead = encode(&response)
+	}
+	if swallow || instead != nil || b.filling() {
+		if instead == nil && !swallow {
+			instead = bytes.Clone(msg)
+		}
+		if err := b.instead(ctx, len(msg), instead); err != nil {
+			return err
+		}
+	}
+	if head != nil && head.kind != 'Q' && head.kind != 'F' && head.kind != 0 {
+		b.s.queue.fail()
+	}
+	return nil
+}
+
+// originalPosition maps a character position in the spliced text to one in the client's.
+func originalPosition(st *statement, position int32) int32 {
+	offset := len(st.plan.SQL)
+	n := int32(0)
+	for i := range st.plan.SQL {
+		n++
+		if n == position {
+			offset = i
+			break
+		}
+	}
+	original := min(max(st.plan.Original(offset), 0), len(st.text))
+	return int32(utf8.RuneCountInString(st.text[:original])) + 1
+}
+
+func (b *backend) rowDescription(ctx context.Context, msg []byte, head *pending) error {
+	var err error
+	if head.results != nil && head.results.plan != nil {
+		changed, shape := head.results.rowDescription(msg, head.kind == 'D' && head.stmt != nil)
+		if shape != nil {
+			return shape
+		}
+		err = b.instead(ctx, len(msg), changed)
+	}
+	if head.kind == 'D' {
+		b.s.queue.pop()
+	}
+	return err
+}
+
+// maxBatch bounds the rows of one model call.
+const maxBatch = 4096
+
+func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error {
+	if !head.results.fills() {
+		return nil
+	}
+	r := head.results
+	if r.batch == nil || len(r.batch.rows) == 0 {
+		if err := b.instead(ctx, len(msg), nil); err != nil { // what came before goes first
+			return err
+		}
+	}
+	if err := r.add(msg[headerSize:]); err != nil {
+		var shape *Error
+		if errors.As(err, &shape) {
+			return shape
+		}
+		b.s.log.ErrorContext(ctx, "sealed value refused", "role", b.s.role)
+		return &Error{Code: codeDataCorrupted, Fatal: true, Message: errSeal.Error()}
+	}
+	b.run = b.in.r
+	if len(r.batch.rows) >= maxBatch {
+		return b.encode(ctx, r)
+	}
+	return nil
+}
+
+// executed handles the end of an Execute: CommandComplete, EmptyQueryResponse or PortalSuspended.
+func (b *backend) executed(ctx context.Context, kind byte, msg []byte, head *pending) error {
+	var err error
+	if head.results != nil && head.results.tag != "" && kind == 'C' {
+		err = b.instead(ctx, len(msg), encode(&pgproto3.CommandComplete{CommandTag: []byte(head.results.tag)}))
+	} else if head.results.fills() {
+		err = b.instead(ctx, len(msg), bytes.Clone(msg))
+	}
+	if err != nil {
+		return err
+	}
+	if head.kind == 'E' {
+		b.s.queue.pop()
+	}
+	return nil
+}
+
+// tagOf returns the tag of a SHOW, or nothing.
+func tagOf(cmd rewrite.Command) string {
+	if _, ok := cmd.(rewrite.Show); ok {
+		return cmd.Tag()
+	}
+	return ""
+}

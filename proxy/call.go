@@ -1,0 +1,169 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// call is a question of our own, asked on the client's connection between the client's messages.
+type call struct {
+	// row takes each row; its bytes are valid only during the call.
+	row  func(cells []cell) error
+	done chan struct{}
+	once sync.Once
+
+	// Set before done is closed.
+	answered bool
+	failure  []byte // the server's ErrorResponse, whole
+	rowErr   error
+}
+
+// callName names the prepared statement and the portal of our questions. A client that uses the same name for a statement
+// of its own loses it.
+const callName = "_scrim"
+
+// errSkipped means that the server is skipping to the next Sync: the client's earlier message failed.
+var errSkipped = errors.New("skipped after an error")
+
+// serverError is an ErrorResponse of the server's, to be passed on as it is.
+type serverError struct{ message []byte }
+
+func (e *serverError) Error() string {
+	var r pgproto3.ErrorResponse
+	if err := r.Decode(e.message[headerSize:]); err != nil {
+		return "upstream error"
+	}
+	return r.Message + " (SQLSTATE " + r.Code + ")"
+}
+
+// finish ends the call. It is harmless to end one twice: an error answers it, and its last message is dropped.
+func (c *call) finish(failure []byte) {
+	c.once.Do(func() {
+		c.failure = failure
+		close(c.done)
+	})
+}
+
+// ask runs one statement with text parameters and binary results under the client's rights, in its transaction. With ownTx
+// it is a transaction of its own where the client has none open; without, it joins what the client has under way.
+// Errors are errSkipped, *serverError, or what row returned.
+func (s *session) ask(ctx context.Context, ownTx bool, sql string, params []string, row func([]cell) error) error {
+	c := &call{row: row, done: make(chan struct{})}
+	bind := &pgproto3.Bind{DestinationPortal: callName, PreparedStatement: callName, ResultFormatCodes: []int16{formatBinary}}
+	for _, p := range params {
+		bind.Parameters = append(bind.Parameters, []byte(p))
+	}
+	// Closing first makes it certain that the names are free: an earlier call may have been cut short by an error.
+	messages := []pgproto3.FrontendMessage{
+		&pgproto3.Close{ObjectType: 'P', Name: callName},
+		&pgproto3.Close{ObjectType: 'S', Name: callName},
+		&pgproto3.Parse{Name: callName, Query: sql},
+		bind,
+		&pgproto3.Execute{Portal: callName},
+		&pgproto3.Close{ObjectType: 'S', Name: callName},
+	}
+	kinds := "CCPBEC"
+	if ownTx {
+		messages = append(messages, &pgproto3.Sync{})
+		kinds += "S"
+	} else {
+		messages = append(messages, &pgproto3.Flush{})
+	}
+	var out []byte
+	var err error
+	for _, m := range messages {
+		if out, err = m.Encode(out); err != nil {
+			return fmt.Errorf("encode question: %w", err)
+		}
+	}
+	for _, k := range []byte(kinds) {
+		if !s.queue.push(&pending{kind: k, silent: true, call: c, name: callName}) {
+			return errSkipped
+		}
+	}
+	if _, err := s.upstream.Write(out); err != nil {
+		return errUpstreamGone
+	}
+	// The last of the answers ends the wait: that is what keeps the next question behind this one.
+	if ownTx {
+		s.queue.drain()
+	}
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	switch {
+	case c.failure != nil:
+		return &serverError{c.failure}
+	case c.rowErr != nil:
+		return c.rowErr
+	case !c.answered:
+		return errSkipped
+	}
+	return nil
+}
+
+// answer takes one message of the answer. It runs in the backend goroutine.
+func (c *call) answer(msg []byte, cells []cell) []cell {
+	switch msg[0] {
+	case 'D':
+		var ok bool
+		cells, ok = split(cells[:0], msg[headerSize:])
+		if c.rowErr != nil || c.row == nil {
+			return cells
+		}
+		if !ok {
+			c.rowErr = errors.New("malformed row")
+			return cells
+		}
+		c.rowErr = c.row(cells)
+	case 'C', 'I', 's':
+		c.answered = true
+	}
+	return cells
+}
+
+// cellUint32 reads an oid or int4 in binary.
+func cellUint32(c cell) uint32 {
+	if len(c) != 4 {
+		return 0
+	}
+	return binary.BigEndian.Uint32(c)
+}
+
+// cellTexts reads a text[] in binary form. https://www.postgresql.org/docs/current/arrays.html, array_send
+func cellTexts(c cell) ([]string, error) {
+	errArray := errors.New("malformed text array")
+	if len(c) < 12 {
+		return nil, errArray
+	}
+	dims := binary.BigEndian.Uint32(c)
+	if dims == 0 {
+		return nil, nil
+	}
+	if dims != 1 || len(c) < 20 {
+		return nil, errArray
+	}
+	n := binary.BigEndian.Uint32(c[12:])
+	c = c[20:]
+	var out []string
+	for range n {
+		if len(c) < 4 {
+			return nil, errArray
+		}
+		size := int(int32(binary.BigEndian.Uint32(c)))
+		c = c[4:]
+		if size < 0 || size > len(c) {
+			return nil, errArray
+		}
+		out = append(out, string(c[:size]))
+		c = c[size:]
+	}
+	return out, nil
+}

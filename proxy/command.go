@@ -1,0 +1,224 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/scrimdb/scrim/rewrite"
+	"github.com/scrimdb/scrim/udf/train"
+)
+
+func showQuery(cmd rewrite.Command) string {
+	show, _ := cmd.(rewrite.Show)
+	return show.Query
+}
+
+// command runs one of Scrim's own statements on the client's connection: in its transaction, with its rights.
+func (f *frontend) command(ctx context.Context, st *statement, simple bool) error {
+	if show, ok := st.command.(rewrite.Show); ok { // in the simple protocol; the extended one prepared it like any query
+		return f.send(&pgproto3.Query{String: show.Query}, &pending{kind: 'Q', results: &results{tag: show.Tag()}})
+	}
+	// Let everything before it be answered first: from here on the client's answers are ours to write.
+	f.out = append(f.out, frame('H', nil)...)
+	if err := f.flush(); err != nil {
+		return err
+	}
+	if !f.s.queue.drain() {
+		return nil // the server is skipping to the next Sync, and so is this
+	}
+	err := f.action(ctx, st.command)
+	var server *serverError
+	switch {
+	case err == nil:
+		f.s.changedCatalog.Store(true)
+		f.s.queue.drain() // notices of the last question go first
+		f.s.clientMu.Lock()
+		_, err = f.s.client.Write(encode(&pgproto3.CommandComplete{CommandTag: []byte(st.command.Tag())}))
+		f.s.clientMu.Unlock()
+		if err != nil {
+			return errClientGone
+		}
+	case errors.As(err, &server):
+		if err := f.passError(server); err != nil {
+			return err
+		}
+	case errors.Is(err, errSkipped), errors.Is(err, errUpstreamGone), errors.Is(err, errClientGone):
+		return err
+	default:
+		if err := f.refuse('P', err, st.text); err != nil {
+			return err
+		}
+	}
+	if simple {
+		return f.send(&pgproto3.Sync{}, &pending{kind: 'S'})
+	}
+	return nil
+}
+
+// action runs a command as statements of the client's. It can be cancelled.
+func (f *frontend) action(ctx context.Context, cmd rewrite.Command) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	f.s.mu.Lock()
+	f.s.cancel = cancel
+	f.s.mu.Unlock()
+	defer func() {
+		f.s.mu.Lock()
+		f.s.cancel = nil
+		f.s.mu.Unlock()
+	}()
+	switch c := cmd.(type) {
+	case rewrite.CreateEncoder:
+		return f.createEncoder(ctx, c)
+	case rewrite.DropEncoder:
+		return f.s.ask(ctx, false, `SELECT scrim.drop_encoder($1, $2)`, []string{c.Name, boolean(c.IfExists)}, nil)
+	case rewrite.CreateMaskingPolicy:
+		return f.createMaskingPolicy(ctx, c)
+	case rewrite.DropMaskingPolicy:
+		return f.s.ask(ctx, false, `SELECT scrim.drop_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3)`,
+			[]string{c.Name, c.Table, boolean(c.IfExists)}, nil)
+	}
+	return &Error{Code: codeFeatureNotSupported, Message: cmd.Tag() + " is not supported yet"}
+}
+
+func boolean(b bool) string {
+	if b {
+		return "true"
+	}
+	return "false"
+}
+
+func (f *frontend) createMaskingPolicy(ctx context.Context, c rewrite.CreateMaskingPolicy) error {
+	return f.s.ask(ctx, false,
+		`SELECT scrim.create_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3, $4, $5,
+			NULLIF($6::pg_catalog.text[], '{}'), NULLIF($7::pg_catalog.text, ''), $8)`,
+		[]string{c.Name, c.Table, textArray(c.Columns), textArray(c.Except), c.Encoder, textArray(c.Inputs), c.Present, boolean(c.IfNotExists)}, nil)
+}
+
+// createEncoder reads the features under the client's rights, trains, publishes the file, and registers it in the
+// client's transaction.
+func (f *frontend) createEncoder(ctx context.Context, c rewrite.CreateEncoder) error {
+	if c.IfNotExists {
+		exists := false
+		err := f.s.ask(ctx, false, `SELECT 1 FROM scrim.encoders WHERE name OPERATOR(pg_catalog.=) $1`, []string{c.Name},
+			func([]cell) error { exists = true; return nil })
+		if err != nil {
+			return err
+		}
+		if exists {
+			return f.notice("encoder %q already exists, skipping", c.Name)
+		}
+	}
+	if err := f.s.ask(ctx, false, `SELECT scrim.check_new_encoder($1)`, []string{c.Name}, nil); err != nil {
+		return err
+	}
+	cfg := train.Config{Features: c.Columns, LatentDims: c.LatentDims, Epochs: c.Epochs, BatchSize: c.BatchSize, Seed: c.Seed}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	data, err := f.readFeatures(ctx, c)
+	if err != nil {
+		return err
+	}
+	result, err := f.train(ctx, cfg, data)
+	if err != nil {
+		return err
+	}
+	const firstVersion = 1
+	hash, err := f.s.srv.library.Store().Publish(c.Name, firstVersion, result.Model)
+	if err != nil {
+		return err
+	}
+	return f.s.ask(ctx, false,
+		`SELECT scrim.register_encoder($1, $2::pg_catalog.text::pg_catalog.regclass, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+		[]string{
+			c.Name, c.Table, textArray(c.Columns), textArray(c.Passthrough), fmt.Sprint(c.LatentDims), fmt.Sprint(c.Epochs),
+			fmt.Sprint(c.BatchSize), fmt.Sprint(c.Seed), hash, fmt.Sprint(result.Rows), fmt.Sprint(result.Loss),
+		}, nil)
+}
+
+// readFeatures streams the training rows into one array: 8 bytes for each feature of each row.
+func (f *frontend) readFeatures(ctx context.Context, c rewrite.CreateEncoder) (train.Data, error) {
+	var query string
+	err := f.s.ask(ctx, false, `SELECT scrim.feature_query($1::pg_catalog.text::pg_catalog.regclass, $2)`, []string{c.Table, textArray(c.Columns)},
+		func(cells []cell) error {
+			query = string(cells[0])
+			return nil
+		})
+	if err != nil {
+		return train.Data{}, err
+	}
+	var data train.Data
+	err = f.s.ask(ctx, false, query, nil, func(cells []cell) error {
+		for _, v := range cells {
+			switch len(v) {
+			case 0: // NULL
+				data.Values = append(data.Values, math.NaN())
+			case 8:
+				data.Values = append(data.Values, math.Float64frombits(binary.BigEndian.Uint64(v)))
+			default:
+				return errors.New("unexpected feature format")
+			}
+		}
+		data.Rows++
+		return nil
+	})
+	return data, err
+}
+
+// train runs the training and tells the client how it goes, about once a second.
+func (f *frontend) train(ctx context.Context, cfg train.Config, data train.Data) (train.Result, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	started, last := time.Now(), time.Time{}
+	result, err := train.Run(ctx, f.s.srv.library.Runtime(), cfg, data, func(p train.Progress) {
+		if time.Since(last) < time.Second && p.Epoch < p.Epochs {
+			return
+		}
+		last = time.Now()
+		const width = 20
+		done := width * p.Epoch / p.Epochs
+		bar := strings.Repeat("#", done) + strings.Repeat(".", width-done)
+		if err := f.notice("training [%s] epoch %d/%d  loss %.4f  %.0f rows/s  %s left",
+			bar, p.Epoch, p.Epochs, p.Loss, p.RowsPerSecond, p.ETA.Round(time.Second)); err != nil {
+			cancel(err) // nobody is waiting for it any more
+		}
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return result, context.Cause(ctx)
+		}
+		return result, err
+	}
+	for i, n := range result.Nulls {
+		if n > 0 {
+			if err := f.notice("column %q: %d of %d values are missing and were taken as the mean", cfg.Features[i], n, result.Rows); err != nil {
+				return result, err
+			}
+		}
+	}
+	for _, w := range result.Warnings {
+		if err := f.notice("%s", w); err != nil {
+			return result, err
+		}
+	}
+	return result, f.notice("trained on %d rows in %s", result.Rows, time.Since(started).Round(time.Millisecond))
+}
+
+// notice tells the client something while it waits. Only an action may: the queue is drained then.
+func (f *frontend) notice(format string, args ...any) error {
+	msg := pgproto3.NoticeResponse{Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: "00000", Message: fmt.Sprintf(format, args...)}
+	f.s.clientMu.Lock()
+	defer f.s.clientMu.Unlock()
+	if _, err := f.s.client.Write(encode(&msg)); err != nil {
+		return errClientGone
+	}
+	return nil
+}

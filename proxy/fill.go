@@ -1,0 +1,262 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"math"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/scrimdb/scrim/proxy/internal/pgfloat"
+	"github.com/scrimdb/scrim/rewrite"
+	"github.com/scrimdb/scrim/udf"
+)
+
+const (
+	oidFloat4Array = 1021
+	formatText     = 0
+	formatBinary   = 1
+)
+
+// results says what to do with the answers to one execution of a planned statement.
+type results struct {
+	plan *rewrite.Plan
+	// formats the client asked for, one for each column.
+	formats []int16
+	// sealedType is the type OID that sealed columns must have.
+	sealedType uint32
+	// encoders for each of plan.Seals, of one version for the whole result.
+	encoders []*udf.Encoder
+	// tag replaces the command tag; rows are passed on. For SHOW.
+	tag string
+
+	batch *batch
+}
+
+// fills tells whether rows must be changed.
+func (r *results) fills() bool { return r != nil && r.plan != nil && len(r.plan.Seals) > 0 }
+
+// rowDescription checks the server's description against the plan and tells the client of the columns it asked for.
+func (r *results) rowDescription(msg []byte, describesStatement bool) ([]byte, *Error) {
+	var desc pgproto3.RowDescription
+	if err := desc.Decode(msg[5:]); err != nil {
+		return nil, shapeError()
+	}
+	if len(r.plan.Outputs) > 0 && len(desc.Fields) != len(r.plan.Outputs) {
+		return nil, shapeError()
+	}
+	for i := range desc.Fields {
+		f := &desc.Fields[i]
+		if p := r.plan.Views[f.TableOID]; p != nil {
+			f.TableOID, f.TableAttributeNumber = p.Relation.OID, baseNum(p.View.Open, f.TableAttributeNumber)
+		}
+		if i >= len(r.plan.Outputs) {
+			continue
+		}
+		o := r.plan.Outputs[i]
+		if (o.Seal >= 0) != (f.DataTypeOID == r.sealedType) && (o.Seal >= 0 || r.sealedType != oidBytea) {
+			return nil, shapeError()
+		}
+		if o.Seal < 0 {
+			continue
+		}
+		f.TableOID, f.TableAttributeNumber = r.plan.Seals[o.Seal].Policy.Relation.OID, uint16(o.Num)
+		f.DataTypeOID, f.DataTypeSize, f.TypeModifier = oidFloat8, 8, -1
+		if o.Component < 0 {
+			f.DataTypeOID, f.DataTypeSize = oidFloat4Array, -1
+		}
+		f.Format = formatText
+		if !describesStatement && i < len(r.formats) {
+			f.Format = r.formats[i]
+		}
+	}
+	return encode(&desc), nil
+}
+
+const oidBytea = 17
+
+func baseNum(open []viewColumn, num uint16) uint16 {
+	for _, c := range open {
+		if c.Num == int16(num) {
+			return uint16(c.Base)
+		}
+	}
+	return 0
+}
+
+// shapeError: the server's result is not what was proved about the statement. Nothing of it may be shown.
+func shapeError() *Error {
+	return &Error{
+		Code: codeFeatureNotSupported, Fatal: true,
+		Message: "the result of a masked query does not have the planned columns",
+		Hint:    "A table may have changed since the statement was prepared; connect and try again.",
+	}
+}
+
+// batch gathers rows with sealed columns until they are encoded together. Its memory is kept for the next batch.
+type batch struct {
+	seals []sealBatch
+	rows  [][]byte // DataRow bodies, in the read buffer
+	cells []cell
+}
+
+// sealBatch is one sealed column over the rows of a batch.
+type sealBatch struct {
+	opener *opener
+	inputs []float64 // of the rows that are not NULL, one after the other
+	codes  []float32
+	index  []int32 // for each row, which of those; -1 for NULL
+}
+
+// cell is a column value of a row: its bytes, or nil for NULL.
+type cell []byte
+
+func newBatch(r *results) (*batch, error) {
+	b := &batch{seals: make([]sealBatch, len(r.plan.Seals))}
+	for i, s := range r.plan.Seals {
+		o, err := newOpener(s.Policy)
+		if err != nil {
+			return nil, err
+		}
+		b.seals[i].opener = o
+	}
+	return b, nil
+}
+
+// add takes a DataRow body. It must stay valid until encode.
+func (r *results) add(body []byte) error {
+	b := r.batch
+	if b == nil {
+		var err error
+		if b, err = newBatch(r); err != nil {
+			return err
+		}
+		r.batch = b
+	}
+	cells, ok := split(b.cells[:0], body)
+	b.cells = cells
+	if !ok || len(cells) != len(r.plan.Outputs) {
+		return shapeError()
+	}
+	for i := range b.seals {
+		s := &b.seals[i]
+		sealed := cells[r.plan.Seals[i].Column]
+		if sealed == nil { // the row of an outer join that has no partner
+			s.index = append(s.index, -1)
+			continue
+		}
+		var err error
+		n := len(s.inputs) / s.opener.inputs
+		if s.inputs, err = s.opener.open(s.inputs, sealed); err != nil {
+			return err
+		}
+		s.index = append(s.index, int32(n))
+	}
+	b.rows = append(b.rows, body)
+	return nil
+}
+
+// split finds the columns of a DataRow body.
+func split(dst []cell, body []byte) ([]cell, bool) {
+	if len(body) < 2 {
+		return dst, false
+	}
+	n := int(binary.BigEndian.Uint16(body))
+	body = body[2:]
+	for range n {
+		if len(body) < 4 {
+			return dst, false
+		}
+		size := int32(binary.BigEndian.Uint32(body))
+		body = body[4:]
+		if size < 0 {
+			dst = append(dst, nil)
+			continue
+		}
+		if int64(size) > int64(len(body)) {
+			return dst, false
+		}
+		dst = append(dst, body[:size:size])
+		body = body[size:]
+	}
+	return dst, len(body) == 0
+}
+
+// encode runs the models on the rows gathered, appends the finished DataRow messages to out, and empties the batch. It
+// returns how many rows were encoded.
+func (r *results) encode(out []byte) (_ []byte, encoded int, err error) {
+	b := r.batch
+	if b == nil || len(b.rows) == 0 {
+		return out, 0, nil
+	}
+	for i := range b.seals {
+		s, enc := &b.seals[i], r.encoders[i]
+		n := len(s.inputs) / s.opener.inputs
+		if need := n * enc.Dims(); cap(s.codes) < need {
+			s.codes = make([]float32, need)
+		}
+		s.codes = s.codes[:n*enc.Dims()]
+		if n > 0 {
+			if err := enc.Encode(s.codes, s.inputs); err != nil {
+				return out, encoded, err
+			}
+		}
+		encoded += n
+	}
+	for row, body := range b.rows {
+		out = r.appendRow(out, row, body)
+	}
+	b.rows = b.rows[:0]
+	for i := range b.seals {
+		b.seals[i].inputs, b.seals[i].index = b.seals[i].inputs[:0], b.seals[i].index[:0]
+	}
+	return out, encoded, nil
+}
+
+// appendRow writes one DataRow with its codes in place of its seals.
+func (r *results) appendRow(out []byte, row int, body []byte) []byte {
+	b := r.batch
+	b.cells, _ = split(b.cells[:0], body) // it was split before
+	start := len(out)
+	out = append(out, 'D', 0, 0, 0, 0)
+	out = append(out, body[:2]...)
+	for i, c := range b.cells {
+		o := r.plan.Outputs[i]
+		if o.Seal < 0 {
+			out = appendCell(out, c)
+			continue
+		}
+		s := &b.seals[o.Seal]
+		at := int(s.index[row])
+		if at < 0 {
+			out = appendCell(out, nil)
+			continue
+		}
+		dims := r.encoders[o.Seal].Dims()
+		code := s.codes[at*dims : (at+1)*dims]
+		size := len(out)
+		out = appendCode(append(out, 0, 0, 0, 0), code, o.Component, r.formats[i])
+		binary.BigEndian.PutUint32(out[size:], uint32(len(out)-size-4))
+	}
+	binary.BigEndian.PutUint32(out[start+1:], uint32(len(out)-start-1))
+	return out
+}
+
+func appendCell(out []byte, c cell) []byte {
+	if c == nil {
+		return append(out, 0xff, 0xff, 0xff, 0xff)
+	}
+	return append(binary.BigEndian.AppendUint32(out, uint32(len(c))), c...)
+}
+
+// appendCode writes a component as double precision, or with component -1 the whole code as real[].
+func appendCode(out []byte, code []float32, component int, format int16) []byte {
+	switch {
+	case component < 0 && format == formatBinary:
+		return pgfloat.AppendFloat4ArrayBinary(out, code)
+	case component < 0:
+		return pgfloat.AppendFloat4Array(out, code)
+	case format == formatBinary:
+		return binary.BigEndian.AppendUint64(out, math.Float64bits(float64(code[component])))
+	}
+	return pgfloat.AppendFloat8(out, float64(code[component]))
+}

@@ -1,0 +1,202 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	wire "github.com/jeroenrinzema/psql-wire"
+	"github.com/jeroenrinzema/psql-wire/pkg/buffer"
+	"github.com/jeroenrinzema/psql-wire/pkg/types"
+
+	"github.com/scrimdb/scrim/policy"
+)
+
+// maxStartupPacket is PostgreSQL's MAX_STARTUP_PACKET_LENGTH.
+const maxStartupPacket = 10000
+
+// serveConn is the story of a connection.
+func (srv *Server) serveConn(ctx context.Context, conn net.Conn) error {
+	if err := conn.SetDeadline(time.Now().Add(srv.startup)); err != nil {
+		return err
+	}
+	start, err := srv.greet(conn)
+	if err != nil {
+		return err
+	}
+	if start.cancel != "" {
+		srv.forwardCancel(ctx, start.cancel)
+		return nil
+	}
+	refuse := func(e *Error) error {
+		_, _ = start.conn.Write(e.encode())
+		return e
+	}
+	select {
+	case srv.slots <- struct{}{}:
+		defer func() { <-srv.slots }()
+	default:
+		return refuse(&Error{Code: codeTooManyConnections, Fatal: true, Message: "sorry, too many clients already"})
+	}
+	role, err := srv.loginRole(ctx, start.packet)
+	if err != nil {
+		return refuse(clientError(err, ""))
+	}
+	upstream, err := srv.dial(ctx)
+	if err != nil {
+		srv.log.ErrorContext(ctx, "upstream cannot be reached", "error", err)
+		return refuse(&Error{Code: codeConnectionFailure, Fatal: true, Message: "the upstream server cannot be reached"})
+	}
+	defer func() { _ = upstream.Close() }()
+	packet := binary.BigEndian.AppendUint32(nil, uint32(len(start.packet)+4))
+	if _, err := upstream.Write(append(packet, start.packet...)); err != nil {
+		return refuse(&Error{Code: codeConnectionFailure, Fatal: true, Message: "the upstream server cannot be reached"})
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil { // PostgreSQL's authentication_timeout takes over
+		return err
+	}
+	srv.metrics.Sessions.Add(1)
+	s := &session{
+		srv: srv, log: srv.log, role: role, client: start.conn, early: start.early, upstream: upstream,
+		prepared: map[string]*statement{}, inflight: map[string]*statement{}, portals: map[string]*portal{}, params: map[string]string{},
+	}
+	s.queue = newQueue(s.dropped)
+	s.queue.push(&pending{}) // the startup packet: authentication ends with a ReadyForQuery
+	return s.run(ctx)
+}
+
+// start is what a client begins with.
+type start struct {
+	conn   net.Conn // TLS or not
+	packet []byte   // startup packet after its length: version and parameters
+	early  []byte   // bytes after it that were read along
+	cancel cancelKey
+}
+
+// greet reads up to the startup packet or cancel request. TLS and the refusal of GSS encryption are psql-wire's.
+func (srv *Server) greet(conn net.Conn) (start, error) {
+	var cancel cancelKey
+	options := []wire.OptionFn{
+		wire.Logger(srv.log),
+		wire.MessageBufferSize(maxStartupPacket),
+		wire.CancelRequest(func(_ context.Context, pid, secret int32) error {
+			b := binary.BigEndian.AppendUint32(nil, uint32(pid))
+			cancel = cancelKey(binary.BigEndian.AppendUint32(b, uint32(secret)))
+			return nil
+		}),
+	}
+	if srv.tls != nil {
+		options = append(options, wire.TLSConfig(srv.tls))
+	}
+	door, err := wire.NewServer(nil, options...)
+	if err != nil {
+		return start{}, err
+	}
+	secured, version, reader, err := door.Handshake(conn)
+	if version == types.VersionCancel {
+		// The callback was given the first eight bytes; the rest of a longer key is still in the message. After a refused
+		// SSLRequest Handshake calls a cancel request an error, and the whole key is there.
+		return start{cancel: cancel + cancelKey(reader.Msg)}, nil
+	}
+	if err != nil {
+		return start{}, fmt.Errorf("handshake: %w", err)
+	}
+	if version.Major() != types.Version30.Major() {
+		e := &Error{Code: codeFeatureNotSupported, Fatal: true, Message: fmt.Sprintf("unsupported frontend protocol %d.%d: server supports 3.0 and newer", version.Major(), version.Minor())}
+		_, _ = secured.Write(e.encode())
+		return start{}, e
+	}
+	packet := binary.BigEndian.AppendUint32(nil, uint32(version))
+	return start{conn: secured, packet: append(packet, reader.Msg...), early: leftover(reader)}, nil
+}
+
+// leftover returns what the reader has read beyond its last message.
+func leftover(reader *buffer.Reader) []byte {
+	b, ok := reader.Buffer.(*bufio.Reader)
+	if !ok || b.Buffered() == 0 {
+		return nil
+	}
+	early := make([]byte, b.Buffered())
+	_, _ = io.ReadFull(b, early) // all of it is in memory
+	return early
+}
+
+// startupParameters reads the pairs of a startup packet.
+// https://www.postgresql.org/docs/current/protocol-message-formats.html, StartupMessage
+func startupParameters(packet []byte) (map[string]string, error) {
+	malformed := &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid startup packet layout: expected terminator as last byte"}
+	if len(packet) < 5 || packet[len(packet)-1] != 0 {
+		return nil, malformed
+	}
+	params := map[string]string{}
+	parts := strings.Split(string(packet[4:len(packet)-1]), "\x00")
+	if parts[len(parts)-1] != "" || len(parts)%2 == 0 {
+		return nil, malformed
+	}
+	for i := 0; i+1 < len(parts); i += 2 {
+		if _, twice := params[parts[i]]; twice && parts[i] == "user" {
+			return nil, malformed // the server takes the last; do not guess
+		}
+		params[parts[i]] = parts[i+1]
+	}
+	return params, nil
+}
+
+// loginRole returns the role that a startup packet asks for. Replication is refused to masked roles.
+func (srv *Server) loginRole(ctx context.Context, packet []byte) (string, error) {
+	params, err := startupParameters(packet)
+	if err != nil {
+		return "", err
+	}
+	role := params["user"]
+	if role == "" {
+		return "", &Error{Code: "28000", Fatal: true, Message: "no PostgreSQL user name specified in startup packet"}
+	}
+	if replication := params["replication"]; replication != "" && replication != "false" && replication != "off" && replication != "0" {
+		readable, err := srv.catalog.Readable(ctx, role)
+		if err != nil || policy.For(srv.catalog.Snapshot(), readable).Any() {
+			return "", &Error{Code: codeFeatureNotSupported, Fatal: true, Message: "replication is not available to masked roles"}
+		}
+	}
+	return role, nil
+}
+
+func (srv *Server) dial(ctx context.Context) (net.Conn, error) {
+	network := "tcp"
+	if strings.HasPrefix(srv.upstream, "/") {
+		network = "unix"
+	}
+	d := net.Dialer{Timeout: srv.startup}
+	return d.DialContext(ctx, network, srv.upstream)
+}
+
+// cancelRequestCode is the version number of a CancelRequest: 1234.5678.
+const cancelRequestCode = 80877102
+
+// forwardCancel cancels an action of ours, and passes the request on: the server checks the key.
+func (srv *Server) forwardCancel(ctx context.Context, key cancelKey) {
+	if s := srv.cancels.find(key); s != nil {
+		s.cancelAction()
+	}
+	conn, err := srv.dial(ctx)
+	if err != nil {
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	msg := binary.BigEndian.AppendUint32(nil, uint32(8+len(key)))
+	msg = binary.BigEndian.AppendUint32(msg, cancelRequestCode)
+	_ = conn.SetDeadline(time.Now().Add(srv.startup))
+	if _, err := conn.Write(append(msg, key...)); err != nil {
+		return
+	}
+	_, err = conn.Read(make([]byte, 1)) // the server closes when it has signalled the backend
+	if err != nil && !errors.Is(err, io.EOF) {
+		srv.log.DebugContext(ctx, "cancel request", "error", err)
+	}
+}

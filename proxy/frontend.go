@@ -1,0 +1,382 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// frontend is the half of a session that reads the client. Its fields are the frontend goroutine's alone.
+type frontend struct {
+	s   *session
+	in  frames
+	out []byte // messages on their way upstream
+}
+
+// frontendLoop relays from the client to the server until either is gone.
+func (s *session) frontendLoop(ctx context.Context) error {
+	f := &frontend{s: s, in: frames{src: io.MultiReader(bytes.NewReader(s.early), s.client)}}
+	for {
+		if err := f.in.read(baseBuffer); err != nil {
+			return errClientGone
+		}
+		if err := f.block(ctx); err != nil {
+			var fatal *Error
+			if errors.As(err, &fatal) && fatal.Fatal {
+				s.fatal(fatal)
+			}
+			return err
+		}
+		f.in.shrink()
+	}
+}
+
+// block handles all that one read brought.
+func (f *frontend) block(ctx context.Context) error {
+	for {
+		kind, size, ok := f.in.header()
+		if !ok {
+			return f.flush()
+		}
+		if size < 0 {
+			return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid message length"}
+		}
+		if !f.in.has(size) {
+			if kind != 'd' {
+				return f.flush()
+			}
+			// CopyData can be huge and needs nothing: pass on what is here, then the rest as it comes.
+			return f.passOn(size)
+		}
+		if err := f.message(ctx, kind, f.in.message(size)); err != nil {
+			return err
+		}
+		if len(f.out) >= fillBuffer {
+			if err := f.flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// passOn relays one message that is not all here.
+func (f *frontend) passOn(size int) error {
+	for size > 0 {
+		n := min(size, f.in.w-f.in.r)
+		f.out = append(f.out, f.in.message(n)...)
+		if err := f.flush(); err != nil {
+			return err
+		}
+		if size -= n; size > 0 {
+			if err := f.in.read(baseBuffer); err != nil {
+				return errClientGone
+			}
+		}
+	}
+	return nil
+}
+
+func (f *frontend) flush() error {
+	if len(f.out) == 0 {
+		return nil
+	}
+	_, err := f.s.upstream.Write(f.out)
+	f.out = f.out[:0]
+	if cap(f.out) > 4*fillBuffer {
+		f.out = nil
+	}
+	if err != nil {
+		return errUpstreamGone
+	}
+	return nil
+}
+
+// forward sends a message upstream as it is, once p is in the queue. What the server will skip need not be sent.
+func (f *frontend) forward(msg []byte, p *pending) {
+	if f.s.queue.push(p) {
+		f.out = append(f.out, msg...)
+	}
+}
+
+// send encodes a message of ours and forwards it.
+func (f *frontend) send(msg pgproto3.FrontendMessage, p *pending) error {
+	b, err := msg.Encode(nil)
+	if err != nil {
+		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "message is too large"}
+	}
+	f.forward(b, p)
+	return nil
+}
+
+// message handles one whole message of the client's.
+func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
+	switch kind {
+	case 'Q':
+		return f.query(ctx, msg)
+	case 'P':
+		return f.parse(ctx, msg)
+	case 'B':
+		return f.bind(ctx, msg)
+	case 'D':
+		return f.describe(msg)
+	case 'E':
+		return f.execute(ctx, msg)
+	case 'C':
+		p := &pending{kind: 'C'}
+		if body := msg[headerSize:]; len(body) > 1 && body[0] == 'S' {
+			p.closes, p.name = true, cString(body[1:])
+		}
+		f.forward(msg, p)
+	case 'S':
+		f.forward(msg, &pending{kind: 'S'})
+	case 'F':
+		return f.functionCall(ctx, msg)
+	case 'c', 'f': // CopyDone, CopyFail
+		f.s.queue.endCopyIn()
+		f.out = append(f.out, msg...)
+	case 'X':
+		f.out = append(f.out, msg...)
+		if err := f.flush(); err != nil {
+			return err
+		}
+		return errClientGone
+	case 'd', 'H', 'p':
+		f.out = append(f.out, msg...)
+	default:
+		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid frontend message type"}
+	}
+	return nil
+}
+
+// refuse makes the server fail where the client's message would have run, so that its transaction is aborted as by any
+// other error, and has the server's complaint replaced.
+func (f *frontend) refuse(kind byte, err error, text string) error {
+	e := clientError(err, text)
+	const nonsense = "scrim refuses a statement" // parses in no version of PostgreSQL
+	if kind == 'Q' {
+		return f.send(&pgproto3.Query{String: nonsense}, &pending{kind: 'Q', replace: e})
+	}
+	return f.send(&pgproto3.Parse{Name: callName, Query: nonsense}, &pending{kind: 'P', name: callName, replace: e})
+}
+
+func (f *frontend) query(ctx context.Context, msg []byte) error {
+	text := cString(msg[headerSize:])
+	st, err := f.plan(ctx, text, true)
+	f.s.sendParse("", nil)
+	var server *serverError
+	switch {
+	case errors.As(err, &server):
+		// What we asked failed; then so would the statement, and in the server's own words.
+		f.forward(msg, &pending{kind: 'Q'})
+		return nil
+	case errors.Is(err, errSkipped):
+		f.forward(msg, &pending{kind: 'Q'})
+		return nil
+	case err != nil:
+		return f.refuse('Q', err, text)
+	case st == nil:
+		f.forward(msg, &pending{kind: 'Q'})
+		return nil
+	case st.command != nil:
+		return f.command(ctx, st, true)
+	case len(st.plan.Seals) == 0:
+		return f.send(&pgproto3.Query{String: st.plan.SQL}, &pending{kind: 'Q', edited: st, results: &results{plan: st.plan}})
+	}
+	r, err := f.newResults(st, nil)
+	if err != nil {
+		return f.refuse('Q', err, text)
+	}
+	// Sealed columns come in binary, which the simple protocol cannot ask for.
+	out := []pgproto3.FrontendMessage{
+		&pgproto3.Parse{Query: st.plan.SQL},
+		&pgproto3.Bind{ResultFormatCodes: r.upstreamFormats()},
+		&pgproto3.Describe{ObjectType: 'P'},
+		&pgproto3.Execute{},
+		&pgproto3.Sync{},
+	}
+	entries := []*pending{
+		{kind: 'P', silent: true, edited: st},
+		{kind: 'B', silent: true, edited: st},
+		{kind: 'D', results: r},
+		{kind: 'E', results: r, edited: st},
+		{kind: 'S'},
+	}
+	for i, m := range out {
+		if err := f.send(m, entries[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *frontend) parse(ctx context.Context, msg []byte) error {
+	name, rest := cutString(msg[headerSize:])
+	text, types := cutString(rest)
+	st, err := f.plan(ctx, text, false)
+	var server *serverError
+	switch {
+	case errors.As(err, &server):
+		return f.passError(server) // the server is skipping already
+	case errors.Is(err, errSkipped):
+		return nil
+	case err != nil:
+		return f.refuse('P', err, text)
+	case st == nil:
+		f.forward(msg, &pending{kind: 'P', name: name})
+		return nil
+	}
+	p := &pending{kind: 'P', name: name, stmt: st, edited: st}
+	sql := ""
+	switch {
+	case st.plan != nil:
+		sql = st.plan.SQL
+	case tagOf(st.command) != "":
+		sql = showQuery(st.command)
+	}
+	var changed []byte
+	changed = append(append(changed, name...), 0)
+	changed = append(append(changed, sql...), 0)
+	if st.plan == nil {
+		types = []byte{0, 0} // our statements take no parameters
+	}
+	changed = append(changed, types...)
+	f.s.sendParse(name, st)
+	f.forward(frame('P', changed), p)
+	return nil
+}
+
+// passError gives the client the error that a question of ours met in its place.
+func (f *frontend) passError(e *serverError) error {
+	if err := f.flush(); err != nil {
+		return err
+	}
+	f.s.queue.drain()
+	f.s.clientMu.Lock()
+	defer f.s.clientMu.Unlock()
+	if _, err := f.s.client.Write(e.message); err != nil {
+		return errClientGone
+	}
+	return nil
+}
+
+func (f *frontend) bind(ctx context.Context, msg []byte) error {
+	portalName, rest := cutString(msg[headerSize:])
+	name, _ := cutString(rest)
+	st := f.s.lookup(name)
+	if st == nil {
+		if f.s.special() {
+			f.s.setPortal(portalName, nil)
+		}
+		f.forward(msg, &pending{kind: 'B'})
+		return nil
+	}
+	if st.command != nil {
+		r := &results{tag: tagOf(st.command)}
+		f.s.setPortal(portalName, &portal{stmt: st, results: r})
+		f.forward(msg, &pending{kind: 'B'})
+		return nil
+	}
+	st, err := f.current(ctx, st)
+	var server *serverError
+	switch {
+	case errors.As(err, &server):
+		return f.passError(server)
+	case errors.Is(err, errSkipped):
+		return nil
+	case err != nil:
+		return f.refuse('P', err, "")
+	}
+	var b pgproto3.Bind
+	if err := b.Decode(msg[headerSize:]); err != nil {
+		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "malformed Bind message"}
+	}
+	r, err := f.newResults(st, b.ResultFormatCodes)
+	if err != nil {
+		return f.refuse('P', err, "")
+	}
+	if len(st.plan.Seals) > 0 && r.formats != nil {
+		b.ResultFormatCodes = r.upstreamFormats()
+	}
+	f.s.setPortal(portalName, &portal{stmt: st, results: r})
+	return f.send(&b, &pending{kind: 'B', edited: st})
+}
+
+func (f *frontend) describe(msg []byte) error {
+	body := msg[headerSize:]
+	if len(body) < 2 {
+		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "malformed Describe message"}
+	}
+	p := &pending{kind: 'D'}
+	switch name := cString(body[1:]); body[0] {
+	case 'S':
+		if st := f.s.lookup(name); st != nil && st.plan != nil {
+			r, err := f.newResults(st, nil)
+			if err != nil {
+				return f.refuse('P', err, "")
+			}
+			p.stmt, p.results = st, r
+		}
+	case 'P':
+		if portal := f.s.portal(name); portal != nil {
+			p.results = portal.results
+		}
+	}
+	f.forward(msg, p)
+	return nil
+}
+
+func (f *frontend) execute(ctx context.Context, msg []byte) error {
+	name, _ := cutString(msg[headerSize:])
+	p := f.s.portal(name)
+	switch {
+	case p == nil:
+		f.forward(msg, &pending{kind: 'E'})
+	case p.stmt.command != nil && p.results.tag == "":
+		return f.command(ctx, p.stmt, false)
+	default:
+		f.forward(msg, &pending{kind: 'E', results: p.results, edited: p.stmt})
+	}
+	return nil
+}
+
+// functionCall relays the old fast path for unmasked roles. Masked ones cannot use it: it has no text to plan.
+func (f *frontend) functionCall(ctx context.Context, msg []byte) error {
+	if masks, err := f.s.planner.masks(ctx, f.s); err != nil || masks.Any() {
+		return f.refuse('Q', &Error{Code: codeFeatureNotSupported, Message: "function calls by the fast path are not supported for masked roles"}, "")
+	}
+	f.forward(msg, &pending{kind: 'F'})
+	return nil
+}
+
+// frame puts the type and length in front of a message body.
+func frame(kind byte, body []byte) []byte {
+	msg := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)+4))
+	return append(msg, body...)
+}
+
+// cutString splits a zero-terminated string off. A missing terminator gives all of it: the server will complain.
+func cutString(b []byte) (string, []byte) {
+	s, rest, _ := bytes.Cut(b, []byte{0})
+	return string(s), rest
+}
+
+func cString(b []byte) string {
+	s, _ := cutString(b)
+	return s
+}
+
+// upstreamFormats asks for sealed columns in binary and for the others as the client did.
+func (r *results) upstreamFormats() []int16 {
+	formats := make([]int16, len(r.formats))
+	for i, o := range r.plan.Outputs {
+		formats[i] = r.formats[i]
+		if o.Seal >= 0 {
+			formats[i] = formatBinary
+		}
+	}
+	return formats
+}

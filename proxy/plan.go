@@ -1,0 +1,247 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/policy"
+	"github.com/scrimdb/scrim/rewrite"
+	"github.com/scrimdb/scrim/udf"
+)
+
+// planVersion is what a plan depends on besides its text.
+type planVersion struct {
+	snapshot *catalog.Snapshot
+	grants   int // counts changes of what the role may read raw
+}
+
+// planner keeps a session's plans. It is the frontend goroutine's alone.
+type planner struct {
+	version  planVersion
+	readable map[catalog.ColumnKey]bool
+	current  policy.Masks
+	looked   time.Time
+	plans    map[string]*statement // nil for text that is relayed
+}
+
+const (
+	maxPlans      = 512
+	maxPlanText   = 1 << 20 // longer texts are planned each time
+	grantsRefresh = 10 * time.Second
+)
+
+// masks returns the masks of the session's login role, looking at the grants again when the catalog changed, when the
+// server refused a privilege, and now and then.
+func (p *planner) masks(ctx context.Context, s *session) (policy.Masks, error) {
+	snapshot := s.srv.catalog.Snapshot()
+	if len(snapshot.Policies) == 0 {
+		p.version.snapshot, p.current = snapshot, policy.Masks{}
+		return p.current, nil
+	}
+	denied := s.denied.Swap(false)
+	if snapshot == p.version.snapshot && !denied && time.Since(p.looked) < grantsRefresh {
+		return p.current, nil
+	}
+	readable, err := s.srv.catalog.Readable(ctx, s.role)
+	if err != nil {
+		return policy.Masks{}, err
+	}
+	if snapshot != p.version.snapshot || !maps.Equal(readable, p.readable) {
+		p.version = planVersion{snapshot: snapshot, grants: p.version.grants + 1}
+		p.readable, p.current = readable, policy.For(snapshot, readable)
+		clear(p.plans)
+	}
+	p.looked = time.Now()
+	return p.current, nil
+}
+
+// plan decides what to do with the text of a Query or Parse. Nil means to relay it.
+func (f *frontend) plan(ctx context.Context, text string, simple bool) (*statement, error) {
+	s, p := f.s, &f.s.planner
+	masks, err := p.masks(ctx, s)
+	if err != nil {
+		// Without the catalog nothing is known about the role. PostgreSQL's grants still stand.
+		s.log.WarnContext(ctx, "catalog is out of reach, relaying without masks", "error", err)
+		return nil, nil
+	}
+	if !masks.Any() && !rewrite.MaybeCommand(text) {
+		return nil, nil
+	}
+	if st, ok := p.plans[text]; ok {
+		return st, s.stillServed(st)
+	}
+	if !s.readable(text) {
+		return nil, nil
+	}
+	protected := func(string) bool { return false }
+	if masks.Any() {
+		protected = p.version.snapshot.Named
+	}
+	in, err := rewrite.Inspect(text, protected)
+	if err != nil {
+		return nil, err
+	}
+	if in.MovesNames {
+		clear(p.plans)
+	}
+	if in.Command != nil {
+		return &statement{text: text, command: in.Command}, nil
+	}
+	if in.Executes != "" && masks.Any() {
+		if st := s.lookup(in.Executes); st != nil && st.plan != nil {
+			return nil, &Error{Code: codeFeatureNotSupported, Message: "a statement that reads masked columns cannot be run by EXECUTE yet",
+				Hint: "Bind it by the protocol it was prepared with."}
+		}
+	}
+	var st *statement
+	if len(in.Names) > 0 {
+		if s.txStatus() == 'E' {
+			return nil, nil // the server refuses it in its own words
+		}
+		if err := f.flush(); err != nil {
+			return nil, err
+		}
+		resolved, err := f.resolve(ctx, in.Names, simple)
+		if err != nil {
+			return nil, err
+		}
+		plan, err := in.Plan(resolved, masks)
+		if err != nil {
+			return nil, err
+		}
+		if plan != nil {
+			st = &statement{text: text, plan: plan, version: p.version}
+		}
+	}
+	if len(text) <= maxPlanText && !in.MovesNames {
+		if p.plans == nil || len(p.plans) >= maxPlans {
+			p.plans = map[string]*statement{}
+		}
+		p.plans[text] = st
+	}
+	return st, s.stillServed(st)
+}
+
+// stillServed refuses a planned statement when the catalog was not heard of for too long: its policies may be outdated.
+func (s *session) stillServed(st *statement) error {
+	if st != nil && !s.srv.catalog.Fresh() {
+		return &Error{Code: codeObjectNotInState, Message: "masked columns cannot be read while Scrim's catalog is out of reach", Hint: "Try again."}
+	}
+	return nil
+}
+
+// readable tells whether Scrim reads the text as the server will. Where it might not, the text is relayed, and the grants
+// answer: with standard_conforming_strings off a backslash means something else, and in the encodings that have no
+// ASCII guarantee (SJIS, BIG5, GBK and so on) a byte can look like a quote or backslash.
+func (s *session) readable(text string) bool {
+	if s.param("standard_conforming_strings") == "off" && strings.Contains(text, `\`) {
+		return false
+	}
+	if s.param("client_encoding") != "UTF8" {
+		return strings.IndexFunc(text, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
+	}
+	return utf8.ValidString(text)
+}
+
+// resolveSQL asks what names mean to the client. Everything is qualified: the client's search_path must not matter to
+// anything but the names.
+const resolveSQL = `SELECT n.ord::pg_catalog.int4, c.oid, ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
+	WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped ORDER BY a.attnum)
+FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS n(name, ord)
+JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(n.name)::pg_catalog.oid`
+
+func (f *frontend) resolve(ctx context.Context, names []rewrite.Name, simple bool) (map[rewrite.Name]rewrite.Relation, error) {
+	resolved := map[rewrite.Name]rewrite.Relation{}
+	quoted := make([]string, len(names))
+	for i, n := range names {
+		quoted[i] = n.Quoted()
+	}
+	err := f.s.ask(ctx, simple, resolveSQL, []string{textArray(quoted)}, func(cells []cell) error {
+		if len(cells) != 3 {
+			return errors.New("resolve: unexpected columns")
+		}
+		ord := int(cellUint32(cells[0]))
+		if ord < 1 || ord > len(names) {
+			return errors.New("resolve: unexpected row")
+		}
+		columns, err := cellTexts(cells[2])
+		resolved[names[ord-1]] = rewrite.Relation{OID: cellUint32(cells[1]), Columns: columns}
+		return err
+	})
+	return resolved, err
+}
+
+// textArray writes a text[] literal.
+func textArray(list []string) string {
+	escape := strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+	var b strings.Builder
+	b.WriteByte('{')
+	for i, s := range list {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(`"` + escape.Replace(s) + `"`)
+	}
+	b.WriteByte('}')
+	return b.String()
+}
+
+// current returns the statement as it would be planned now. A prepared statement whose plan sends another text cannot
+// run: the server has the old one. PostgreSQL's words for that make drivers prepare it again.
+func (f *frontend) current(ctx context.Context, st *statement) (*statement, error) {
+	if _, err := f.s.planner.masks(ctx, f.s); err != nil {
+		return nil, &Error{Code: codeObjectNotInState, Message: "masked columns cannot be read while Scrim's catalog is out of reach", Hint: "Try again."}
+	}
+	if st.version == f.s.planner.version {
+		return st, f.s.stillServed(st)
+	}
+	now, err := f.plan(ctx, st.text, false)
+	if err != nil {
+		return nil, err
+	}
+	if now == nil || now.plan == nil || now.plan.SQL != st.plan.SQL {
+		return nil, &Error{Code: codeFeatureNotSupported, Message: "cached plan must not change result type"}
+	}
+	return now, nil
+}
+
+// newResults gets the models that a statement needs and works out the formats. Formats are as in a Bind message: none
+// for text, one for all, or one for each column.
+func (f *frontend) newResults(st *statement, formats []int16) (*results, error) {
+	r := &results{plan: st.plan, sealedType: st.version.snapshot.SealedType}
+	for _, seal := range st.plan.Seals {
+		e := seal.Policy.Encoder
+		enc, err := f.s.srv.library.Encoder(udf.EncoderSpec{Name: e.Name, Version: e.Version, SHA256: e.SHA256, Inputs: e.Inputs, Dims: e.Dims})
+		if err != nil {
+			return nil, &Error{Code: codeSystemError, Message: fmt.Sprintf("the mask of a column cannot be computed: %v", err),
+				Hint: "The models folder may not be the one the encoder was published in."}
+		}
+		r.encoders = append(r.encoders, enc)
+	}
+	n := len(st.plan.Outputs)
+	switch len(formats) {
+	case 0:
+		r.formats = make([]int16, n)
+	case 1:
+		r.formats = make([]int16, n)
+		for i := range r.formats {
+			r.formats[i] = formats[0]
+		}
+	case n:
+		r.formats = formats
+	default:
+		r.formats = nil // the server will refuse the Bind
+	}
+	for _, code := range r.formats {
+		if code != formatText && code != formatBinary {
+			return nil, &Error{Code: codeInvalidParameter, Message: fmt.Sprintf("unsupported format code: %d", code)}
+		}
+	}
+	return r, nil
+}

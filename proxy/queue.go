@@ -1,0 +1,149 @@
+package proxy
+
+import "sync"
+
+// pending is a message that was sent upstream and will be answered.
+type pending struct {
+	kind byte // the frontend message type: P B D E C S Q F; 0 for the startup packet
+	// silent means that the client did not send it and must not see the answer.
+	silent bool
+	// results says how to change what comes back; nil to pass it on.
+	results *results
+	// call takes the answer of a question of our own.
+	call *call
+	// replace is sent in the place of the server's ErrorResponse.
+	replace *Error
+	// name is what a Parse names, or with closes, a Close.
+	name   string
+	closes bool
+	// stmt is what a Parse or the Describe of a statement is about, when that is not simply the server's.
+	stmt *statement
+	// edited is the statement whose text was changed on its way upstream: positions in errors are mapped back.
+	edited *statement
+}
+
+// queue holds what was sent and not yet answered, in order. After an error the server skips everything up to the next
+// Sync, and so does the queue. Asynchronous messages never touch it.
+type queue struct {
+	mu       sync.Mutex
+	entries  []*pending
+	skipping bool       // the server ignores messages until the Sync that was not sent yet
+	copyIn   bool       // the server takes CopyData and ignores Sync
+	closed   bool       // the session ends
+	settled  bool       // everything is answered, and the answers are written to the client
+	changed  *sync.Cond // signalled when settled or closed was set
+	dropped  func(*pending)
+}
+
+func newQueue(dropped func(*pending)) *queue {
+	q := &queue{dropped: dropped}
+	q.changed = sync.NewCond(&q.mu)
+	return q
+}
+
+// push adds an entry before its message is sent. It returns false if the server will skip the message.
+func (q *queue) push(p *pending) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if p.kind == 'S' && q.copyIn {
+		return true // ignored by the server; nothing will answer it
+	}
+	if q.skipping || q.closed {
+		if p.kind != 'S' || q.closed {
+			q.dropped(p)
+			return false
+		}
+		q.skipping = false
+	}
+	q.entries = append(q.entries, p)
+	q.settled = false
+	return true
+}
+
+// head returns the entry that the next answer belongs to, or nil.
+func (q *queue) head() *pending {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.entries) == 0 {
+		return nil
+	}
+	return q.entries[0]
+}
+
+// pop takes the head off.
+func (q *queue) pop() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.entries) > 0 {
+		q.entries[0] = nil
+		q.entries = q.entries[1:]
+	}
+	q.copyIn = false
+}
+
+// fail drops the head and everything behind it up to the next Sync.
+func (q *queue) fail() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.copyIn = false
+	for len(q.entries) > 0 && q.entries[0].kind != 'S' {
+		q.dropped(q.entries[0])
+		q.entries = q.entries[1:]
+	}
+	q.skipping = len(q.entries) == 0
+}
+
+// settle is called when all that was read from the server has been written to the client.
+func (q *queue) settle() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.entries) == 0 {
+		q.entries = nil
+		q.settled = true
+		q.changed.Broadcast()
+	}
+}
+
+// beginCopyIn is called when the server answers an Execute by CopyInResponse. In that state it ignores Sync, and libpq
+// sends one along with Execute: those behind the head are not going to be answered.
+// https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-COPY
+func (q *queue) beginCopyIn() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.entries) == 0 || q.entries[0].kind != 'E' {
+		return
+	}
+	q.copyIn = true
+	for len(q.entries) > 1 && q.entries[1].kind == 'S' {
+		q.entries = append(q.entries[:1], q.entries[2:]...)
+	}
+}
+
+// endCopyIn is called when the client ends its data.
+func (q *queue) endCopyIn() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.copyIn = false
+}
+
+// drain waits until everything is answered and written to the client, so that the caller may write to it. It returns false if the server is skipping, or the session ends.
+func (q *queue) drain() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for !q.settled && !q.closed {
+		q.changed.Wait()
+	}
+	return !q.skipping && !q.closed
+}
+
+// close wakes everybody who waits; nothing will be answered any more.
+func (q *queue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	for _, p := range q.entries {
+		q.dropped(p)
+	}
+	q.entries = nil
+	q.changed.Broadcast()
+}

@@ -1,0 +1,131 @@
+package proxy
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
+	"errors"
+	"math"
+
+	"github.com/scrimdb/scrim/catalog"
+)
+
+// errSeal is the one error of opening: whatever is wrong with a sealed value, nothing more is said about it.
+var errSeal = errors.New("a sealed value failed its integrity check")
+
+// OIDs of PostgreSQL's pg_type.dat that a seal holds.
+const (
+	oidInt8   = 20
+	oidInt4   = 23
+	oidTid    = 27
+	oidXid    = 28
+	oidFloat8 = 701
+)
+
+// opener opens the seals of one policy. It is not safe for concurrent use.
+//
+// A seal is pgcrypto's AES-128-CBC with a zero IV and PKCS#7 padding over PostgreSQL's record_send of
+//
+//	row(ctid tid, xmin xid, slot int4, inputs float8 ..., null_mask int8)
+//
+// which is a count of fields, then OID, length and bytes of each (src/backend/utils/adt/rowtypes.c, record_send). Every
+// field has a fixed width, so every byte of the frame is known and checked. ctid and xmin in front make each seal unique.
+type opener struct {
+	block  cipher.Block
+	cbc    cipher.BlockMode
+	slot   uint32
+	inputs int
+	plain  []byte
+}
+
+// zeroIV is what pgcrypto's encrypt() uses.
+var zeroIV [aes.BlockSize]byte
+
+func newOpener(p *catalog.Policy) (*opener, error) {
+	block, err := aes.NewCipher(p.Key[:])
+	if err != nil {
+		return nil, err
+	}
+	return &opener{block: block, cbc: cipher.NewCBCDecrypter(block, zeroIV[:]), slot: uint32(p.ID), inputs: p.Inputs}, nil
+}
+
+// size is the length of the plain record in bytes.
+func (o *opener) size() int {
+	const head = 4 + (8 + 6) + (8 + 4) + (8 + 4)
+	return head + (o.inputs+1)*(8+8)
+}
+
+// open appends the inputs of one seal to dst; a NULL input is NaN, and so is NaN itself.
+func (o *opener) open(dst []float64, sealed []byte) ([]float64, error) {
+	size := o.size()
+	padded := size + aes.BlockSize - size%aes.BlockSize
+	if len(sealed) != padded {
+		return dst, errSeal
+	}
+	if cap(o.plain) < padded {
+		o.plain = make([]byte, padded)
+	}
+	plain := o.plain[:padded]
+	o.reset()
+	o.cbc.CryptBlocks(plain, sealed)
+
+	ok := true
+	for _, b := range plain[size:] {
+		ok = ok && int(b) == padded-size
+	}
+	r := fields{b: plain[:size]}
+	ok = r.uint32() == uint32(4+o.inputs) && ok
+	r.field(oidTid, 6)
+	r.field(oidXid, 4)
+	slot := r.field(oidInt4, 4)
+	first := len(dst)
+	for range o.inputs {
+		v := math.Float64frombits(binary.BigEndian.Uint64(r.field(oidFloat8, 8)))
+		if math.IsNaN(v) {
+			v = math.NaN() // one bit pattern for all of them
+		}
+		dst = append(dst, v)
+	}
+	nulls := binary.BigEndian.Uint64(r.field(oidInt8, 8))
+	ok = ok && !r.bad && binary.BigEndian.Uint32(slot) == o.slot && (o.inputs >= 64 || nulls>>o.inputs == 0)
+	for i := range o.inputs {
+		if nulls>>i&1 == 1 {
+			ok = ok && dst[first+i] == 0 // a NULL is sealed as a constant
+			dst[first+i] = math.NaN()
+		}
+	}
+	if !ok {
+		return dst[:first], errSeal
+	}
+	return dst, nil
+}
+
+// reset makes the next decryption begin with the IV again. The standard library's CBC can; any other is made anew.
+func (o *opener) reset() {
+	if r, ok := o.cbc.(interface{ SetIV([]byte) }); ok {
+		r.SetIV(zeroIV[:])
+		return
+	}
+	o.cbc = cipher.NewCBCDecrypter(o.block, zeroIV[:])
+}
+
+// fields reads a record whose length is known to suffice.
+type fields struct {
+	b   []byte
+	bad bool
+}
+
+func (r *fields) uint32() uint32 {
+	v := binary.BigEndian.Uint32(r.b)
+	r.b = r.b[4:]
+	return v
+}
+
+// field reads one field of the given type and width.
+func (r *fields) field(oid, width uint32) []byte {
+	r.bad = r.uint32() != oid || r.bad
+	r.bad = r.uint32() != width || r.bad
+	v := r.b[:width]
+	r.b = r.b[width:]
+	return v
+}

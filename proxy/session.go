@@ -1,0 +1,220 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/rewrite"
+)
+
+// viewColumn is a column of a masked view.
+type viewColumn = catalog.ViewColumn
+
+// statement is a prepared statement that is not simply the server's: one that was planned, or is one of ours.
+type statement struct {
+	text    string // what the client sent
+	plan    *rewrite.Plan
+	command rewrite.Command
+	version planVersion // what the plan was made under
+}
+
+// portal is a bound statement that is not simply the server's.
+type portal struct {
+	stmt    *statement
+	results *results
+}
+
+// session is one client connection and its upstream connection.
+type session struct {
+	srv      *Server
+	log      *slog.Logger
+	role     string
+	client   net.Conn
+	early    []byte // bytes of the client's that came along with its startup packet
+	upstream net.Conn
+	queue    *queue
+
+	// clientMu is held while whole messages are written to the client, by whoever does.
+	clientMu sync.Mutex
+
+	// The plans of this session; the frontend goroutine's alone.
+	planner planner
+
+	mu       sync.Mutex
+	prepared map[string]*statement // confirmed by ParseComplete
+	inflight map[string]*statement // sent, not yet confirmed
+	portals  map[string]*portal
+	status   byte // of the last ReadyForQuery: I, T or E
+	params   map[string]string
+	cancel   context.CancelCauseFunc // ends the action that runs now
+	key      cancelKey
+
+	// changedCatalog is set by an action and makes the next ReadyForQuery outside a transaction wait for the catalog.
+	changedCatalog atomic.Bool
+	// denied is set when the server refused a privilege: grants may have changed.
+	denied atomic.Bool
+}
+
+// errClientGone and errUpstreamGone say which leg ended first.
+var (
+	errClientGone   = errors.New("client closed the connection")
+	errUpstreamGone = errors.New("upstream closed the connection")
+)
+
+// run relays until one side ends. It closes both connections.
+func (s *session) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// Whoever ends first ends the other: closing the connections wakes a goroutine that reads or writes.
+	stop := context.AfterFunc(ctx, func() {
+		s.queue.close()
+		if errors.Is(context.Cause(ctx), errShutdown) {
+			s.fatal(&Error{Code: codeAdminShutdown, Fatal: true, Message: "terminating connection due to administrator command"})
+		}
+		_ = s.client.Close()
+		_ = s.upstream.Close()
+	})
+	defer stop()
+
+	var both sync.WaitGroup
+	both.Go(func() { cancel(s.backendLoop(ctx)) })
+	both.Go(func() { cancel(s.frontendLoop(ctx)) })
+	both.Wait()
+	s.srv.cancels.remove(s.cancelKey())
+	return context.Cause(ctx)
+}
+
+// fatal tells the client why the session ends, if it still listens.
+func (s *session) fatal(e *Error) {
+	// A client that does not read must not keep us: the deadline also ends a write that holds the lock.
+	_ = s.client.SetWriteDeadline(time.Now().Add(time.Second))
+	s.clientMu.Lock()
+	defer s.clientMu.Unlock()
+	_, _ = s.client.Write(e.encode())
+}
+
+func (s *session) cancelKey() cancelKey {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.key
+}
+
+// cancelAction ends the action that runs now, if one does.
+func (s *session) cancelAction() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cancel != nil {
+		s.cancel(&Error{Code: codeQueryCanceled, Message: "canceling statement due to user request"})
+	}
+}
+
+// lookup finds the statement that a Bind or Describe by this name will meet.
+func (s *session) lookup(name string) *statement {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st := s.inflight[name]; st != nil {
+		return st
+	}
+	return s.prepared[name]
+}
+
+// special tells whether any statement or portal needs more than relaying.
+func (s *session) special() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.inflight) > 0 || len(s.prepared) > 0 || len(s.portals) > 0
+}
+
+// sendParse notes that a Parse of this name is on its way.
+func (s *session) sendParse(name string, st *statement) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st != nil {
+		s.inflight[name] = st
+	}
+}
+
+// parsed is called on ParseComplete.
+func (s *session) parsed(p *pending) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.inflight[p.name] == p.stmt {
+		delete(s.inflight, p.name)
+	}
+	if p.stmt != nil {
+		s.prepared[p.name] = p.stmt
+	} else {
+		delete(s.prepared, p.name)
+	}
+}
+
+// dropped is called for every message that the server will not run.
+func (s *session) dropped(p *pending) {
+	if p.call != nil {
+		p.call.finish(nil)
+	}
+	if p.kind != 'P' || p.stmt == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.inflight[p.name] == p.stmt {
+		delete(s.inflight, p.name)
+	}
+}
+
+func (s *session) closed(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.prepared, name)
+}
+
+func (s *session) setPortal(name string, p *portal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p == nil {
+		delete(s.portals, name)
+		return
+	}
+	s.portals[name] = p
+}
+
+func (s *session) portal(name string) *portal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.portals[name]
+}
+
+// ready notes a ReadyForQuery.
+func (s *session) ready(status byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status = status
+	if status == 'I' {
+		clear(s.portals) // they live in a transaction
+	}
+}
+
+func (s *session) txStatus() byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+func (s *session) setParam(name, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.params[name] = value
+}
+
+func (s *session) param(name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.params[name]
+}
