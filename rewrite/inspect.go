@@ -167,7 +167,7 @@ func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) (plan 
 }
 
 // touchesMasked tells whether the statement can name a masked column at all: by name, star or whole row. It looks at
-// names only, so a yes may be wrong and a no is not.
+// names only, so a yes may be wrong and a no is not: columns that are renamed without being named count as named.
 func (a *analysis) touchesMasked(stmts []*pg_query.RawStmt) bool {
 	words := map[string]bool{}
 	for name, rel := range a.resolved {
@@ -195,9 +195,10 @@ func (a *analysis) touchesMasked(stmts []*pg_query.RawStmt) bool {
 			case *pg_query.RangeVar:
 				if words[m.GetRelname()] && m.GetAlias() != nil {
 					words[m.GetAlias().GetAliasname()] = true // a whole row by its alias
+					touched = touched || len(m.GetAlias().GetColnames()) > 0
 				}
 			case *pg_query.JoinExpr:
-				touched = touched || m.GetIsNatural()
+				touched = touched || m.GetIsNatural() || len(m.GetAlias().GetColnames()) > 0
 				for _, u := range m.GetUsingClause() {
 					touched = touched || words[u.GetString_().GetSval()]
 				}

@@ -110,7 +110,7 @@ BEGIN
       FROM unnest(input_columns) WITH ORDINALITY AS i(num, ord)
       JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = i.num;
     sealed_column := format(
-        'scrim_runtime.seal(record_send(ROW(t.ctid, t.xmin, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k), ''aes-cbc/pad:pkcs''::text) AS %I',
+        'scrim_runtime.seal(record_send(ROW(t.ctid, t.xmin, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k WHERE k.only_row), ''aes-cbc/pad:pkcs''::text) AS %I',
         policy.id, inputs_list, null_mask, 'key_' || rel.relowner, 'sealed_' || policy.id);
     EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT t.ctid, t.xmin, %s FROM %s t',
                    view_name, concat_ws(', ', view_columns, sealed_column), relation);

@@ -1,0 +1,64 @@
+package integration_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/scrimdb/scrim/native"
+	"github.com/scrimdb/scrim/udf"
+)
+
+// asOtherProcess is what the test binary does when it was started to be a proxy: it serves until standard input ends.
+func asOtherProcess(ctx context.Context) (bool, error) {
+	args := strings.Fields(os.Getenv("SCRIM_TEST_PROXY"))
+	if len(args) != 3 {
+		return false, nil
+	}
+	library, err := native.ONNXRuntime(ctx, native.Config{})
+	if err != nil {
+		return true, err
+	}
+	rt, err := udf.NewRuntime(library)
+	if err != nil {
+		return true, err
+	}
+	e, err := openProxy(ctx, args[0], args[1], args[2], rt)
+	if err != nil {
+		return true, err
+	}
+	defer e.close()
+	fmt.Println("listening", e.addr)
+	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+	return true, nil
+}
+
+// startOther starts cmd and returns the address it listens at.
+func startOther(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		_ = cmd.Wait()
+	})
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(strings.TrimPrefix(line, "listening"))
+}

@@ -1,0 +1,374 @@
+package integration_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/native"
+	"github.com/scrimdb/scrim/proxy"
+	"github.com/scrimdb/scrim/udf"
+)
+
+// The template's roles. The password of each is its name.
+const (
+	olga    = "olga"    // owns customers, is a scrim_admin
+	analyst = "analyst" // may SELECT, is masked
+	risk    = "risk"    // may SELECT, is exempt in the tests' policy
+	guest   = "guest"   // may do nothing
+)
+
+const templateSQL = `
+CREATE TABLE customers (
+	id integer PRIMARY KEY, region text NOT NULL, age integer, income numeric(12,2), score double precision, vip boolean, "Note" text
+);
+INSERT INTO customers SELECT i, (ARRAY['EU','US','APAC'])[1 + i % 3], CASE WHEN i % 17 <> 0 THEN 18 + i % 60 END,
+	CASE WHEN i % 23 <> 0 THEN 20000 + (i * 7919) % 80000 + 0.25 END, 300 + (i * 31) % 550 + 0.5, i % 5 = 0, 'note ' || i
+	FROM generate_series(1, 1999) i;
+INSERT INTO customers VALUES (2000, 'EU', 4815162, 2342108.75, 16384.0625, true, 'the canary');
+CREATE INDEX customers_region ON customers (region, id);
+CREATE TABLE orders (id integer PRIMARY KEY, customer_id integer, amount numeric, region text);
+INSERT INTO orders SELECT i, i % 150, i * 1.5, (ARRAY['EU','US','APAC'])[1 + i % 3] FROM generate_series(1, 300) i;
+GRANT SELECT ON customers TO analyst, risk;
+GRANT SELECT ON orders TO PUBLIC;
+`
+
+// canaries are the raw values of customer 2000 as they could be printed. None may ever reach a masked role.
+var canaries = []string{"4815162", "2342108.75", "16384.0625", "2342108", "2.34210875e+06", "16384"}
+
+const (
+	testEncoder = `CREATE ENCODER enc ON customers (age, income, score, vip) WITH (latent_dims = 4, epochs = 2, batch_size = 128, seed = 1) WAIT`
+	testPolicy  = `CREATE MASKING POLICY p ON customers (age, income, score) EXCEPT risk USING ENCODER enc`
+)
+
+// world is one PostgreSQL server with the template database.
+type world struct {
+	name   string
+	server *native.Server
+	models string
+	rt     *udf.Runtime
+	made   atomic.Int64
+	mu     chan struct{} // held while the template is copied: CREATE DATABASE wants it alone
+}
+
+var worlds []*world //nolint:gochecknoglobals // TestMain has no other way to hand something to tests
+
+func TestMain(m *testing.M) {
+	code, err := runAll(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "integration:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func testLog() io.Writer {
+	if os.Getenv("SCRIM_TEST_LOG") != "" {
+		return os.Stderr
+	}
+	return io.Discard
+}
+
+func logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(testLog(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func runAll(m *testing.M) (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	if other, err := asOtherProcess(ctx); other {
+		return 0, err
+	}
+	cfg := native.Config{Progress: os.Stderr}
+	library, err := native.ONNXRuntime(ctx, cfg)
+	if err != nil {
+		return 1, err
+	}
+	rt, err := udf.NewRuntime(library)
+	if err != nil {
+		return 1, err
+	}
+	embedded, err := native.EmbeddedPostgres(ctx, cfg)
+	if err != nil {
+		return 1, err
+	}
+	servers := []native.Binaries{embedded}
+	if system, err := native.SystemPostgres(ctx); err == nil {
+		servers = append(servers, system)
+	}
+	for _, binaries := range servers {
+		w, err := newWorld(ctx, binaries, rt)
+		if err != nil {
+			return 1, err
+		}
+		defer func() {
+			_ = w.server.Stop(context.WithoutCancel(ctx))
+			_ = os.RemoveAll(w.models)
+		}()
+		worlds = append(worlds, w)
+	}
+	return m.Run(), nil
+}
+
+func newWorld(ctx context.Context, binaries native.Binaries, rt *udf.Runtime) (*world, error) {
+	models, err := os.MkdirTemp("", "scrim-models-*")
+	if err != nil {
+		return nil, err
+	}
+	server, err := native.StartServer(ctx, native.ServerConfig{Binaries: binaries, Log: testLog(), Settings: map[string]string{
+		"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300", "log_statement": "none",
+		"wal_level": "logical",
+	}})
+	if err != nil {
+		return nil, err
+	}
+	w := &world{name: fmt.Sprintf("pg%d", binaries.Major), server: server, models: models, rt: rt, mu: make(chan struct{}, 1)}
+	return w, w.makeTemplate(ctx)
+}
+
+func (w *world) makeTemplate(ctx context.Context) error {
+	err := w.superuser(ctx, "postgres", `CREATE DATABASE template`,
+		`CREATE ROLE olga LOGIN PASSWORD 'olga'`, `CREATE ROLE analyst LOGIN PASSWORD 'analyst'`,
+		`CREATE ROLE risk LOGIN PASSWORD 'risk'`, `CREATE ROLE guest LOGIN PASSWORD 'guest'`)
+	if err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, w.server.DSN(w.server.Superuser(), w.server.Password(), "template"))
+	if err != nil {
+		return err
+	}
+	_, err = catalog.Init(ctx, conn)
+	if err == nil {
+		_, err = conn.PgConn().Exec(ctx, `GRANT scrim_admin TO olga; GRANT CREATE ON SCHEMA public TO olga; SET SESSION AUTHORIZATION olga;`+templateSQL).ReadAll()
+	}
+	_ = conn.Close(ctx)
+	if err != nil {
+		return err
+	}
+	e, err := w.open(ctx, "template")
+	if err != nil {
+		return err
+	}
+	defer e.close()
+	client, err := pgx.Connect(ctx, e.dsn(olga))
+	if err != nil {
+		return err
+	}
+	_, err = client.Exec(ctx, testEncoder)
+	_ = client.Close(ctx)
+	return err
+}
+
+// superuser runs statements directly on the server.
+func (w *world) superuser(ctx context.Context, database string, statements ...string) error {
+	conn, err := pgx.Connect(ctx, w.server.DSN(w.server.Superuser(), w.server.Password(), database))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	for _, s := range statements {
+		if _, err := conn.Exec(ctx, s); err != nil {
+			return fmt.Errorf("%s: %w", s, err)
+		}
+	}
+	return nil
+}
+
+// env is one database behind one proxy.
+type env struct {
+	*world
+	database string
+	catalog  *catalog.Catalog
+	proxy    *proxy.Server
+	addr     string
+	close    func()
+}
+
+// onEach runs a test on every server, in a database of its own.
+func onEach(t *testing.T, test func(t *testing.T, e *env)) {
+	for _, w := range worlds {
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, w.fresh(t))
+		})
+	}
+}
+
+// onEachProtected is onEach with the tests' policy in place.
+func onEachProtected(t *testing.T, test func(t *testing.T, e *env)) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.exec(t, e.connect(t, olga), testPolicy)
+		test(t, e)
+	})
+}
+
+func (w *world) fresh(t *testing.T) *env {
+	t.Helper()
+	ctx := t.Context()
+	name := fmt.Sprintf("test_%d", w.made.Add(1))
+	w.mu <- struct{}{}
+	err := w.superuser(ctx, "postgres", "CREATE DATABASE "+name+" TEMPLATE template")
+	<-w.mu
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := w.open(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		e.close()
+		if err := w.superuser(context.Background(), "postgres", "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+func (w *world) open(ctx context.Context, database string) (*env, error) {
+	e, err := openProxy(ctx, w.server.Addr(), w.server.DSN(w.server.Superuser(), w.server.Password(), database), w.models, w.rt)
+	if err != nil {
+		return nil, err
+	}
+	e.world, e.database = w, database
+	return e, nil
+}
+
+func openProxy(ctx context.Context, upstream, dsn, models string, rt *udf.Runtime) (*env, error) {
+	e := &env{}
+	store, err := udf.NewStore(models)
+	if err != nil {
+		return nil, err
+	}
+	if e.catalog, err = catalog.Open(ctx, catalog.Config{DSN: dsn, Logger: logger()}); err != nil {
+		return nil, err
+	}
+	e.proxy, err = proxy.NewServer(proxy.Config{Upstream: upstream, Catalog: e.catalog, Library: udf.NewLibrary(rt, store), Logger: logger()})
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	e.addr = listener.Addr().String()
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	served, listened := make(chan struct{}), make(chan struct{})
+	go func() { defer close(served); _ = e.proxy.Serve(running, listener) }()
+	go func() { defer close(listened); _ = e.catalog.Run(running) }()
+	e.close = func() {
+		stop()
+		<-served
+		<-listened
+		e.catalog.Close()
+	}
+	return e, nil
+}
+
+// dsn connects through the proxy.
+func (e *env) dsn(role string) string {
+	return fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable", role, role, e.addr, e.database)
+}
+
+// directDSN connects around the proxy.
+func (e *env) directDSN(role string) string {
+	return fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable", role, role, e.server.Addr(), e.database)
+}
+
+func (e *env) connect(t *testing.T, role string) *pgx.Conn { t.Helper(); return dial(t, e.dsn(role)) }
+func (e *env) directly(t *testing.T, role string) *pgx.Conn {
+	t.Helper()
+	return dial(t, e.directDSN(role))
+}
+
+// admin connects directly as the superuser.
+func (e *env) admin(t *testing.T) *pgx.Conn {
+	t.Helper()
+	return dial(t, e.server.DSN(e.server.Superuser(), e.server.Password(), e.database))
+}
+
+func dial(t *testing.T, dsn string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// exec runs statements that must succeed, by the simple protocol.
+func (e *env) exec(t *testing.T, conn *pgx.Conn, statements ...string) {
+	t.Helper()
+	for _, s := range statements {
+		if _, err := conn.PgConn().Exec(t.Context(), s).ReadAll(); err != nil {
+			t.Fatalf("%s: %v", s, explain(err))
+		}
+	}
+}
+
+// text runs one statement by the simple protocol and returns it as psql -At would print it.
+func text(t *testing.T, conn *pgx.Conn, query string) (string, error) {
+	t.Helper()
+	results, err := conn.PgConn().Exec(t.Context(), query).ReadAll()
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, r := range results {
+		for _, row := range r.Rows {
+			for i, v := range row {
+				if i > 0 {
+					b.WriteByte('|')
+				}
+				if v == nil {
+					b.WriteString("∅")
+				}
+				b.Write(v)
+			}
+			b.WriteByte('\n')
+		}
+	}
+	return b.String(), nil
+}
+
+func mustText(t *testing.T, conn *pgx.Conn, query string) string {
+	t.Helper()
+	out, err := text(t, conn, query)
+	if err != nil {
+		t.Fatalf("%s: %v", query, explain(err))
+	}
+	return out
+}
+
+// explain spells out a server error.
+func explain(err error) string {
+	var pgErr *pgconn.PgError
+	if !asError(err, &pgErr) {
+		return err.Error()
+	}
+	return fmt.Sprintf("%s %s: %s\n%s\n%s", pgErr.Severity, pgErr.Code, pgErr.Message, pgErr.Detail, pgErr.Hint)
+}
+
+// code returns the SQLSTATE of an error, "" for none.
+func code(err error) string {
+	var pgErr *pgconn.PgError
+	if asError(err, &pgErr) {
+		return pgErr.Code
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return ""
+}
