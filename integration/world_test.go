@@ -356,7 +356,7 @@ func mustText(t *testing.T, conn *pgx.Conn, query string) string {
 func explain(err error) string {
 	var pgErr *pgconn.PgError
 	if !asError(err, &pgErr) {
-		return err.Error()
+		return fmt.Sprint(err)
 	}
 	return fmt.Sprintf("%s %s: %s\n%s\n%s", pgErr.Severity, pgErr.Code, pgErr.Message, pgErr.Detail, pgErr.Hint)
 }

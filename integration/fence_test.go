@@ -1,0 +1,312 @@
+package integration_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// allPrivileges lists every privilege of every role, and of PUBLIC, on the table and on each of its columns.
+const allPrivileges = `
+	SELECT r.name, a.attname, p.name, has_column_privilege(r.oid, a.attrelid, a.attnum, p.name || g.suffix)
+	FROM (SELECT oid, rolname::text AS name FROM pg_roles WHERE rolname !~ '^scrim_owner' UNION ALL SELECT 0, 'PUBLIC') r, pg_attribute a,
+		unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) p(name), unnest(ARRAY['', ' WITH GRANT OPTION']) g(suffix)
+	WHERE a.attrelid = 'customers'::regclass AND a.attnum > 0 AND (r.oid <> 0 OR g.suffix = '')
+	UNION ALL
+	SELECT r.name, '-', p.name, has_table_privilege(r.oid, 'customers'::regclass, p.name || g.suffix)
+	FROM (SELECT oid, rolname::text AS name FROM pg_roles WHERE rolname !~ '^scrim_owner' UNION ALL SELECT 0, 'PUBLIC') r,
+		unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']
+			|| CASE WHEN current_setting('server_version_num')::int >= 170000 THEN ARRAY['MAINTAIN'] ELSE '{}' END) p(name),
+		unnest(ARRAY['', ' WITH GRANT OPTION']) g(suffix)
+	WHERE r.oid <> 0 OR g.suffix = ''
+	ORDER BY 1, 2, 3, 4`
+
+// asOlga runs statements as the table's owner, directly.
+func asOlga(statements ...string) []string {
+	return append(append([]string{"SET SESSION AUTHORIZATION olga"}, statements...), "RESET SESSION AUTHORIZATION")
+}
+
+// TestGrantsComeBack: DROP gives back exactly what CREATE took, whatever the grants looked like.
+func TestGrantsComeBack(t *testing.T) {
+	layouts := []struct {
+		name   string
+		setup  []string
+		closed string // a role that could read before and must not while the policy stands
+	}{
+		{"plain", nil, analyst},
+		{"PUBLIC", asOlga(`GRANT SELECT ON customers TO PUBLIC`), guest},
+		{"everything", asOlga(`REVOKE SELECT ON customers FROM analyst`, `GRANT ALL ON customers TO analyst`), analyst},
+		{"columns", asOlga(`REVOKE SELECT ON customers FROM analyst`, `GRANT SELECT (id, income), REFERENCES (id, age), UPDATE (region) ON customers TO analyst`), analyst},
+		{"table and columns", asOlga(`GRANT SELECT (id, income) ON customers TO analyst`), analyst},
+		{"grant option", asOlga(`GRANT SELECT ON customers TO analyst WITH GRANT OPTION`), analyst},
+		{"dependent grant", append(
+			asOlga(`GRANT SELECT ON customers TO analyst WITH GRANT OPTION`),
+			`SET SESSION AUTHORIZATION analyst`, `GRANT SELECT ON customers TO guest`, `RESET SESSION AUTHORIZATION`), guest},
+		{"dependent column grant", append( // facts.md: a REVOKE ... CASCADE can leave this one
+			asOlga(`GRANT SELECT ON customers TO analyst WITH GRANT OPTION`),
+			`SET SESSION AUTHORIZATION analyst`, `GRANT SELECT (income) ON customers TO guest`, `RESET SESSION AUTHORIZATION`), guest},
+		{"a chain of three", append(
+			asOlga(`REVOKE SELECT ON customers FROM analyst`, `GRANT SELECT (id, age, income) ON customers TO analyst WITH GRANT OPTION`),
+			`SET SESSION AUTHORIZATION analyst`, `GRANT SELECT (id, age) ON customers TO guest WITH GRANT OPTION`,
+			`SET SESSION AUTHORIZATION guest`, `GRANT SELECT (age) ON customers TO g3`, `RESET SESSION AUTHORIZATION`), guest},
+		{"exempt role that passed it on", append(
+			asOlga(`GRANT SELECT ON customers TO risk WITH GRANT OPTION`),
+			`SET SESSION AUTHORIZATION risk`, `GRANT SELECT ON customers TO guest`, `RESET SESSION AUTHORIZATION`), guest},
+		{"a group", append(asOlga(`GRANT SELECT ON customers TO g1`), `GRANT g1 TO guest`), guest},
+		{"the exempt role has no grant of its own", asOlga(`REVOKE SELECT ON customers FROM risk`, `GRANT SELECT ON customers TO PUBLIC`), guest},
+		{"two grantors for one grantee", append(
+			asOlga(`GRANT SELECT ON customers TO risk WITH GRANT OPTION`),
+			`SET SESSION AUTHORIZATION risk`, `GRANT SELECT ON customers TO analyst`, `RESET SESSION AUTHORIZATION`), analyst},
+		{"the owner has revoked from himself", asOlga(`REVOKE UPDATE ON customers FROM olga`), analyst},
+		{"odd names", append(
+			[]string{`GRANT "Odd ""role""" TO guest`},
+			asOlga(`ALTER TABLE customers RENAME COLUMN vip TO "V ""I"" P"`, `GRANT SELECT, UPDATE ("V ""I"" P") ON customers TO "Odd ""role"""`)...), guest},
+	}
+	onEach(t, func(t *testing.T, e *env) {
+		for i, layout := range layouts {
+			t.Run(layout.name, func(t *testing.T) {
+				// Roles of their own, since roles belong to the whole server and tests run side by side.
+				names := strings.NewReplacer("analyst", fmt.Sprintf("analyst_%s_%d", e.database, i), "guest", fmt.Sprintf("guest_%s_%d", e.database, i),
+					"risk", fmt.Sprintf("risk_%s_%d", e.database, i), "g1", fmt.Sprintf("g1_%s_%d", e.database, i),
+					"g3", fmt.Sprintf("g3_%s_%d", e.database, i), "Odd", fmt.Sprintf("Odd_%s_%d", e.database, i))
+				env := e.fresh(t)
+				admin := env.admin(t)
+				for _, role := range []string{`analyst`, `guest`, `risk`, `g1`, `g3`, `"Odd ""role"""`} {
+					env.exec(t, admin, names.Replace(`CREATE ROLE `+role))
+				}
+				env.exec(t, admin, asOlga(`REVOKE SELECT ON customers FROM analyst, risk`, names.Replace(`GRANT SELECT ON customers TO analyst, risk`))...)
+				for _, s := range layout.setup {
+					env.exec(t, admin, names.Replace(s))
+				}
+				before := mustText(t, admin, allPrivileges)
+				for _, creator := range []string{olga, "superuser"} {
+					conn := admin
+					if creator == olga {
+						conn = env.connect(t, olga)
+					}
+					create := names.Replace(`SELECT scrim.create_masking_policy('p', 'customers', '{age,income,score}', '{risk}', 'enc')`)
+					if layout.name == "odd names" {
+						create = names.Replace(`SELECT scrim.create_masking_policy('p', 'customers', '{age,income,score}', '{risk}', 'enc', '{age,income,score,"V \"I\" P"}')`)
+					}
+					env.exec(t, conn, create)
+					closed := names.Replace(layout.closed)
+					if got := mustText(t, admin, `SELECT has_column_privilege('`+closed+`', 'customers', 'income', 'SELECT'), has_column_privilege('`+closed+`', 'customers', 'id', 'SELECT'),
+						has_table_privilege('`+names.Replace(risk)+`', 'customers', 'SELECT')`); got != "f|t|t\n" && layout.name != "dependent column grant" {
+						t.Errorf("as %s: masked column readable, open column readable, exempt role readable: %s", creator, got)
+					}
+					env.exec(t, conn, `SELECT scrim.drop_masking_policy('p', 'customers')`)
+					if after := mustText(t, admin, allPrivileges); after != before {
+						t.Errorf("as %s: privileges changed:\n%s", creator, difference(before, after))
+					}
+				}
+				if left := mustText(t, admin, `SELECT count(*) FROM scrim_state.policies, scrim_state.policy_grants`); left != "0\n" {
+					t.Errorf("%s rows are left in scrim_state", left)
+				}
+			})
+		}
+	})
+}
+
+// difference lists lines that only one of two texts has.
+func difference(before, after string) string {
+	var b strings.Builder
+	has := func(s string) map[string]bool {
+		m := map[string]bool{}
+		for _, line := range strings.Split(s, "\n") {
+			m[line] = true
+		}
+		return m
+	}
+	was, is := has(before), has(after)
+	for line := range was {
+		if !is[line] {
+			b.WriteString("- " + line + "\n")
+		}
+	}
+	for line := range is {
+		if !was[line] {
+			b.WriteString("+ " + line + "\n")
+		}
+	}
+	return b.String()
+}
+
+// TestRevokedMeanwhile: what the owner took from somebody while the policy stood does not come back with DROP.
+func TestRevokedMeanwhile(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		owner := e.connect(t, olga)
+		e.exec(t, owner, `REVOKE SELECT (id, region, vip, "Note") ON customers FROM analyst`, `GRANT SELECT (id) ON customers TO guest`,
+			`DROP MASKING POLICY p ON customers`)
+		got := mustText(t, owner, `SELECT has_any_column_privilege('analyst', 'customers', 'SELECT'), has_table_privilege('risk', 'customers', 'SELECT'),
+			has_column_privilege('guest', 'customers', 'id', 'SELECT')`)
+		if got != "f|t|t\n" {
+			t.Errorf("analyst, risk, guest: %s", got)
+		}
+	})
+}
+
+// TestOpenings plants one way around the mask at a time: CREATE MASKING POLICY must refuse and name it, and change nothing.
+func TestOpenings(t *testing.T) {
+	openings := []struct {
+		plant []string
+		want  string // in the list
+	}{
+		{asOlga(`CREATE VIEW leak AS SELECT id, income FROM customers`, `GRANT SELECT ON leak TO analyst`), "view public.leak"},
+		{asOlga(`CREATE VIEW leak AS SELECT c FROM customers c`, `GRANT SELECT ON leak TO PUBLIC`), "view public.leak"},
+		{asOlga(`CREATE VIEW inner_leak AS SELECT * FROM customers`, `CREATE VIEW leak AS SELECT income + 1 AS x FROM inner_leak`, `GRANT SELECT ON leak TO analyst`), "view public.leak"},
+		{asOlga(`CREATE MATERIALIZED VIEW leak AS SELECT income FROM customers`, `GRANT SELECT ON leak TO analyst`), "materialized view public.leak"},
+		{asOlga(`CREATE FUNCTION leak() RETURNS numeric LANGUAGE sql SECURITY DEFINER AS 'SELECT max(income) FROM customers'`), "function public.leak()"},
+		{asOlga(`CREATE FUNCTION leak() RETURNS numeric LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT max(income) FROM customers; END`), "function public.leak()"},
+		{asOlga(`CREATE FUNCTION leak(q text) RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS $$ DECLARE r text; BEGIN EXECUTE q INTO r; RETURN r; END $$`), "function public.leak(text)"},
+		{asOlga(`ALTER TABLE customers ADD COLUMN leak numeric GENERATED ALWAYS AS (income * 2) STORED`), "generated column leak"},
+		{asOlga(`CREATE TABLE leak () INHERITS (customers)`), "inheritance public.leak"},
+		{asOlga(`CREATE INDEX leak ON customers (income) INCLUDE (id)`), "index public.leak"},
+		{asOlga(`CREATE INDEX leak ON customers (income, id)`), "index public.leak"},
+		{asOlga(`CREATE INDEX leak ON customers ((income * 2), id)`), "index public.leak"},
+		{asOlga(`CREATE UNIQUE INDEX leak ON customers (income)`, `GRANT INSERT ON customers TO analyst`), "index public.leak"},
+		{asOlga(`ALTER TABLE customers ADD CONSTRAINT leak CHECK (income < 1e9)`, `GRANT UPDATE ON customers TO analyst`), "constraint leak"},
+		{asOlga(`DELETE FROM customers WHERE id > 500 OR score IS NULL`, `ALTER TABLE customers ADD CONSTRAINT leak UNIQUE (score)`, `CREATE TABLE other (s float8 REFERENCES customers (score))`), "foreign key"},
+		{asOlga(`CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', OLD.income; RETURN NEW; END $$`,
+			`CREATE TRIGGER leak BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION tell()`, `GRANT UPDATE ON customers TO analyst`), "trigger leak"},
+		{append([]string{`GRANT CREATE ON SCHEMA public TO analyst`, `SET SESSION AUTHORIZATION analyst`,
+			`CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$`, `RESET SESSION AUTHORIZATION`},
+			asOlga(`CREATE TRIGGER leak BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION theirs()`)...), "trigger leak"},
+		{append([]string{`GRANT CREATE ON SCHEMA public TO analyst`, `SET SESSION AUTHORIZATION analyst`,
+			`CREATE FUNCTION theirs(numeric) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true'`, `RESET SESSION AUTHORIZATION`},
+			asOlga(`ALTER TABLE customers ADD CONSTRAINT leak CHECK (theirs(income))`)...), "function public.theirs(numeric)"},
+		{asOlga(`CREATE TABLE other (i int)`, `CREATE RULE leak AS ON INSERT TO other DO ALSO SELECT income FROM customers`), "rule public.other"},
+		{asOlga(`CREATE RULE leak AS ON DELETE TO customers DO ALSO NOTIFY x`), "rule leak"},
+		{[]string{`CREATE PUBLICATION leak FOR TABLE customers`}, "publication leak"},
+		{[]string{`CREATE PUBLICATION leak FOR ALL TABLES`}, "publication leak"},
+	}
+	roleOpenings := []struct {
+		open, want string
+	}{
+		{`GRANT pg_read_all_data TO %s`, "privilege %s"},
+		{`GRANT pg_read_server_files TO %s`, "role %s"},
+		{`ALTER ROLE %s NOINHERIT; GRANT risk TO %[1]s`, "membership %s"},
+		{`ALTER ROLE %s REPLICATION`, "role %s"},
+	}
+	onEach(t, func(t *testing.T, e *env) {
+		refused := func(t *testing.T, env *env, want string) {
+			t.Helper()
+			admin := env.admin(t)
+			before := mustText(t, admin, allPrivileges)
+			_, err := text(t, admin, `SELECT scrim.create_masking_policy('p', 'customers', '{age,income,score}', '{risk}', 'enc')`)
+			if code(err) != "55000" || !strings.Contains(explain(err), want) {
+				t.Errorf("got %v\nwant 55000 naming %q", explain(err), want)
+			}
+			if after := mustText(t, admin, allPrivileges); after != before {
+				t.Errorf("a refused policy changed privileges:\n%s", difference(before, after))
+			}
+		}
+		for _, o := range openings {
+			t.Run(strings.Join(o.plant[:min(2, len(o.plant))], "; "), func(t *testing.T) {
+				env := e.fresh(t)
+				env.exec(t, env.admin(t), o.plant...)
+				refused(t, env, o.want)
+			})
+		}
+		// Roles belong to the server: each planted role must be gone before another test makes its policy, so these
+		// run in a transaction that is rolled back.
+		for _, o := range roleOpenings {
+			t.Run(o.open, func(t *testing.T) {
+				env := e.fresh(t)
+				admin := env.admin(t)
+				role := "planted_" + env.database
+				e.exec(t, admin, `BEGIN`, `CREATE ROLE `+role+` LOGIN`, fmt.Sprintf(o.open, role))
+				_, err := text(t, admin, `SELECT scrim.create_masking_policy('p', 'customers', '{age,income,score}', '{risk}', 'enc')`)
+				if want := fmt.Sprintf(o.want, role); code(err) != "55000" || !strings.Contains(explain(err), want) {
+					t.Errorf("got %v\nwant 55000 naming %q", explain(err), want)
+				}
+				e.exec(t, admin, `ROLLBACK`)
+			})
+		}
+	})
+}
+
+// TestNotOpenings: things that look alike but let nobody around the mask do not stand in the way.
+func TestNotOpenings(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.exec(t, e.admin(t), asOlga(
+			`CREATE VIEW fine AS SELECT id, region FROM customers`, `GRANT SELECT ON fine TO PUBLIC`,
+			`CREATE VIEW private AS SELECT * FROM customers`,
+			`CREATE INDEX fine_index ON customers (income)`,
+			`CREATE FUNCTION fine_function() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'`,
+			`CREATE FUNCTION private_function() RETURNS numeric LANGUAGE sql SECURITY DEFINER AS 'SELECT max(income) FROM customers'`,
+			`REVOKE EXECUTE ON FUNCTION private_function() FROM PUBLIC`,
+			`ALTER TABLE customers ADD CONSTRAINT fine_check CHECK (income < 1e9)`,
+			`GRANT DELETE ON customers TO analyst`,
+		)...)
+		e.exec(t, e.connect(t, olga), testPolicy)
+	})
+}
+
+// TestWhoMayProtect: the creator must own the table and be a scrim_admin; what cannot be protected is refused by name.
+func TestWhoMayProtect(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		admin := e.admin(t)
+		e.exec(t, admin, `CREATE TABLE theirs (id int, income float8)`,
+			`CREATE TABLE parts (id int, income float8) PARTITION BY RANGE (id)`, `ALTER TABLE parts OWNER TO olga`,
+			`CREATE TABLE rls (id int, income float8)`, `ALTER TABLE rls ENABLE ROW LEVEL SECURITY`, `ALTER TABLE rls OWNER TO olga`,
+			`CREATE TABLE texts (id int, income text)`, `ALTER TABLE texts OWNER TO olga`)
+		cases := []struct{ role, statement, want string }{
+			{analyst, testPolicy, "42501"},
+			{olga, `CREATE MASKING POLICY p ON theirs (income) USING ENCODER enc`, "42501"},
+			{olga, `CREATE MASKING POLICY p ON parts (income) USING ENCODER enc`, "0A000"},
+			{olga, `CREATE MASKING POLICY p ON rls (income) USING ENCODER enc`, "0A000"},
+			{olga, `CREATE MASKING POLICY p ON texts (income) USING ENCODER enc (income)`, "0A000"},
+			{olga, `CREATE MASKING POLICY p ON missing (income) USING ENCODER enc`, "42P01"},
+			{olga, `CREATE MASKING POLICY p ON customers (missing) USING ENCODER enc`, "42703"},
+			{olga, `CREATE MASKING POLICY p ON customers (income, income) USING ENCODER enc`, "42701"},
+			{olga, `CREATE MASKING POLICY p ON customers (income) USING ENCODER missing`, "42704"},
+			{olga, `CREATE MASKING POLICY p ON customers (income) EXCEPT missing USING ENCODER enc`, "42704"},
+			{olga, `CREATE MASKING POLICY p ON customers (income) USING ENCODER enc (age)`, "42804"},
+			{olga, `CREATE MASKING POLICY p ON customers (id, age, income, score, vip) USING ENCODER enc`, "42804"},
+			{olga, `DROP MASKING POLICY p ON customers`, "42704"},
+			{olga, `DROP ENCODER missing`, "42704"},
+			{analyst, `CREATE ENCODER mine ON orders (amount) WAIT`, "42501"},
+			{analyst, `DROP ENCODER enc`, "42501"},
+			{olga, `CREATE ENCODER "../escape" ON customers (age) WAIT`, "42602"},
+			{olga, `CREATE ENCODER enc ON customers (age) WAIT`, "42710"},
+			{olga, `CREATE ENCODER e2 ON customers ("Note") WAIT`, "0A000"},
+			{olga, `CREATE ENCODER e2 ON theirs (income) WAIT`, "42501"},
+			{olga, `CREATE ENCODER e2 ON customers (age`, "42601"},
+		}
+		for _, c := range cases {
+			_, err := text(t, e.connect(t, c.role), c.statement)
+			if code(err) != c.want {
+				t.Errorf("%s: %s\ngot %v, want %s", c.role, c.statement, explain(err), c.want)
+			}
+		}
+		e.exec(t, e.connect(t, olga), testPolicy, `DROP MASKING POLICY IF EXISTS nothing ON customers`,
+			`CREATE MASKING POLICY IF NOT EXISTS p ON customers (age) USING ENCODER enc`, `CREATE ENCODER IF NOT EXISTS enc ON customers (age) WAIT`)
+		if _, err := text(t, e.connect(t, olga), `DROP ENCODER enc`); code(err) != "2BP01" {
+			t.Errorf("dropping an encoder in use: %v", err)
+		}
+	})
+}
+
+// TestTransactional: inside BEGIN a policy takes effect at COMMIT and disappears at ROLLBACK.
+func TestTransactional(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, reader := e.connect(t, olga), e.connect(t, analyst)
+		raw := mustText(t, reader, `SELECT income FROM customers WHERE id = 2000`)
+		e.exec(t, owner, `BEGIN`, testPolicy, `ROLLBACK`)
+		if got := mustText(t, reader, `SELECT income FROM customers WHERE id = 2000`); got != raw {
+			t.Errorf("after ROLLBACK the analyst sees %s", got)
+		}
+		e.exec(t, owner, `BEGIN`, testPolicy, `COMMIT`)
+		if got := mustText(t, e.connect(t, analyst), `SELECT income FROM customers WHERE id = 2000`); got == raw {
+			t.Errorf("after COMMIT the analyst sees %s", got)
+		}
+		// The session that was there before learns of it too.
+		if got := mustText(t, reader, `SELECT income FROM customers WHERE id = 2000`); got == raw {
+			t.Errorf("after COMMIT the analyst's old session sees %s", got)
+		}
+		e.exec(t, owner, `DROP MASKING POLICY p ON customers`)
+		if got := mustText(t, e.connect(t, analyst), `SELECT income FROM customers WHERE id = 2000`); got != raw {
+			t.Errorf("after DROP the analyst sees %s, not %s", got, raw)
+		}
+	})
+}
