@@ -50,7 +50,10 @@ func (f *frontend) block(ctx context.Context) error {
 				return f.flush()
 			}
 			// CopyData can be huge and needs nothing: pass on what is here, then the rest as it comes.
-			return f.passOn(size)
+			if err := f.passOn(size); err != nil {
+				return err
+			}
+			continue
 		}
 		if err := f.message(ctx, kind, f.in.message(size)); err != nil {
 			return err
@@ -136,7 +139,7 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 	case 'F':
 		return f.functionCall(ctx, msg)
 	case 'c', 'f': // CopyDone, CopyFail
-		f.s.queue.endCopyIn()
+		f.s.queue.push(&pending{kind: 'c'})
 		f.out = append(f.out, msg...)
 	case 'X':
 		f.out = append(f.out, msg...)

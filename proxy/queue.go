@@ -4,7 +4,7 @@ import "sync"
 
 // pending is a message that was sent upstream and will be answered.
 type pending struct {
-	kind byte // the frontend message type: P B D E C S Q F; 0 for the startup packet
+	kind byte // the frontend message type: P B D E C S Q F; 0 for the startup packet; c marks the end of copied data
 	// silent means that the client did not send it and must not see the answer.
 	silent bool
 	// results says how to change what comes back; nil to pass it on.
@@ -45,8 +45,12 @@ func newQueue(dropped func(*pending)) *queue {
 func (q *queue) push(p *pending) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if p.kind == 'S' && q.copyIn {
+	switch {
+	case p.kind == 'S' && q.copyIn:
 		return true // ignored by the server; nothing will answer it
+	case p.kind == 'c' && (q.copyIn || len(q.entries) == 0):
+		q.copyIn = false
+		return true
 	}
 	if q.skipping || q.closed {
 		if p.kind != 'S' || q.closed {
@@ -74,11 +78,11 @@ func (q *queue) head() *pending {
 func (q *queue) pop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.entries) > 0 {
+	q.copyIn = false
+	for i := 0; len(q.entries) > 0 && (i == 0 || q.entries[0].kind == 'c'); i++ {
 		q.entries[0] = nil
 		q.entries = q.entries[1:]
 	}
-	q.copyIn = false
 }
 
 // fail drops the head and everything behind it up to the next Sync.
@@ -105,7 +109,7 @@ func (q *queue) settle() {
 }
 
 // beginCopyIn is called when the server answers an Execute by CopyInResponse. In that state it ignores Sync, and libpq
-// sends one along with Execute: those behind the head are not going to be answered.
+// sends one along with Execute: those between the head and the end of the data are not going to be answered.
 // https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-COPY
 func (q *queue) beginCopyIn() {
 	q.mu.Lock()
@@ -114,16 +118,10 @@ func (q *queue) beginCopyIn() {
 		return
 	}
 	q.copyIn = true
-	for len(q.entries) > 1 && q.entries[1].kind == 'S' {
+	for len(q.entries) > 1 && q.copyIn && (q.entries[1].kind == 'S' || q.entries[1].kind == 'c') {
+		q.copyIn = q.entries[1].kind == 'S'
 		q.entries = append(q.entries[:1], q.entries[2:]...)
 	}
-}
-
-// endCopyIn is called when the client ends its data.
-func (q *queue) endCopyIn() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.copyIn = false
 }
 
 // drain waits until everything is answered and written to the client, so that the caller may write to it. It returns false if the server is skipping, or the session ends.

@@ -66,10 +66,11 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 	}
 	in.MovesNames = slices.ContainsFunc(in.stmts, func(s *pg_query.RawStmt) bool { return movesNames(s.GetStmt()) })
 
-	found, touches := []Name{}, false
+	found, touches, reads := []Name{}, false, false
 	walk(parsed.ProtoReflect(), func(m proto.Message) bool {
 		rv, ok := m.(*pg_query.RangeVar)
 		if !ok {
+			reads = reads || readsRows(m)
 			return true
 		}
 		if rv.GetSchemaname() == "scrim_runtime" || rv.GetSchemaname() == "scrim_state" {
@@ -85,11 +86,20 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 	if err != nil {
 		return nil, err
 	}
-	if touches {
+	if touches && reads { // VACUUM, LOCK and the like are the server's alone
 		slices.SortFunc(found, compareNames)
 		in.Names = slices.Compact(found)
 	}
 	return in, nil
+}
+
+// readsRows tells whether a node of a parse tree can hand rows of a relation on.
+func readsRows(m proto.Message) bool {
+	switch m.(type) {
+	case *pg_query.SelectStmt, *pg_query.InsertStmt, *pg_query.UpdateStmt, *pg_query.DeleteStmt, *pg_query.MergeStmt, *pg_query.CopyStmt:
+		return true
+	}
+	return false
 }
 
 func nameOf(rv *pg_query.RangeVar) Name {

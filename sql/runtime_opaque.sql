@@ -14,6 +14,9 @@ BEGIN
         CREATE TYPE scrim_runtime.sealed (
             INPUT = scrim_runtime.sealed_in, OUTPUT = scrim_runtime.sealed_out,
             SEND = scrim_runtime.sealed_send, LIKE = bytea);
+        -- The server calls these by itself; nobody else needs to.
+        REVOKE EXECUTE ON FUNCTION scrim_runtime.sealed_in(cstring), scrim_runtime.sealed_out(scrim_runtime.sealed),
+            scrim_runtime.sealed_send(scrim_runtime.sealed) FROM PUBLIC;
         COMMENT ON TYPE scrim_runtime.sealed IS 'Masked inputs, encrypted: only the Scrim proxy can open them.';
         -- Views check functions as the invoker, so masked roles must be able to call it. They can mint values under
         -- keys of their own; the proxy's proof of provenance and its key keep those out.
