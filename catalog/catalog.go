@@ -28,6 +28,7 @@ type Config struct {
 // Catalog holds the current snapshot and the connections that keep it current.
 type Catalog struct {
 	pool     *pgxpool.Pool
+	database string
 	lease    time.Duration
 	poll     time.Duration
 	log      *slog.Logger
@@ -63,6 +64,10 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 		return nil, fmt.Errorf("catalog: %w", err)
 	}
 	c := &Catalog{pool: pool, lease: cfg.Lease, poll: cfg.PollInterval, log: cfg.Logger}
+	if err := pool.QueryRow(ctx, `SELECT current_database()`).Scan(&c.database); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("catalog: %w", err)
+	}
 	if err := c.checkVersion(ctx); err != nil {
 		pool.Close()
 		return nil, err
@@ -76,6 +81,9 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 
 // Close ends all connections. Run must have returned.
 func (c *Catalog) Close() { c.pool.Close() }
+
+// Database is the one that the catalog lies in, and the only one whose relations it knows.
+func (c *Catalog) Database() string { return c.database }
 
 // Snapshot returns the newest snapshot. It never blocks.
 func (c *Catalog) Snapshot() *Snapshot { return c.current.Load() }

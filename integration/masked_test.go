@@ -102,7 +102,8 @@ func TestSameCode(t *testing.T) {
 
 		cmd := exec.Command(os.Args[0], "-test.run=^$") // this test binary, as a proxy of its own
 		cmd.Env = append(os.Environ(), "SCRIM_TEST_PROXY="+strings.Join([]string{
-			e.server.Addr(), e.server.DSN(e.server.Superuser(), e.server.Password(), e.database), e.models}, " "))
+			e.server.Addr(), e.server.DSN(e.server.Superuser(), e.server.Password(), e.database), e.models,
+		}, " "))
 		other := startOther(t, cmd)
 		dsn := strings.Replace(e.dsn(analyst), e.addr, other, 1)
 		if got := maskOf(t, dial(t, dsn), `SELECT id, age, income, score FROM customers WHERE id <= 1000`); !equalCodes(got, many) {

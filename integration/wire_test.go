@@ -574,7 +574,7 @@ func TestRudeClients(t *testing.T) {
 			for err == nil {
 				_, err = conn.Read(buf)
 			}
-			if netErr, ok := err.(net.Error); ok && netErr.Timeout() {
+			if netErr := net.Error(nil); asError(err, &netErr) && netErr.Timeout() {
 				t.Errorf("%s: neither answered nor closed", name)
 			}
 			_ = conn.Close()

@@ -62,7 +62,7 @@ type world struct {
 	mu     chan struct{} // held while the template is copied: CREATE DATABASE wants it alone
 }
 
-var worlds []*world //nolint:gochecknoglobals // TestMain has no other way to hand something to tests
+var worlds []*world
 
 func TestMain(m *testing.M) {
 	code, err := runAll(m)
@@ -287,6 +287,7 @@ func (e *env) directDSN(role string) string {
 }
 
 func (e *env) connect(t *testing.T, role string) *pgx.Conn { t.Helper(); return dial(t, e.dsn(role)) }
+
 func (e *env) directly(t *testing.T, role string) *pgx.Conn {
 	t.Helper()
 	return dial(t, e.directDSN(role))

@@ -111,7 +111,7 @@ func (c Config) fetch(ctx context.Context, p pin, dest string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 
 	tarball, err := c.download(ctx, p, tmp)
 	if err != nil {
@@ -188,7 +188,7 @@ func fileSHA256(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
 		return "", err
@@ -221,10 +221,10 @@ func lockFile(ctx context.Context, path string, waiting func()) (unlock func(), 
 		// Not a blocking flock, because that would not hear of ctx.
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
-			return func() { f.Close() }, nil
+			return func() { _ = f.Close() }, nil
 		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			f.Close()
+			_ = f.Close()
 			return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
 		}
 		if first {
@@ -232,7 +232,7 @@ func lockFile(ctx context.Context, path string, waiting func()) (unlock func(), 
 		}
 		select {
 		case <-ctx.Done():
-			f.Close()
+			_ = f.Close()
 			return nil, ctx.Err()
 		case <-time.After(50 * time.Millisecond):
 		}

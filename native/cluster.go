@@ -58,7 +58,7 @@ func (s *Server) initCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(stage)
+	defer func() { _ = os.RemoveAll(stage) }()
 	generated := s.password == ""
 	if generated {
 		s.password = rand.Text()

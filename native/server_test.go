@@ -32,7 +32,7 @@ func query(t *testing.T, dsn, sql string) string {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), dsn)
 	check(t, err)
-	defer conn.Close(t.Context())
+	defer func() { _ = conn.Close(t.Context()) }()
 	var got string
 	check(t, conn.QueryRow(t.Context(), sql).Scan(&got))
 	return got
@@ -75,7 +75,7 @@ func TestServer(t *testing.T) {
 		t.Errorf("the temporary folder stays: %v", err)
 	}
 	if c, err := net.Dial("tcp", s.Addr()); err == nil {
-		c.Close()
+		_ = c.Close()
 		t.Error("it still listens")
 	}
 }

@@ -30,7 +30,7 @@ func (c Config) unpack(ctx context.Context, p pin, tarball, out string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 
 	bar := step(c.Progress, "Unpacking "+p.String(), p.size)
 	zr, err := gzip.NewReader(&watchedReader{ctx: ctx, r: f, bar: bar})

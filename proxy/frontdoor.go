@@ -44,7 +44,7 @@ func (srv *Server) serveConn(ctx context.Context, conn net.Conn) error {
 	default:
 		return refuse(&Error{Code: codeTooManyConnections, Fatal: true, Message: "sorry, too many clients already"})
 	}
-	role, err := srv.loginRole(ctx, start.packet)
+	role, database, err := srv.login(ctx, start.packet)
 	if err != nil {
 		return refuse(clientError(err, ""))
 	}
@@ -63,7 +63,7 @@ func (srv *Server) serveConn(ctx context.Context, conn net.Conn) error {
 	}
 	srv.metrics.Sessions.Add(1)
 	s := &session{
-		srv: srv, log: srv.log, role: role, client: start.conn, early: start.early, upstream: upstream,
+		srv: srv, log: srv.log, role: role, elsewhere: database != srv.catalog.Database(), client: start.conn, early: start.early, upstream: upstream,
 		prepared: map[string]*statement{}, inflight: map[string]*statement{}, portals: map[string]*portal{}, params: map[string]string{},
 	}
 	s.queue = newQueue(s.dropped)
@@ -148,23 +148,26 @@ func startupParameters(packet []byte) (map[string]string, error) {
 	return params, nil
 }
 
-// loginRole returns the role that a startup packet asks for. Replication is refused to masked roles.
-func (srv *Server) loginRole(ctx context.Context, packet []byte) (string, error) {
+// login returns the role and the database that a startup packet asks for. Replication is refused to masked roles.
+func (srv *Server) login(ctx context.Context, packet []byte) (role, database string, err error) {
 	params, err := startupParameters(packet)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	role := params["user"]
+	role, database = params["user"], params["database"]
+	if database == "" {
+		database = role
+	}
 	if role == "" {
-		return "", &Error{Code: "28000", Fatal: true, Message: "no PostgreSQL user name specified in startup packet"}
+		return "", "", &Error{Code: "28000", Fatal: true, Message: "no PostgreSQL user name specified in startup packet"}
 	}
 	if replication := params["replication"]; replication != "" && replication != "false" && replication != "off" && replication != "0" {
 		readable, err := srv.catalog.Readable(ctx, role)
 		if err != nil || policy.For(srv.catalog.Snapshot(), readable).Any() {
-			return "", &Error{Code: codeFeatureNotSupported, Fatal: true, Message: "replication is not available to masked roles"}
+			return "", "", &Error{Code: codeFeatureNotSupported, Fatal: true, Message: "replication is not available to masked roles"}
 		}
 	}
-	return role, nil
+	return role, database, nil
 }
 
 func (srv *Server) dial(ctx context.Context) (net.Conn, error) {

@@ -40,9 +40,11 @@ const (
 // server refused a privilege, and now and then.
 func (p *planner) masks(ctx context.Context, s *session) (policy.Masks, error) {
 	snapshot := s.srv.catalog.Snapshot()
-	if len(snapshot.Policies) == 0 {
-		p.version.snapshot, p.current = snapshot, policy.Masks{}
-		return p.current, nil
+	if len(snapshot.Policies) == 0 || s.elsewhere {
+		if snapshot != p.version.snapshot {
+			*p = planner{version: planVersion{snapshot: snapshot, grants: p.version.grants + 1}}
+		}
+		return policy.Masks{}, nil
 	}
 	denied := s.denied.Swap(false)
 	if snapshot == p.version.snapshot && !denied && time.Since(p.looked) < grantsRefresh {
@@ -90,13 +92,18 @@ func (f *frontend) plan(ctx context.Context, text string, simple bool) (*stateme
 	if in.MovesNames {
 		clear(p.plans)
 	}
+	if in.Command != nil && s.elsewhere {
+		return nil, &Error{Code: codeFeatureNotSupported, Message: "this proxy runs Scrim's statements in database " + s.srv.catalog.Database() + " only"}
+	}
 	if in.Command != nil {
 		return &statement{text: text, command: in.Command}, nil
 	}
 	if in.Executes != "" && masks.Any() {
 		if st := s.lookup(in.Executes); st != nil && st.plan != nil {
-			return nil, &Error{Code: codeFeatureNotSupported, Message: "a statement that reads masked columns cannot be run by EXECUTE yet",
-				Hint: "Bind it by the protocol it was prepared with."}
+			return nil, &Error{
+				Code: codeFeatureNotSupported, Message: "a statement that reads masked columns cannot be run by EXECUTE yet",
+				Hint: "Bind it by the protocol it was prepared with.",
+			}
 		}
 	}
 	var st *statement
@@ -219,8 +226,10 @@ func (f *frontend) newResults(st *statement, formats []int16) (*results, error) 
 		e := seal.Policy.Encoder
 		enc, err := f.s.srv.library.Encoder(udf.EncoderSpec{Name: e.Name, Version: e.Version, SHA256: e.SHA256, Inputs: e.Inputs, Dims: e.Dims})
 		if err != nil {
-			return nil, &Error{Code: codeSystemError, Message: fmt.Sprintf("the mask of a column cannot be computed: %v", err),
-				Hint: "The models folder may not be the one the encoder was published in."}
+			return nil, &Error{
+				Code: codeSystemError, Message: fmt.Sprintf("the mask of a column cannot be computed: %v", err),
+				Hint: "The models folder may not be the one the encoder was published in.",
+			}
 		}
 		r.encoders = append(r.encoders, enc)
 	}

@@ -32,13 +32,14 @@ type portal struct {
 
 // session is one client connection and its upstream connection.
 type session struct {
-	srv      *Server
-	log      *slog.Logger
-	role     string
-	client   net.Conn
-	early    []byte // bytes of the client's that came along with its startup packet
-	upstream net.Conn
-	queue    *queue
+	srv       *Server
+	log       *slog.Logger
+	role      string
+	elsewhere bool // in a database that the catalog says nothing about
+	client    net.Conn
+	early     []byte // bytes of the client's that came along with its startup packet
+	upstream  net.Conn
+	queue     *queue
 
 	// clientMu is held while whole messages are written to the client, by whoever does.
 	clientMu sync.Mutex

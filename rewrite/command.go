@@ -78,12 +78,14 @@ const (
 	defaultBatchSize  = 256
 )
 
-// leads are the first words of Scrim's statements, after OR REPLACE is taken out. A nil parser is a statement of the SQL
-// surface that this version does not have yet.
-var leads = []struct {
+type lead struct {
 	words string
 	parse func(*parser) Command
-}{
+}
+
+// leads are the first words of Scrim's statements, after OR REPLACE is taken out. A nil parser is a statement of the SQL
+// surface that this version does not have yet.
+var leads = []lead{
 	{"CREATE ENCODER", (*parser).createEncoder},
 	{"DROP ENCODER", (*parser).dropEncoder},
 	{"CREATE MASKING POLICY", (*parser).createMaskingPolicy},
@@ -134,11 +136,6 @@ func MaybeCommand(text string) bool {
 	})
 }
 
-type lead = struct {
-	words string
-	parse func(*parser) Command
-}
-
 // nextWord skips white space and comments and returns the letters that follow.
 func nextWord(text string) (word, rest string) {
 	for {
@@ -153,7 +150,7 @@ func nextWord(text string) (word, rest string) {
 		case strings.HasPrefix(text, "/*"):
 			text = skipBlockComment(text)
 		default:
-			end := strings.IndexFunc(text, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z') })
+			end := strings.IndexFunc(text, func(r rune) bool { return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') })
 			if end < 0 {
 				end = len(text)
 			}
