@@ -22,7 +22,7 @@ func (c Config) unpack(ctx context.Context, p pin, tarball, out string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if err := os.Mkdir(out, 0o755); err != nil {
 		return err
 	}

@@ -102,7 +102,10 @@ func (srv *Server) greet(conn net.Conn) (start, error) {
 	if version == types.VersionCancel {
 		// The callback was given the first eight bytes; the rest of a longer key is still in the message. After a refused
 		// SSLRequest Handshake calls a cancel request an error, and the whole key is there.
-		return start{cancel: cancel + cancelKey(reader.Msg)}, nil
+		if key := cancel + cancelKey(reader.Msg); len(key) >= 8 && len(key) <= 4+256 {
+			return start{cancel: key}, nil
+		}
+		return start{}, errors.New("handshake: malformed cancel request")
 	}
 	if err != nil {
 		return start{}, fmt.Errorf("handshake: %w", err)

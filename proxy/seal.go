@@ -90,7 +90,7 @@ func (o *opener) open(dst []float64, sealed []byte) ([]float64, error) {
 	ok = ok && !r.bad && binary.BigEndian.Uint32(slot) == o.slot && (o.inputs >= 64 || nulls>>o.inputs == 0)
 	for i := range o.inputs {
 		if nulls>>i&1 == 1 {
-			ok = ok && dst[first+i] == 0 // a NULL is sealed as a constant
+			ok = ok && math.Float64bits(dst[first+i]) == 0 // a NULL is sealed as a constant
 			dst[first+i] = math.NaN()
 		}
 	}

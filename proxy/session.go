@@ -3,8 +3,10 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,11 +86,23 @@ func (s *session) run(ctx context.Context) error {
 	defer stop()
 
 	var both sync.WaitGroup
-	both.Go(func() { cancel(s.backendLoop(ctx)) })
-	both.Go(func() { cancel(s.frontendLoop(ctx)) })
+	both.Go(func() { cancel(s.contain(ctx, s.backendLoop)) })
+	both.Go(func() { cancel(s.contain(ctx, s.frontendLoop)) })
 	both.Wait()
 	s.srv.cancels.remove(s.cancelKey())
 	return context.Cause(ctx)
+}
+
+// contain turns a panic of ours into the end of this session, so that it is not the end of everybody's.
+func (s *session) contain(ctx context.Context, loop func(context.Context) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.ErrorContext(ctx, "session panicked", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			s.fatal(&Error{Code: codeInternal, Fatal: true, Message: "internal error"})
+			err = errors.New("panic")
+		}
+	}()
+	return loop(ctx)
 }
 
 // fatal tells the client why the session ends, if it still listens.

@@ -1,0 +1,187 @@
+package catalog_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/native"
+)
+
+var server *native.Server
+
+func TestMain(m *testing.M) {
+	ctx := context.Background()
+	binaries, err := native.EmbeddedPostgres(ctx, native.Config{Progress: os.Stderr})
+	if err == nil {
+		server, err = native.StartServer(ctx, native.ServerConfig{Binaries: binaries, Settings: map[string]string{"fsync": "off"}})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "catalog:", err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = server.Stop(ctx)
+	os.Exit(code)
+}
+
+func connect(t *testing.T, user, password, database string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), server.DSN(user, password, database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+func database(t *testing.T, name string) (dsn string, admin *pgx.Conn) {
+	t.Helper()
+	if _, err := connect(t, server.Superuser(), server.Password(), "postgres").Exec(t.Context(), "CREATE DATABASE "+name); err != nil {
+		t.Fatal(err)
+	}
+	return server.DSN(server.Superuser(), server.Password(), name), connect(t, server.Superuser(), server.Password(), name)
+}
+
+// TestInit: init may run many times, at the same time, and refuses what is newer than it knows.
+func TestInit(t *testing.T) {
+	dsn, admin := database(t, "init")
+	if _, err := catalog.Open(t.Context(), catalog.Config{DSN: dsn}); !errors.Is(err, catalog.ErrNotInitialised) {
+		t.Errorf("open before init: %v", err)
+	}
+	var all sync.WaitGroup
+	first := make(chan int, 4)
+	for range 4 {
+		conn := connect(t, server.Superuser(), server.Password(), "init")
+		all.Go(func() {
+			result, err := catalog.Init(t.Context(), conn)
+			if err != nil || !result.Opaque || result.To < 1 {
+				t.Error(result, err)
+			}
+			first <- result.From
+		})
+	}
+	all.Wait()
+	close(first)
+	fresh := 0
+	for from := range first {
+		if from == 0 {
+			fresh++
+		}
+	}
+	if fresh != 1 {
+		t.Errorf("%d of four inits say they were the first", fresh)
+	}
+	if _, err := admin.Exec(t.Context(), `INSERT INTO scrim_state.migrations (version, name) VALUES (9999, 'from the future')`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := catalog.Init(t.Context(), admin); !errors.Is(err, catalog.ErrNewerSchema) {
+		t.Errorf("init of a newer schema: %v", err)
+	}
+	if _, err := catalog.Open(t.Context(), catalog.Config{DSN: dsn}); !errors.Is(err, catalog.ErrNewerSchema) {
+		t.Errorf("open of a newer schema: %v", err)
+	}
+}
+
+// TestFollows: a snapshot follows changes by notice, and goes stale when the server is out of reach.
+func TestFollows(t *testing.T) {
+	dsn, admin := database(t, "follows")
+	if _, err := catalog.Init(t.Context(), admin); err != nil {
+		t.Fatal(err)
+	}
+	c, err := catalog.Open(t.Context(), catalog.Config{DSN: dsn, Lease: 2 * time.Second, PollInterval: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = c.Run(ctx) }()
+	defer func() { stop(); <-done; c.Close() }()
+
+	before := c.Snapshot()
+	_, err = admin.Exec(t.Context(), `INSERT INTO scrim_state.encoders (name, source_table, feature_columns, latent_dims, epochs, batch_size, seed, created_by)
+		VALUES ('e', 't', '{a}', 1, 1, 1, 0, 'me')`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "a new snapshot", func() bool { return c.Snapshot().Version > before.Version })
+	if before == c.Snapshot() {
+		t.Error("a snapshot was changed in place")
+	}
+	if !c.Fresh() {
+		t.Error("not fresh while the server is there")
+	}
+	other := connect(t, server.Superuser(), server.Password(), "postgres")
+	if _, err := other.Exec(t.Context(), `ALTER DATABASE follows ALLOW_CONNECTIONS false`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'follows'`); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "staleness", func() bool { return !c.Fresh() })
+	if _, err := other.Exec(t.Context(), `ALTER DATABASE follows ALLOW_CONNECTIONS true`); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "freshness", c.Fresh)
+}
+
+func wait(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for range 200 {
+		if is() {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("no %s within ten seconds", what)
+}
+
+// TestWithoutSuperuser: a role with CREATEROLE that owns the database can run init; sealed values are bytea then.
+func TestWithoutSuperuser(t *testing.T) {
+	_, admin := database(t, "plain")
+	for _, s := range []string{`CREATE ROLE keeper LOGIN CREATEROLE PASSWORD 'keeper'`, `ALTER DATABASE plain OWNER TO keeper`} {
+		if _, err := admin.Exec(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conn := connect(t, "keeper", "keeper", "plain")
+	result, err := catalog.Init(t.Context(), conn)
+	if err != nil || result.Opaque {
+		t.Fatal(result, err)
+	}
+	if _, err := admin.Exec(t.Context(), `GRANT scrim_admin TO keeper`); err != nil { // the role may be another database's
+		t.Fatal(err)
+	}
+	for _, s := range []string{
+		`CREATE TABLE secrets (id int PRIMARY KEY, x float8)`, `INSERT INTO secrets VALUES (1, 2.5)`,
+		`CREATE ROLE reader LOGIN PASSWORD 'reader'`, `GRANT SELECT ON secrets TO reader`,
+		`SELECT scrim.register_encoder('e', 'secrets', '{x}', '{}', 1, 1, 1, 0, repeat('0', 64), 1, 0)`,
+		`SELECT scrim.create_masking_policy('p', 'secrets', '{x}', '{}', 'e')`,
+	} {
+		if _, err := conn.Exec(t.Context(), s); err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+	}
+	var sealed []byte
+	reader := connect(t, "reader", "reader", "plain")
+	if err := reader.QueryRow(t.Context(), `SELECT x FROM secrets`).Scan(nil); err == nil {
+		t.Error("the reader can read the raw column")
+	}
+	var view string
+	if err := conn.QueryRow(t.Context(), `SELECT masked_view::regclass::text FROM scrim_state.policies`).Scan(&view); err != nil {
+		t.Fatal(err)
+	}
+	if err := reader.QueryRow(t.Context(), `SELECT sealed_1 FROM `+view).Scan(&sealed); err != nil || len(sealed) != 80 {
+		t.Errorf("sealed %x, %v", sealed, err)
+	}
+	if _, err := conn.Exec(t.Context(), `SELECT scrim.drop_masking_policy('p', 'secrets')`); err != nil {
+		t.Error(err)
+	}
+}

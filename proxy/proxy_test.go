@@ -1,0 +1,242 @@
+package proxy
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/scrimdb/scrim/catalog"
+)
+
+// seal builds what scrim_runtime.seal gives, by its documented layout and not by the opener's code.
+func seal(key []byte, slot uint32, inputs []float64, nulls uint64) []byte {
+	var b bytes.Buffer
+	put := func(v any) { _ = binary.Write(&b, binary.BigEndian, v) }
+	put(uint32(4 + len(inputs)))
+	put([]uint32{27, 6})
+	put([]uint16{0, 12, 3}) // ctid (12,3)
+	put([]uint32{28, 4, 777})
+	put([]uint32{23, 4, slot})
+	for _, v := range inputs {
+		put([]uint32{701, 8})
+		put(math.Float64bits(v))
+	}
+	put([]uint32{20, 8})
+	put(nulls)
+	pad := aes.BlockSize - b.Len()%aes.BlockSize
+	b.Write(bytes.Repeat([]byte{byte(pad)}, pad))
+	return encrypt(key, b.Bytes())
+}
+
+func encrypt(key, plain []byte) []byte {
+	block, _ := aes.NewCipher(key)
+	out := make([]byte, len(plain))
+	cipher.NewCBCEncrypter(block, make([]byte, aes.BlockSize)).CryptBlocks(out, plain)
+	return out
+}
+
+func testPolicy() *catalog.Policy {
+	return &catalog.Policy{ID: 9, Inputs: 3, Key: [16]byte{1, 2, 3}}
+}
+
+// TestOpen: a seal opens to its inputs, a NULL to NaN.
+func TestOpen(t *testing.T) {
+	p := testPolicy()
+	o, err := newOpener(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 { // an opener is used for row after row
+		got, err := o.open(nil, seal(p.Key[:], 9, []float64{1.5, 0, -7}, 2))
+		if err != nil || got[0] != 1.5 || !math.IsNaN(got[1]) || got[2] != -7 {
+			t.Fatal(got, err)
+		}
+	}
+}
+
+// TestOpenRefuses: every bit of a sealed value matters, and so do key, slot, length and what stands in a NULL's place.
+func TestOpenRefuses(t *testing.T) {
+	p := testPolicy()
+	o, _ := newOpener(p)
+	good := seal(p.Key[:], 9, []float64{1.5, 0, -7}, 2)
+	block, _ := aes.NewCipher(p.Key[:])
+	plain := make([]byte, len(good))
+	cipher.NewCBCDecrypter(block, make([]byte, 16)).CryptBlocks(plain, good)
+	values := map[int]bool{} // bytes that may be anything: ctid, xmin, the inputs that are not NULL, the null mask
+	for _, r := range [][2]int{{12, 18}, {26, 30}, {50, 58}, {82, 90}, {98, 106}} {
+		for i := r[0]; i < r[1]; i++ {
+			values[i] = true
+		}
+	}
+	for i := range plain {
+		for bit := range 8 {
+			changed := bytes.Clone(plain)
+			changed[i] ^= 1 << bit
+			if _, err := o.open(nil, encrypt(p.Key[:], changed)); err == nil && !values[i] {
+				t.Errorf("byte %d bit %d may be changed", i, bit)
+			}
+		}
+	}
+	for name, sealed := range map[string][]byte{
+		"empty": {}, "a block less": good[:len(good)-16], "a block more": append(bytes.Clone(good), good[:16]...), "a byte less": good[:len(good)-1],
+		"another slot":               seal(p.Key[:], 8, []float64{1, 2, 3}, 0),
+		"another key":                seal([]byte("0123456789abcdef"), 9, []float64{1, 2, 3}, 0),
+		"fewer inputs":               seal(p.Key[:], 9, []float64{1, 2}, 0),
+		"more inputs":                seal(p.Key[:], 9, []float64{1, 2, 3, 4}, 0),
+		"NULL with a value":          seal(p.Key[:], 9, []float64{1, 2, 3}, 1),
+		"NULL of no input":           seal(p.Key[:], 9, []float64{1, 2, 3}, 8),
+		"blocks that changed places": append(append(bytes.Clone(good[:16]), good[32:48]...), append(bytes.Clone(good[16:32]), good[48:]...)...),
+	} {
+		if _, err := o.open(nil, sealed); err != errSeal { //nolint:errorlint // it must be this very one, and nothing around it
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func FuzzOpen(f *testing.F) {
+	p := testPolicy()
+	f.Add(seal(p.Key[:], 9, []float64{1, 2, 3}, 0))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, sealed []byte) {
+		o, _ := newOpener(p)
+		if values, err := o.open(nil, sealed); err == nil && len(values) != 3 {
+			t.Errorf("%d values", len(values))
+		}
+	})
+}
+
+// FuzzStartupParameters: any startup packet gives parameters or an error that can be shown.
+func FuzzStartupParameters(f *testing.F) {
+	f.Add([]byte("\x00\x03\x00\x00user\x00analyst\x00database\x00demo\x00\x00"))
+	f.Add([]byte("\x00\x03\x00\x02user\x00a\x00_pq_.x\x001\x00\x00"))
+	f.Add([]byte("\x00\x03\x00\x00user\x00\x00"))
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		params, err := startupParameters(packet)
+		if err != nil {
+			if e := clientError(err, ""); e.Code != codeProtocolViolation || !e.Fatal {
+				t.Error(e)
+			}
+			return
+		}
+		var m pgproto3.StartupMessage
+		if m.Decode(packet) != nil {
+			return // pgproto3 is stricter about versions
+		}
+		if m.Parameters["user"] != params["user"] || m.Parameters["database"] != params["database"] {
+			t.Errorf("%q: %v, pgproto3 reads %v", packet, params, m.Parameters)
+		}
+	})
+}
+
+// FuzzGreet: whatever a client begins with, the front door answers or gives up; it neither hangs nor panics.
+func FuzzGreet(f *testing.F) {
+	f.Add([]byte("\x00\x00\x00\x08\x04\xd2\x16\x2f\x00\x00\x00\x17\x00\x03\x00\x00user\x00analyst\x00\x00"))
+	f.Add([]byte("\x00\x00\x00\x08\x04\xd2\x16\x30\x00\x00\x00\x08\x04\xd2\x16\x2f"))
+	f.Add([]byte("\x00\x00\x00\x10\x04\xd2\x16\x2e\x00\x00\x00\x01\x00\x00\x00\x02"))
+	f.Add([]byte("\x00\x00\x00\x14\x04\xd2\x16\x2e\x00\x00\x00\x01\x00\x00\x00\x02\x00\x00\x00\x03"))
+	f.Add([]byte("\x16\x03\x01\x00\x00"))
+	srv := &Server{log: slog.New(slog.DiscardHandler)}
+	f.Fuzz(func(t *testing.T, sent []byte) {
+		client, server := net.Pipe()
+		go func() { _, _ = io.Copy(io.Discard, client) }()
+		go func() {
+			_, _ = client.Write(sent)
+			_ = client.Close()
+		}()
+		_ = server.SetDeadline(time.Now().Add(5 * time.Second))
+		started := time.Now()
+		start, err := srv.greet(server)
+		_ = server.Close()
+		if time.Since(started) > 4*time.Second {
+			t.Errorf("%q: no answer", sent)
+		}
+		if err == nil && start.cancel == "" && len(start.packet) < 4 {
+			t.Errorf("%q: packet %q", sent, start.packet)
+		}
+	})
+}
+
+// FuzzFrames cuts a stream at any place: what comes out must not depend on it, and no header may cost memory.
+func FuzzFrames(f *testing.F) {
+	f.Add([]byte("Q\x00\x00\x00\x08abc\x00X\x00\x00\x00\x04"), 3)
+	f.Add([]byte("D\x3f\xff\xff\xff"), 1)
+	f.Fuzz(func(t *testing.T, stream []byte, cut int) {
+		if cut < 1 {
+			cut = 1
+		}
+		fr := frames{src: &choppy{stream, cut}}
+		total := 0
+		for fr.read(baseBuffer) == nil {
+			for {
+				_, size, ok := fr.header()
+				if !ok || size < 0 || !fr.has(size) {
+					break
+				}
+				msg := fr.message(size)
+				if !bytes.Equal(msg, stream[total:total+size]) {
+					t.Fatalf("message %q at %d", msg, total)
+				}
+				total += size
+			}
+		}
+		if len(fr.buf) > baseBuffer+4*len(stream) {
+			t.Errorf("%d bytes of buffer for %d bytes", len(fr.buf), len(stream))
+		}
+	})
+}
+
+// choppy reads a few bytes at a time.
+type choppy struct {
+	rest []byte
+	n    int
+}
+
+func (c *choppy) Read(p []byte) (int, error) {
+	if len(c.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, c.rest[:min(c.n, len(c.rest))])
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+// FuzzSplit: a DataRow body is split into cells that lie in it one after the other, or refused.
+func FuzzSplit(f *testing.F) {
+	f.Add([]byte{0, 2, 0, 0, 0, 1, 'x', 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		cells, ok := split(nil, body)
+		if !ok {
+			return
+		}
+		again := binary.BigEndian.AppendUint16(nil, uint16(len(cells)))
+		for _, c := range cells {
+			again = appendCell(again, c)
+		}
+		if len(again) != len(body) { // any negative length means NULL, and is written as -1
+			t.Errorf("%x became %x", body, again)
+		}
+	})
+}
+
+func BenchmarkOpen(b *testing.B) {
+	p := testPolicy()
+	o, _ := newOpener(p)
+	sealed := seal(p.Key[:], 9, []float64{1, 2, 3}, 0)
+	var dst []float64
+	b.ReportAllocs()
+	for b.Loop() {
+		var err error
+		if dst, err = o.open(dst[:0], sealed); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

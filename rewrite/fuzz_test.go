@@ -1,0 +1,96 @@
+package rewrite_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/policy"
+	"github.com/scrimdb/scrim/rewrite"
+)
+
+// FuzzInspect feeds any text through the whole of the package. It must not panic; the only errors are Refusals with a
+// position inside the text; a plan sends text that differs from the client's only where a masked view stands, and maps
+// every position of it back into the client's text.
+func FuzzInspect(f *testing.F) {
+	files, err := filepath.Glob("testdata/[a-z]*")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		if info, err := os.Stat(file); err != nil || info.IsDir() {
+			continue
+		}
+		content, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, golden := range strings.Split(string(content), "\n\n") {
+			statement, _, _ := strings.Cut(golden, "\n----")
+			_, statement, _ = strings.Cut(statement, "plan\n")
+			f.Add(statement)
+		}
+	}
+	masks := policy.For(snapshot, map[catalog.ColumnKey]bool{})
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.ContainsRune(text, 0) {
+			return // no message can hold one
+		}
+		check := func(err error) {
+			var r *rewrite.Refusal
+			if err == nil {
+				return
+			}
+			if !errors.As(err, &r) || len(r.Code) != 5 || r.Message == "" || r.Offset > len(text) {
+				t.Fatalf("%q: error %+v", text, err)
+			}
+		}
+		in, err := rewrite.Inspect(text, protectedName)
+		check(err)
+		if err != nil || in.Command != nil || len(in.Names) == 0 {
+			return
+		}
+		resolved := map[rewrite.Name]rewrite.Relation{}
+		for _, name := range in.Names {
+			if rel, ok := world[name]; ok {
+				resolved[name] = rel
+			}
+		}
+		plan, err := in.Plan(resolved, masks)
+		check(err)
+		if plan == nil {
+			return
+		}
+		if !strings.Contains(plan.SQL, "scrim_runtime.") || len(plan.Views) == 0 {
+			t.Fatalf("%q: a plan without a masked view: %s", text, plan.SQL)
+		}
+		for i := range plan.SQL {
+			if at := plan.Original(i); at < 0 || at > len(text) {
+				t.Fatalf("%q: byte %d of %q maps to %d", text, i, plan.SQL, at)
+			}
+		}
+		for i, o := range plan.Outputs {
+			if o.Seal >= len(plan.Seals) || o.Seal >= 0 && plan.Seals[o.Seal].Column > i {
+				t.Fatalf("%q: output %d: %+v of %+v", text, i, o, plan.Seals)
+			}
+		}
+	})
+}
+
+// FuzzMaybeCommand: the cheap test never says no to a statement of ours.
+func FuzzMaybeCommand(f *testing.F) {
+	for _, s := range []string{"CREATE /* x */ ENCODER e", "--\n drop masking policy", "SHOW  ENCODERS;", "/*/**/*/ create or replace encoder", ";CREATE MODEL"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if rewrite.MaybeCommand(text) {
+			return
+		}
+		if in, err := rewrite.Inspect(text, func(string) bool { return false }); err == nil && in.Command != nil {
+			t.Errorf("%q is %T", text, in.Command)
+		}
+	})
+}
