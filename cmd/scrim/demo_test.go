@@ -1,0 +1,68 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestDemo runs the newcomer's first command to its end: it must show the three views and leave nothing behind.
+func TestDemo(t *testing.T) {
+	temp := t.TempDir()
+	for dir := temp; dir != filepath.Dir(os.TempDir()) && len(dir) > 1; dir = filepath.Dir(dir) {
+		_ = os.Chmod(dir, 0o755) // the server may run as another user, who must be able to enter
+		if dir == os.TempDir() {
+			_ = os.Chmod(dir, os.ModeSticky|0o777)
+		}
+	}
+	t.Setenv("TMPDIR", temp)
+	var out, errs bytes.Buffer
+	if err := run(context.Background(), []string{"demo", "--once", "--listen", "127.0.0.1:0"}, &out, &errs); err != nil {
+		t.Fatalf("%v\n%s\n%s", err, out.String(), errs.String())
+	}
+	views := strings.Split(out.String(), "SELECT * FROM customers WHERE region = 'EU' ORDER BY id LIMIT 5;")
+	if len(views) != 4 {
+		t.Fatalf("no three views in:\n%s", out.String())
+	}
+	const rawRow = "| 49   | 61299.77 | 568.6" // what demo.sql makes of customer 1, on any PostgreSQL
+	for i, want := range []bool{false, true, false} {
+		if strings.Contains(views[i+1], rawRow) != want {
+			t.Errorf("view %d, want the raw row in it: %v:\n%s", i, want, views[i+1])
+		}
+	}
+	if !strings.Contains(views[3], "permission denied for table customers") {
+		t.Errorf("around the proxy:\n%s", views[3])
+	}
+	if left, _ := os.ReadDir(temp); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestUsage: a wrong command line is said so.
+func TestUsage(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "scrim demo"},
+		{[]string{"nonsense"}, `no subcommand "nonsense"`},
+		{[]string{"serve"}, "--upstream is required"},
+		{[]string{"init", "--catalog", "x", "y"}, `unexpected argument "y"`},
+		{[]string{"demo", "--nonsense"}, "not defined"},
+	} {
+		var out, errs bytes.Buffer
+		err := run(context.Background(), c.args, &out, &errs)
+		if err == nil || errors.Is(err, flag.ErrHelp) || !strings.Contains(errs.String()+err.Error(), c.want) {
+			t.Errorf("%v: %v\n%s", c.args, err, errs.String())
+		}
+	}
+	var out bytes.Buffer
+	if err := run(context.Background(), []string{"version"}, &out, &out); err != nil || !strings.HasPrefix(out.String(), "scrim ") {
+		t.Error(err, out.String())
+	}
+}
