@@ -95,10 +95,24 @@ func (c *Catalog) Fresh() bool {
 
 // Reload loads a new snapshot if the version moved, and returns the current one.
 func (c *Catalog) Reload(ctx context.Context) (*Snapshot, error) {
+	return c.reload(ctx, c.current.Load())
+}
+
+// Replace loads a new snapshot in the place of one that was found outdated, whatever the version says: tables are altered
+// without Scrim's knowing.
+func (c *Catalog) Replace(ctx context.Context, outdated *Snapshot) error {
+	known := c.current.Load()
+	if known == outdated {
+		known = nil
+	}
+	_, err := c.reload(ctx, known)
+	return err
+}
+
+func (c *Catalog) reload(ctx context.Context, snapshot *Snapshot) (*Snapshot, error) {
 	c.reloadMu.Lock()
 	defer c.reloadMu.Unlock()
 	asked := time.Now()
-	snapshot := c.current.Load()
 	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if snapshot != nil {
 			var version int64
@@ -171,11 +185,11 @@ type ColumnKey struct {
 }
 
 // Readable returns the masked columns of the snapshot's policies that a role may read raw, by GRANT, membership or
-// being superuser. An unknown role reads nothing.
+// being superuser. A column that was dropped counts as readable. An unknown role reads nothing.
 func (c *Catalog) Readable(ctx context.Context, role string) (map[ColumnKey]bool, error) {
 	rows, err := c.pool.Query(ctx, `SELECT p.relation, m.num
 		FROM scrim_state.policies p, unnest(p.columns) AS m(num), pg_catalog.pg_roles r
-		WHERE r.rolname = $1 AND pg_catalog.has_column_privilege(r.oid, p.relation, m.num, 'SELECT')`, role)
+		WHERE r.rolname = $1 AND coalesce(pg_catalog.has_column_privilege(r.oid, p.relation, m.num, 'SELECT'), true)`, role)
 	if err != nil {
 		return nil, fmt.Errorf("read privileges: %w", err)
 	}

@@ -178,7 +178,7 @@ func TestWithoutSuperuser(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), `SELECT masked_view::regclass::text FROM scrim_state.policies`).Scan(&view); err != nil {
 		t.Fatal(err)
 	}
-	if err := reader.QueryRow(t.Context(), `SELECT sealed_1 FROM `+view).Scan(&sealed); err != nil || len(sealed) != 80 {
+	if err := reader.QueryRow(t.Context(), `SELECT sealed_1 FROM `+view).Scan(&sealed); err != nil || len(sealed) != 96 {
 		t.Errorf("sealed %x, %v", sealed, err)
 	}
 	if _, err := conn.Exec(t.Context(), `SELECT scrim.drop_masking_policy('p', 'secrets')`); err != nil {

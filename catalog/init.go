@@ -20,6 +20,9 @@ var ErrNewerSchema = errors.New("the scrim schemas in this database are newer th
 // ErrNotInitialised means that `scrim init` has not run on this database.
 var ErrNotInitialised = errors.New("this database has no scrim schemas")
 
+// ErrForeignObjects means that objects of another role stand where Scrim's must be. Drop them, or run init as that role.
+var ErrForeignObjects = errors.New("objects in the scrim schemas belong to another role")
+
 // InitResult says what Init did.
 type InitResult struct {
 	From, To int  // versions of schema scrim_state; From is 0 on a first run
@@ -49,6 +52,9 @@ func initIn(ctx context.Context, tx pgx.Tx) (InitResult, error) {
 	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, int64(initLock)); err != nil {
 		return result, err
 	}
+	if err := checkOwnership(ctx, tx); err != nil {
+		return result, err
+	}
 	superuser := false
 	if err := tx.QueryRow(ctx, `SELECT rolsuper FROM pg_roles WHERE rolname = current_user`).Scan(&superuser); err != nil {
 		return result, err
@@ -75,6 +81,30 @@ func initIn(ctx context.Context, tx pgx.Tx) (InitResult, error) {
 	}
 	err = tx.QueryRow(ctx, `SELECT typtype = 'b' FROM pg_type WHERE typname = 'sealed' AND typnamespace = 'scrim_runtime'::regnamespace`).Scan(&result.Opaque)
 	return result, err
+}
+
+// checkOwnership refuses schemas that are not ours: who made them could have put triggers and functions of his own in
+// them, to be run with our rights.
+func checkOwnership(ctx context.Context, tx pgx.Tx) error {
+	var foreign *string
+	err := tx.QueryRow(ctx, `SELECT string_agg(x.what, ', ') FROM (
+			SELECT format('schema %I of %s', n.nspname, n.nspowner::regrole) FROM pg_namespace n
+			 WHERE n.nspname IN ('scrim', 'scrim_state', 'scrim_runtime') AND n.nspowner <> current_user::regrole
+			UNION ALL
+			SELECT format('function %s of %s', p.oid::regprocedure, p.proowner::regrole) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+			 WHERE n.nspname IN ('scrim', 'scrim_state', 'scrim_runtime') AND p.proowner <> current_user::regrole AND NOT EXISTS (
+				SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+			UNION ALL
+			SELECT format('relation %s of %s', c.oid::regclass, c.relowner::regrole) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+			 WHERE n.nspname IN ('scrim', 'scrim_state') AND c.relowner <> current_user::regrole AND c.relkind NOT IN ('i', 't')
+			) x(what)`).Scan(&foreign)
+	if err != nil {
+		return err
+	}
+	if foreign != nil {
+		return fmt.Errorf("%w: %s", ErrForeignObjects, *foreign)
+	}
+	return nil
 }
 
 // createRoles makes the two group roles. They belong to the whole cluster, so they may be there from another database.

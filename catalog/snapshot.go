@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -65,6 +66,11 @@ type Relation struct {
 	OID          uint32
 	Schema, Name string
 	Columns      []Column // live columns in attribute order
+}
+
+// SameColumns tells whether the live columns have these names, in this order.
+func (r Relation) SameColumns(names []string) bool {
+	return slices.EqualFunc(r.Columns, names, func(c Column, name string) bool { return c.Name == name })
 }
 
 // Column of a protected table.

@@ -21,7 +21,7 @@ func TestAttacks(t *testing.T) {
 		t.Run(w.name, func(t *testing.T) {
 			e := w.fresh(t)
 			e.exec(t, e.admin(t), asOlga(
-				`GRANT INSERT, UPDATE, DELETE ON customers TO analyst`,
+				`GRANT INSERT (id, region, "Note"), UPDATE (region, "Note"), DELETE ON customers TO analyst`,
 				`CREATE VIEW invoked WITH (security_invoker) AS SELECT * FROM customers`, `GRANT SELECT ON invoked TO analyst`)...)
 			e.exec(t, e.admin(t), `GRANT CREATE ON SCHEMA public TO analyst`)
 			e.exec(t, e.connect(t, olga), testPolicy)

@@ -495,6 +495,16 @@ func TestNamesMean(t *testing.T) {
 		check("plain\n")
 		e.exec(t, conn, `COMMIT`)
 		check(masked)
+		// A move that no parser sees: the statement is refused once, then planned anew.
+		e.exec(t, conn, `CREATE FUNCTION pg_temp.move(s text) RETURNS text LANGUAGE sql AS $$ SELECT set_config('search_path', s, false) $$`)
+		check(masked)
+		e.exec(t, conn, `SELECT pg_temp.move('other')`)
+		if _, err := text(t, conn, query); code(err) != "0A000" {
+			t.Errorf("after an unseen move: %v", err)
+		}
+		check("plain\n")
+		e.exec(t, conn, `RESET search_path`)
+		check(masked)
 		e.exec(t, conn, `CREATE TEMP TABLE customers AS SELECT 1 AS id, 'temporary'::text AS income`)
 		check("temporary\n")
 		e.exec(t, conn, `DISCARD ALL`)
@@ -619,6 +629,159 @@ func TestBigRows(t *testing.T) {
 		want := strings.SplitN(mustText(t, conn, `SELECT income FROM customers WHERE id = 1`), "\n", 2)[0]
 		if !strings.HasPrefix(got, want+"|xxx") {
 			t.Errorf("%.40s, want %s", got, want)
+		}
+	})
+}
+
+// TestAltered: a protected table that its owner alters goes on meaning what it says.
+func TestAltered(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		conn, owner := e.connect(t, analyst), e.connect(t, olga)
+		masked := mustText(t, conn, `SELECT age FROM customers WHERE id = 1`)
+		e.exec(t, owner, `ALTER TABLE customers RENAME region TO r`, `ALTER TABLE customers RENAME age TO region`, `ALTER TABLE customers RENAME r TO age`)
+		again := func(query string) string {
+			t.Helper()
+			for range 2 { // refused once if a plan was kept
+				if out, err := text(t, conn, query); err == nil {
+					return out
+				}
+			}
+			return mustText(t, conn, query)
+		}
+		if got, want := again(`SELECT age, region FROM customers WHERE id = 1`), "US|"+masked; got != want {
+			t.Errorf("after names were swapped: %q, want %q", got, want)
+		}
+		e.exec(t, owner, `ALTER TABLE customers ADD COLUMN added text`)
+		if got, want := again(`SELECT * FROM customers WHERE id = 1`), again(`SELECT id, age, region, income, score, vip, "Note" FROM customers WHERE id = 1`); got != want {
+			t.Errorf("after a column was added: %q, want %q", got, want)
+		}
+	})
+}
+
+// TestLongStatements: text that would overflow the parser's stack neither ends the proxy nor shows anything; before
+// authentication nothing is parsed at all.
+func TestLongStatements(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		for _, q := range []string{
+			`SELECT income` + strings.Repeat(`+1`, 100_000) + ` FROM customers`,
+			`SELECT income` + strings.Repeat(`::int`, 50_000) + ` FROM customers`,
+			strings.Repeat(`(`, 50_000), `SELECT ` + strings.Repeat(`- `, 30_000) + `income FROM customers`,
+		} {
+			if _, err := text(t, e.connect(t, analyst), q); err == nil {
+				t.Errorf("%.20s... was answered", q)
+			}
+		}
+		conn, err := net.Dial("tcp", e.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		startup, _ := (&pgproto3.StartupMessage{ProtocolVersion: 196608, Parameters: map[string]string{"user": "analyst", "database": e.database}}).Encode(nil)
+		query, _ := (&pgproto3.Query{String: `SELECT 1` + strings.Repeat(`+1`, 300_000)}).Encode(nil)
+		_, _ = conn.Write(append(startup, query...))
+		_ = conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		for err == nil { // the server asks for a password and waits for it, as long as its authentication_timeout says
+			_, err = conn.Read(make([]byte, 4096))
+		}
+		mustText(t, e.connect(t, analyst), `SELECT 1`)
+	})
+}
+
+// TestStarOverStar: doubling columns ends where PostgreSQL's own limit does.
+func TestStarOverStar(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		q := `WITH a0 AS (SELECT income FROM customers WHERE false)`
+		for i := 1; i < 40; i++ {
+			q += fmt.Sprintf(`, a%d AS (SELECT x.*, y.* FROM a%d x, a%[2]d y)`, i, i-1)
+		}
+		if _, err := text(t, e.connect(t, analyst), q+` SELECT * FROM a39`); code(err) != "54011" {
+			t.Error(err)
+		}
+		q = `WITH a0 AS (SELECT income FROM customers WHERE false)`
+		for i := 1; i < 40; i++ {
+			q += fmt.Sprintf(`, a%d AS (SELECT * FROM a%d UNION ALL SELECT * FROM a%[2]d)`, i, i-1)
+		}
+		if _, err := text(t, e.connect(t, analyst), q+` SELECT * FROM a39`); code(err) != "54001" {
+			t.Error(err)
+		}
+	})
+}
+
+// TestNoticesBetweenRows: what PostgreSQL says between masked rows arrives.
+func TestNoticesBetweenRows(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		e.exec(t, e.admin(t), `CREATE FUNCTION say(i int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'row %', i; RETURN i; END $$`)
+		cfg, err := pgx.ParseConfig(e.dsn(analyst))
+		if err != nil {
+			t.Fatal(err)
+		}
+		said := 0
+		cfg.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) { said++ }
+		conn, err := pgx.ConnectConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close(t.Context()) }()
+		got := mustText(t, conn, `SELECT say(id), income FROM customers WHERE id < 50`)
+		if rows := strings.Count(got, "\n"); rows != 49 || said != 49 {
+			t.Errorf("%d rows, %d notices", rows, said)
+		}
+	})
+}
+
+// TestUnsyncedWork: a refused simple query rolls back extended work that was not synced, as an error directly would.
+func TestUnsyncedWork(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		e.exec(t, e.admin(t), `CREATE TABLE notes (t text)`, `GRANT ALL ON notes TO analyst`)
+		h := rawConn(t, e.dsn(analyst))
+		h.Frontend.Send(&pgproto3.Parse{Query: `INSERT INTO notes VALUES ('lost')`})
+		h.Frontend.Send(&pgproto3.Bind{})
+		h.Frontend.Send(&pgproto3.Execute{})
+		h.Frontend.SendQuery(&pgproto3.Query{String: `SELECT income + 1 FROM customers`})
+		if err := h.Frontend.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			msg, err := h.Frontend.Receive()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := msg.(*pgproto3.ReadyForQuery); ok {
+				break
+			}
+		}
+		if got := mustText(t, e.connect(t, analyst), `SELECT count(*) FROM notes`); got != "0\n" {
+			t.Errorf("%s rows were committed", got)
+		}
+	})
+}
+
+// TestCopyThenQuery: COPY FROM STDIN in the simple protocol, with a masked query right behind.
+func TestCopyThenQuery(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		e.exec(t, e.admin(t), `CREATE TABLE lines (n int, t text)`, `GRANT ALL ON lines TO analyst`)
+		h := rawConn(t, e.dsn(analyst))
+		h.Frontend.SendQuery(&pgproto3.Query{String: `COPY lines FROM STDIN`})
+		h.Frontend.Send(&pgproto3.CopyData{Data: []byte("1\tone\n")})
+		h.Frontend.Send(&pgproto3.CopyDone{})
+		h.Frontend.SendQuery(&pgproto3.Query{String: `SELECT id, income FROM customers WHERE id = 1`})
+		if err := h.Frontend.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		seen := ""
+		for ready := 0; ready < 2; {
+			msg, err := h.Frontend.Receive()
+			if err != nil {
+				t.Fatal(err, seen)
+			}
+			wire, _ := msg.Encode(nil)
+			seen += string(wire[:1])
+			if _, ok := msg.(*pgproto3.ReadyForQuery); ok {
+				ready++
+			}
+		}
+		if seen != "GCZTDCZ" {
+			t.Errorf("answers %s", seen)
 		}
 	})
 }

@@ -287,7 +287,7 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 	if err := response.Decode(msg[headerSize:]); err != nil {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server sent a malformed message"}
 	}
-	if response.Code == "42501" {
+	if response.Code == "42501" || head != nil && head.edited != nil {
 		b.s.denied.Store(true)
 	}
 	var instead []byte
@@ -355,8 +355,8 @@ func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error 
 		return nil
 	}
 	r := head.results
-	if r.batch == nil || len(r.batch.rows) == 0 {
-		if err := b.instead(ctx, len(msg), nil); err != nil { // what came before goes first
+	if b.in.r-b.run > len(msg) { // what came before goes first: the row description, or a notice between rows
+		if err := b.instead(ctx, len(msg), nil); err != nil {
 			return err
 		}
 	}

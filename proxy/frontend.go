@@ -15,6 +15,11 @@ type frontend struct {
 	s   *session
 	in  frames
 	out []byte // messages on their way upstream
+	// authenticated means that the server has sent its first ReadyForQuery. Until then nothing of the client's is read but
+	// passwords.
+	authenticated bool
+	// open means that extended messages were sent since the last Sync: the server has a transaction under way.
+	open bool
 }
 
 // frontendLoop relays from the client to the server until either is gone.
@@ -46,6 +51,9 @@ func (f *frontend) block(ctx context.Context) error {
 			return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid message length"}
 		}
 		if !f.in.has(size) {
+			if size > maxPassword && !f.authenticated && !f.authentication(kind) {
+				return errClientGone
+			}
 			if kind != 'd' {
 				return f.flush()
 			}
@@ -54,6 +62,9 @@ func (f *frontend) block(ctx context.Context) error {
 				return err
 			}
 			continue
+		}
+		if !f.authenticated && !f.authentication(kind) {
+			return errClientGone
 		}
 		if err := f.message(ctx, kind, f.in.message(size)); err != nil {
 			return err
@@ -64,6 +75,22 @@ func (f *frontend) block(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// maxPassword is PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH.
+const maxPassword = 65535
+
+// authentication waits, before anything but a password or a farewell is looked at, until the server knows who the client
+// is. It returns false if that does not come to pass.
+func (f *frontend) authentication(kind byte) bool {
+	if kind == 'p' || kind == 'X' {
+		return true
+	}
+	if f.flush() != nil {
+		return false
+	}
+	f.authenticated = f.s.queue.drain()
+	return f.authenticated
 }
 
 // passOn relays one message that is not all here.
@@ -118,6 +145,10 @@ func (f *frontend) send(msg pgproto3.FrontendMessage, p *pending) error {
 // message handles one whole message of the client's.
 func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 	switch kind {
+	case 'P', 'B', 'D', 'E', 'C':
+		f.open = true
+	}
+	switch kind {
 	case 'Q':
 		return f.query(ctx, msg)
 	case 'P':
@@ -135,6 +166,7 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 		}
 		f.forward(msg, p)
 	case 'S':
+		f.open = false
 		f.forward(msg, &pending{kind: 'S'})
 	case 'F':
 		return f.functionCall(ctx, msg)
@@ -168,8 +200,8 @@ func (f *frontend) refuse(kind byte, err error, text string) error {
 
 func (f *frontend) query(ctx context.Context, msg []byte) error {
 	text := cString(msg[headerSize:])
-	st, err := f.plan(ctx, text, true)
-	f.s.sendParse("", nil)
+	st, err := f.plan(ctx, text, !f.open)
+	f.open = false // a Query ends with a transaction's end, or in one that was begun
 	var server *serverError
 	switch {
 	case errors.As(err, &server):

@@ -32,7 +32,7 @@ type planner struct {
 
 const (
 	maxPlans      = 512
-	maxPlanText   = 1 << 20 // longer texts are planned each time
+	maxPlanText   = 16 << 10 // longer texts are planned each time
 	grantsRefresh = 10 * time.Second
 )
 
@@ -54,7 +54,7 @@ func (p *planner) masks(ctx context.Context, s *session) (policy.Masks, error) {
 	if err != nil {
 		return policy.Masks{}, err
 	}
-	if snapshot != p.version.snapshot || !maps.Equal(readable, p.readable) {
+	if denied || snapshot != p.version.snapshot || !maps.Equal(readable, p.readable) {
 		p.version = planVersion{snapshot: snapshot, grants: p.version.grants + 1}
 		p.readable, p.current = readable, policy.For(snapshot, readable)
 		clear(p.plans)
@@ -64,7 +64,8 @@ func (p *planner) masks(ctx context.Context, s *session) (policy.Masks, error) {
 }
 
 // plan decides what to do with the text of a Query or Parse. Nil means to relay it.
-func (f *frontend) plan(ctx context.Context, text string, simple bool) (*statement, error) {
+// ownTx says that the client has nothing under way that a question of ours could end.
+func (f *frontend) plan(ctx context.Context, text string, ownTx bool) (*statement, error) {
 	s, p := f.s, &f.s.planner
 	masks, err := p.masks(ctx, s)
 	if err != nil {
@@ -92,6 +93,9 @@ func (f *frontend) plan(ctx context.Context, text string, simple bool) (*stateme
 	if in.MovesNames {
 		clear(p.plans)
 	}
+	if in.Forgets && masks.Any() {
+		s.forget()
+	}
 	if in.Command != nil && s.elsewhere {
 		return nil, &Error{Code: codeFeatureNotSupported, Message: "this proxy runs Scrim's statements in database " + s.srv.catalog.Database() + " only"}
 	}
@@ -114,11 +118,20 @@ func (f *frontend) plan(ctx context.Context, text string, simple bool) (*stateme
 		if err := f.flush(); err != nil {
 			return nil, err
 		}
-		resolved, err := f.resolve(ctx, in.Names, simple)
+		resolved, err := f.resolve(ctx, in.Names, ownTx)
 		if err != nil {
 			return nil, err
 		}
 		plan, err := in.Plan(resolved, masks)
+		if errors.Is(err, rewrite.ErrOutdated) {
+			if err := s.srv.catalog.Replace(ctx, p.version.snapshot); err != nil {
+				return nil, err
+			}
+			if masks, err = p.masks(ctx, s); err != nil {
+				return nil, err
+			}
+			plan, err = in.Plan(resolved, masks)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -163,13 +176,13 @@ const resolveSQL = `SELECT n.ord::pg_catalog.int4, c.oid, ARRAY(SELECT a.attname
 FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS n(name, ord)
 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(n.name)::pg_catalog.oid`
 
-func (f *frontend) resolve(ctx context.Context, names []rewrite.Name, simple bool) (map[rewrite.Name]rewrite.Relation, error) {
+func (f *frontend) resolve(ctx context.Context, names []rewrite.Name, ownTx bool) (map[rewrite.Name]rewrite.Relation, error) {
 	resolved := map[rewrite.Name]rewrite.Relation{}
 	quoted := make([]string, len(names))
 	for i, n := range names {
 		quoted[i] = n.Quoted()
 	}
-	err := f.s.ask(ctx, simple, resolveSQL, []string{textArray(quoted)}, func(cells []cell) error {
+	err := f.s.ask(ctx, ownTx, resolveSQL, []string{textArray(quoted)}, func(cells []cell) error {
 		if len(cells) != 3 {
 			return errors.New("resolve: unexpected columns")
 		}
@@ -232,6 +245,11 @@ func (f *frontend) newResults(st *statement, formats []int16) (*results, error) 
 			}
 		}
 		r.encoders = append(r.encoders, enc)
+	}
+	for _, o := range st.plan.Outputs {
+		if o.Seal >= 0 && o.Component >= r.encoders[o.Seal].Dims() {
+			return nil, &Error{Code: codeSystemError, Message: "the masking policy has more columns than its encoder has components"}
+		}
 	}
 	n := len(st.plan.Outputs)
 	switch len(formats) {

@@ -21,7 +21,8 @@ import (
 func seal(key []byte, slot uint32, inputs []float64, nulls uint64) []byte {
 	var b bytes.Buffer
 	put := func(v any) { _ = binary.Write(&b, binary.BigEndian, v) }
-	put(uint32(4 + len(inputs)))
+	put(uint32(5 + len(inputs)))
+	put([]uint32{26, 4, 16999})
 	put([]uint32{27, 6})
 	put([]uint16{0, 12, 3}) // ctid (12,3)
 	put([]uint32{28, 4, 777})
@@ -71,8 +72,8 @@ func TestOpenRefuses(t *testing.T) {
 	block, _ := aes.NewCipher(p.Key[:])
 	plain := make([]byte, len(good))
 	cipher.NewCBCDecrypter(block, make([]byte, 16)).CryptBlocks(plain, good)
-	values := map[int]bool{} // bytes that may be anything: ctid, xmin, the inputs that are not NULL, the null mask
-	for _, r := range [][2]int{{12, 18}, {26, 30}, {50, 58}, {82, 90}, {98, 106}} {
+	values := map[int]bool{} // bytes that may be anything: filenode, ctid, xmin, the inputs that are not NULL, the null mask
+	for _, r := range [][2]int{{12, 16}, {24, 30}, {38, 42}, {62, 70}, {94, 102}, {110, 118}} {
 		for i := r[0]; i < r[1]; i++ {
 			values[i] = true
 		}

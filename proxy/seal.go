@@ -17,6 +17,7 @@ var errSeal = errors.New("a sealed value failed its integrity check")
 const (
 	oidInt8   = 20
 	oidInt4   = 23
+	oidOid    = 26
 	oidTid    = 27
 	oidXid    = 28
 	oidFloat8 = 701
@@ -26,10 +27,10 @@ const (
 //
 // A seal is pgcrypto's AES-128-CBC with a zero IV and PKCS#7 padding over PostgreSQL's record_send of
 //
-//	row(ctid tid, xmin xid, slot int4, inputs float8 ..., null_mask int8)
+//	row(filenode oid, ctid tid, xmin xid, slot int4, inputs float8 ..., null_mask int8)
 //
 // which is a count of fields, then OID, length and bytes of each (src/backend/utils/adt/rowtypes.c, record_send). Every
-// field has a fixed width, so every byte of the frame is known and checked. ctid and xmin in front make each seal unique.
+// field has a fixed width, so every byte of the frame is known and checked. The first three make each seal unique.
 type opener struct {
 	block  cipher.Block
 	cbc    cipher.BlockMode
@@ -51,7 +52,7 @@ func newOpener(p *catalog.Policy) (*opener, error) {
 
 // size is the length of the plain record in bytes.
 func (o *opener) size() int {
-	const head = 4 + (8 + 6) + (8 + 4) + (8 + 4)
+	const head = 4 + (8 + 4) + (8 + 6) + (8 + 4) + (8 + 4)
 	return head + (o.inputs+1)*(8+8)
 }
 
@@ -74,7 +75,8 @@ func (o *opener) open(dst []float64, sealed []byte) ([]float64, error) {
 		ok = ok && int(b) == padded-size
 	}
 	r := fields{b: plain[:size]}
-	ok = r.uint32() == uint32(4+o.inputs) && ok
+	ok = r.uint32() == uint32(5+o.inputs) && ok
+	r.field(oidOid, 4)
 	r.field(oidTid, 6)
 	r.field(oidXid, 4)
 	slot := r.field(oidInt4, 4)

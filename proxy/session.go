@@ -60,7 +60,7 @@ type session struct {
 
 	// changedCatalog is set by an action and makes the next ReadyForQuery outside a transaction wait for the catalog.
 	changedCatalog atomic.Bool
-	// denied is set when the server refused a privilege: grants may have changed.
+	// denied is set when the server refused a privilege, or a planned statement: grants or names may have changed.
 	denied atomic.Bool
 }
 
@@ -188,6 +188,15 @@ func (s *session) closed(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.prepared, name)
+}
+
+// forget drops what is known of prepared statements: others may take their names.
+func (s *session) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.prepared)
+	clear(s.inflight)
+	clear(s.portals)
 }
 
 func (s *session) setPortal(name string, p *portal) {

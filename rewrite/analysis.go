@@ -19,6 +19,8 @@ type analysis struct {
 	resolved  map[Name]Relation
 	masks     policy.Masks
 	instances []*instance
+	outdated  bool // a protected relation does not look as the masks say
+	modifies  bool // there is a data-modifying WITH
 }
 
 // instance is one mention of a protected relation in a FROM clause.
@@ -110,19 +112,20 @@ func (a *analysis) query(sel *pg_query.SelectStmt, outer *scope, env *ctes) colu
 }
 
 func (a *analysis) with(w *pg_query.WithClause, outer *scope, env *ctes) *ctes {
+	if w.GetRecursive() { // each sees all the others, and itself; columns are not known yet
+		for _, node := range w.GetCtes() {
+			env = &ctes{name: node.GetCommonTableExpr().GetCtename(), columns: columns{open: true}, next: env}
+		}
+	}
 	for _, node := range w.GetCtes() {
 		cte := node.GetCommonTableExpr()
 		sel := cte.GetCtequery().GetSelectStmt()
 		if sel == nil { // INSERT, UPDATE, DELETE, MERGE ... RETURNING
-			a.refuseProtected(cte.GetCtequery(), "a data-modifying WITH")
+			a.modifies = true
 			env = &ctes{name: cte.GetCtename(), columns: columns{open: true}, next: env}
 			continue
 		}
-		inner := env
-		if w.GetRecursive() { // a reference to itself, whose columns are not known yet
-			inner = &ctes{name: cte.GetCtename(), columns: columns{open: true}, next: env}
-		}
-		out := a.query(sel, outer, inner)
+		out := a.query(sel, outer, env)
 		if w.GetRecursive() && out.hasSlots() {
 			refuse(codeFeatureNotSupported, int(cte.GetLocation()), deferredHint, "masked columns cannot be used in WITH RECURSIVE yet")
 		}
@@ -133,18 +136,6 @@ func (a *analysis) with(w *pg_query.WithClause, outer *scope, env *ctes) *ctes {
 		env = &ctes{name: cte.GetCtename(), columns: out, next: env}
 	}
 	return env
-}
-
-// refuseProtected refuses a part of a statement that is not analysed, when a protected relation is in it.
-func (a *analysis) refuseProtected(node *pg_query.Node, where string) {
-	walk(node.ProtoReflect(), func(m proto.Message) bool {
-		if rv, ok := m.(*pg_query.RangeVar); ok {
-			if _, masked := a.masks.Of(a.resolved[nameOf(rv)].OID); masked {
-				refuse(codeFeatureNotSupported, int(rv.GetLocation()), deferredHint, "protected table %q cannot be used in %s yet", rv.GetRelname(), where)
-			}
-		}
-		return true
-	})
 }
 
 func (a *analysis) setOperation(sel *pg_query.SelectStmt, outer *scope, env *ctes) columns {
@@ -162,7 +153,9 @@ func (a *analysis) setOperation(sel *pg_query.SelectStmt, outer *scope, env *cte
 			if l.isSlot() != r.isSlot() || l.isSlot() && !sameMask(l, r) {
 				refuse(codeFeatureNotSupported, -1, deferredHint, "UNION ALL would mix a masked column with other values in column %d", i+1)
 			}
-			l.sources = slices.Concat(l.sources, r.sources)
+			if l.sources = slices.Concat(l.sources, r.sources); len(l.sources) > maxColumns {
+				refuse(codeTooComplex, -1, "", "too many branches of UNION ALL around a masked column")
+			}
 		}
 		out.cols = append(out.cols, l)
 	}
@@ -272,6 +265,7 @@ func (a *analysis) targets(list []*pg_query.Node, s *scope, env *ctes) columns {
 			cols := a.star(ref, s)
 			out.cols = append(out.cols, cols.cols...)
 			out.open = out.open || cols.open
+			out.bounded()
 			continue
 		}
 		col := outColumn{name: outputName(target)}
@@ -320,6 +314,17 @@ func (a *analysis) star(ref *pg_query.ColumnRef, s *scope) columns {
 	return cols
 }
 
+// maxColumns is PostgreSQL's MaxTupleAttributeNumber: no query may have more columns. Checked early, since a star over a
+// star over a star doubles them each time.
+const maxColumns = 1664
+
+func (c columns) bounded() columns {
+	if len(c.cols) > maxColumns {
+		refuse(codeTooManyColumns, -1, "", "target lists can have at most %d entries", maxColumns)
+	}
+	return c
+}
+
 // findItem finds the item that qualifiers name, in this scope or around it.
 func (s *scope) findItem(ref *pg_query.ColumnRef, qualifiers []*pg_query.Node) *item {
 	name := lastString(qualifiers)
@@ -349,7 +354,12 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 		if it == nil {
 			return outColumn{}
 		}
-		return it.find(name)
+		c := it.find(name)
+		if c.name == "" && it.hasSlots() && !it.open {
+			// Not left to PostgreSQL: it might know a function of that name, and give it the whole row.
+			refuse(codeUndefinedColumn, int(ref.GetLocation()), "", "column %s.%s does not exist", it.name, name)
+		}
+		return c
 	}
 	unsure := false
 	for around := s; around != nil; around = around.parent {

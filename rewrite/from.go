@@ -58,7 +58,7 @@ func single(alias *pg_query.Alias, name string, cols columns) ([]*item, columns)
 func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, columns) {
 	if rv.GetSchemaname() == "" {
 		if cte := env.find(rv.GetRelname()); cte != nil {
-			return single(rv.GetAlias(), rv.GetRelname(), cte.again())
+			return single(rv.GetAlias(), rv.GetRelname(), cte.again(map[*rowID]*rowID{}))
 		}
 	}
 	rel, found := a.resolved[nameOf(rv)]
@@ -81,11 +81,11 @@ func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, colu
 	return items, cols
 }
 
-// again gives a CTE's columns row identities of their own for one more mention of it.
-func (e *ctes) again() columns {
-	fresh := map[*rowID]*rowID{}
-	out := columns{open: e.open}
-	for _, c := range e.cols {
+// again gives columns row identities of their own: for one more mention of a CTE, or because an outer join can put NULL
+// in their place. fresh maps the old identities to the new.
+func (c columns) again(fresh map[*rowID]*rowID) columns {
+	out := columns{open: c.open}
+	for _, c := range c.cols {
 		sources := slices.Clone(c.sources)
 		for i := range sources {
 			old := sources[i].row
@@ -124,6 +124,12 @@ func (a *analysis) fromJoin(j *pg_query.JoinExpr, left *scope, env *ctes) ([]*it
 	seen.all = columns{cols: slices.Concat(left.all.cols, lcols.cols), open: left.all.open || lcols.open}
 	ritems, rcols := a.from(j.GetRarg(), seen, env)
 
+	if j.GetJointype() == pg_query.JoinType_JOIN_RIGHT || j.GetJointype() == pg_query.JoinType_JOIN_FULL {
+		litems, lcols = nullable(litems, lcols)
+	}
+	if j.GetJointype() == pg_query.JoinType_JOIN_LEFT || j.GetJointype() == pg_query.JoinType_JOIN_FULL {
+		ritems, rcols = nullable(ritems, rcols)
+	}
 	shared := usingNames(j, lcols, rcols)
 	for _, name := range shared {
 		if lcols.find(name).isSlot() || rcols.find(name).isSlot() {
@@ -132,6 +138,7 @@ func (a *analysis) fromJoin(j *pg_query.JoinExpr, left *scope, env *ctes) ([]*it
 	}
 	items := slices.Concat(litems, ritems)
 	merged := columns{open: lcols.open || rcols.open}
+	columns{cols: slices.Concat(lcols.cols, rcols.cols)}.bounded()
 	for _, name := range shared {
 		merged.cols = append(merged.cols, outColumn{name: name})
 	}
@@ -149,6 +156,16 @@ func (a *analysis) fromJoin(j *pg_query.JoinExpr, left *scope, env *ctes) ([]*it
 		return single(j.GetAlias(), "", merged)
 	}
 	return items, merged
+}
+
+// nullable is a side of an outer join that may be missing.
+func nullable(items []*item, cols columns) ([]*item, columns) {
+	fresh := map[*rowID]*rowID{}
+	out := make([]*item, len(items))
+	for i, it := range items {
+		out[i] = &item{name: it.name, schema: it.schema, columns: it.again(fresh)}
+	}
+	return out, cols.again(fresh)
 }
 
 // usingNames returns the columns that USING or NATURAL merges, in the order they come out.

@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"errors"
 	"slices"
 
 	pg_query "github.com/pganalyze/pg_query_go/v6"
@@ -41,6 +42,8 @@ type Inspected struct {
 	MovesNames bool
 	// Executes is the name that an EXECUTE runs.
 	Executes string
+	// Forgets means that a prepared statement may go, or another take its name: DEALLOCATE, PREPARE, DISCARD.
+	Forgets bool
 
 	text  string
 	stmts []*pg_query.RawStmt
@@ -55,14 +58,15 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 		return &Inspected{Command: cmd, text: text}, err
 	}
 	in := &Inspected{text: text}
-	parsed, err := pg_query.Parse(text)
+	parsed, err := parse(text)
 	if err != nil {
-		in.MovesNames = true // unknown syntax may do anything
+		in.MovesNames = true // it may do anything
 		return in, nil       //nolint:nilerr // the server reports it
 	}
 	in.stmts = parsed.GetStmts()
-	if len(in.stmts) == 1 {
-		in.Executes = in.stmts[0].GetStmt().GetExecuteStmt().GetName()
+	for _, s := range in.stmts {
+		in.Executes += s.GetStmt().GetExecuteStmt().GetName()
+		in.Forgets = in.Forgets || s.GetStmt().GetDeallocateStmt() != nil || s.GetStmt().GetPrepareStmt() != nil || s.GetStmt().GetDiscardStmt() != nil
 	}
 	in.MovesNames = slices.ContainsFunc(in.stmts, func(s *pg_query.RawStmt) bool { return movesNames(s.GetStmt()) })
 
@@ -91,6 +95,25 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 		in.Names = slices.Compact(found)
 	}
 	return in, nil
+}
+
+// maxTokens bounds what is parsed. PostgreSQL's parser, as a library, recurses on the thread's stack, and its overflow
+// would end the process; a statement of 40,000 additions did. Longer statements are relayed unread: the grants answer.
+const maxTokens = 8000
+
+var errTooLong = errors.New("statement has too many tokens")
+
+func parse(text string) (*pg_query.ParseResult, error) {
+	if len(text) > maxTokens { // shorter text cannot have more
+		scan, err := pg_query.Scan(text)
+		if err != nil {
+			return nil, err
+		}
+		if len(scan.GetTokens()) > maxTokens {
+			return nil, errTooLong
+		}
+	}
+	return pg_query.Parse(text)
 }
 
 // readsRows tells whether a node of a parse tree can hand rows of a relation on.
@@ -140,6 +163,9 @@ func movesNames(stmt *pg_query.Node) bool {
 	return moves
 }
 
+// ErrOutdated means that a protected table has other columns now than the masks say: get newer ones.
+var ErrOutdated = &Refusal{Code: codeFeatureNotSupported, Message: "a protected table was altered", Hint: "Try again.", Offset: -1}
+
 // Plan decides how to run the statement, given what each of Names resolved to (names that resolve to nothing are left
 // out) and the masks of the login role. A nil plan means: relay the text as it is. The only errors are Refusals.
 func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) (plan *Plan, err error) {
@@ -147,6 +173,9 @@ func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) (plan 
 	a := &analysis{text: in.text, resolved: resolved, masks: masks}
 	if !a.touchesMasked(in.stmts) {
 		return nil, nil
+	}
+	if a.outdated {
+		return nil, ErrOutdated
 	}
 	if len(in.stmts) != 1 {
 		refuse(codeFeatureNotSupported, -1, "Send each statement by itself.",
@@ -182,6 +211,9 @@ func (a *analysis) touchesMasked(stmts []*pg_query.RawStmt) bool {
 	words := map[string]bool{}
 	for name, rel := range a.resolved {
 		mask, ok := a.masks.Of(rel.OID)
+		if ok && !mask.Policy.Relation.SameColumns(rel.Columns) {
+			a.outdated = true
+		}
 		if !ok {
 			if a.masks.IsView(rel.OID) {
 				refuse(codeInsufficientPrivilege, -1, "Query the protected table itself.", "permission denied for view %s", name.Relation)

@@ -52,6 +52,9 @@ type edit struct {
 // plan makes the plan once the analysis has passed. out is the statement's result.
 func (a *analysis) plan(out []outColumn) *Plan {
 	p := &Plan{Views: map[uint32]*catalog.Policy{}}
+	if a.modifies { // it could see the NULL in an unused slot's place
+		refuse(codeFeatureNotSupported, -1, "Send the statements one after the other.", "masked columns are not supported together with a data-modifying WITH yet")
+	}
 	carried := map[carrier]bool{}
 	for i, c := range out {
 		if !c.isSlot() {
@@ -145,7 +148,8 @@ func (a *analysis) replace(inst *instance, tokens []*pg_query.ScanToken, carried
 
 func (a *analysis) spell(t *pg_query.ScanToken) string { return a.text[t.GetStart():t.GetEnd()] }
 
-// subselect spells what stands for the table. Masked columns that no output carries need not be sealed: a typed NULL
+// subselect spells what stands for the table. Its condition is evaluated once by each execution: it raises if the
+// client's name, or the table, is not what the plan was made for. Masked columns that no output carries need not be sealed: a typed NULL
 // keeps their place.
 func subselect(inst *instance, carried map[carrier]bool) string {
 	p := inst.mask.Policy
@@ -162,7 +166,12 @@ func subselect(inst *instance, carried map[carrier]bool) string {
 			}
 		}
 	}
-	return fmt.Sprintf("(SELECT %s FROM scrim_runtime.%s v)", strings.Join(list, ", "), quote(p.View.Name))
+	var names []string
+	for _, c := range p.Relation.Columns {
+		names = append(names, literal(c.Name))
+	}
+	return fmt.Sprintf("(SELECT %s FROM scrim_runtime.%s v WHERE (SELECT scrim_runtime.still_means(%s, %d, ARRAY[%s])))",
+		strings.Join(list, ", "), quote(p.View.Name), literal(nameOf(inst.rv).Quoted()), p.Relation.OID, strings.Join(names, ", "))
 }
 
 // openColumn returns the masked view's name for an unmasked column, or "" if the view does not have it.

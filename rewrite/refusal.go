@@ -7,7 +7,9 @@ const (
 	codeFeatureNotSupported   = "0A000"
 	codeSyntaxError           = "42601"
 	codeInsufficientPrivilege = "42501"
-	codeUndefinedParameter    = "42P02"
+	codeUndefinedColumn       = "42703"
+	codeTooComplex            = "54001"
+	codeTooManyColumns        = "54011"
 )
 
 // Refusal is why a statement is not run. Its fields are those of PostgreSQL's ErrorResponse.

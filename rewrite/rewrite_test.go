@@ -50,16 +50,24 @@ var (
 	}
 	snapshot = &catalog.Snapshot{Policies: map[uint32]*catalog.Policy{100: customers, 101: accounts}}
 	world    = map[rewrite.Name]rewrite.Relation{
-		{Relation: "customers"}:                                  {OID: 100},
-		{Schema: "public", Relation: "customers"}:                {OID: 100},
-		{Catalog: "db", Schema: "public", Relation: "customers"}: {OID: 100},
-		{Schema: "bank", Relation: "accounts"}:                   {OID: 101},
-		{Relation: "accounts"}:                                   {OID: 101},
+		{Relation: "customers"}:                                  {OID: 100, Columns: names(customers)},
+		{Schema: "public", Relation: "customers"}:                {OID: 100, Columns: names(customers)},
+		{Catalog: "db", Schema: "public", Relation: "customers"}: {OID: 100, Columns: names(customers)},
+		{Schema: "bank", Relation: "accounts"}:                   {OID: 101, Columns: names(accounts)},
+		{Relation: "accounts"}:                                   {OID: 101, Columns: names(accounts)},
 		{Relation: "orders"}:                                     {OID: 200, Columns: []string{"id", "customer_id", "amount", "region"}},
 		{Relation: "regions"}:                                    {OID: 201, Columns: []string{"region", "name"}},
 		{Relation: "customers_100"}:                              {OID: 900, Columns: []string{"ctid", "xmin", "id"}},
 	}
 )
+
+func names(p *catalog.Policy) []string {
+	var list []string
+	for _, c := range p.Relation.Columns {
+		list = append(list, c.Name)
+	}
+	return list
+}
 
 func protectedName(name string) bool {
 	return name == "customers" || name == "accounts" || name == "customers_100"

@@ -1,3 +1,38 @@
 -- Schema scrim_runtime: run at every `scrim init`; never drops anything.
 CREATE SCHEMA IF NOT EXISTS scrim_runtime;
 GRANT USAGE ON SCHEMA scrim_runtime TO PUBLIC;
+
+-- Called once by each query over a masked view, as the role that runs it. The view has grants of its own: whoever may read
+-- a column of it must still have SELECT on the table's, or a REVOKE on the table would not revoke. Row security that was
+-- switched on later would be judged by the view owner's rights, so it is refused. Raises, or returns true.
+CREATE OR REPLACE FUNCTION scrim_runtime.still_granted(relation oid, masked_view text, open_columns int2[]) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = relation) THEN
+        RAISE EXCEPTION 'masked columns of % cannot be read while it has row security', relation::regclass USING ERRCODE = 'feature_not_supported';
+    END IF;
+    IF NOT has_any_column_privilege(relation, 'SELECT') OR EXISTS (
+        SELECT 1 FROM unnest(open_columns) WITH ORDINALITY AS o(num, ord)
+         WHERE has_column_privilege(relation, o.num, 'SELECT') IS FALSE
+           AND has_column_privilege('scrim_runtime.' || quote_ident(masked_view), (o.ord + 2)::int2, 'SELECT')) THEN
+        RAISE EXCEPTION 'permission denied for table %', relation::regclass USING ERRCODE = 'insufficient_privilege',
+            HINT = 'A privilege was revoked after the masking policy was made.';
+    END IF;
+    RETURN true;
+END $$;
+
+-- Put by the proxy into every statement that it rewrites: the name that the client wrote must still mean the relation,
+-- with the columns, that the plan was made for. search_path may have moved since, by ways no parser sees. It has no SET
+-- search_path, since the caller's is what it asks about; everything in it is qualified. The words make drivers prepare anew.
+CREATE OR REPLACE FUNCTION scrim_runtime.still_means(name text, relation oid, columns text[]) RETURNS boolean
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF pg_catalog.to_regclass(name)::pg_catalog.oid OPERATOR(pg_catalog.=) relation
+       AND ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
+                  WHERE a.attrelid OPERATOR(pg_catalog.=) relation AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped
+                  ORDER BY a.attnum) OPERATOR(pg_catalog.=) columns THEN
+        RETURN true;
+    END IF;
+    RAISE EXCEPTION 'cached plan must not change result type' USING ERRCODE = 'feature_not_supported',
+        DETAIL = pg_catalog.format('%s is no longer the table it was when the statement was planned.', name), HINT = 'Run the statement again.';
+END $$;

@@ -40,26 +40,35 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
      WHERE c.relnamespace <> 'scrim_runtime'::regnamespace
 $$;
 
--- One row for each way around the mask. masked: attnums; exempt: roles that are meant to read raw values.
+-- The role that owns the masked views of a table owner, or NULL. Its OID is remembered: anybody with CREATEROLE could
+-- make a role of that name.
+CREATE FUNCTION scrim.view_owner(table_owner oid) RETURNS oid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT v.role FROM scrim_state.view_owners v JOIN pg_roles r ON r.oid = v.role WHERE v.table_owner = view_owner.table_owner
+$$;
+
+-- One row for each way around the mask. masked and inputs: attnums; exempt: roles that are meant to read raw values.
 -- Call it after the grants are converted: who is masked is judged by what has_column_privilege says.
-CREATE FUNCTION scrim.openings(relation regclass, masked smallint[], exempt oid[])
+CREATE FUNCTION scrim.openings(relation regclass, masked smallint[], inputs smallint[], exempt oid[])
 RETURNS TABLE (kind text, object text, why text, remedy text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel pg_class;
     version int := current_setting('server_version_num')::int;
-    trusted oid[];      -- may read: owner, exempt roles, Scrim's own
+    ours oid[];         -- Scrim's own: the owner of the masked view, and who made it
+    trusted oid[];      -- may read: owner and exempt roles
     readers oid[];      -- can read, one way or another
     outsiders oid[];    -- must not read: every other role, and PUBLIC
     writers oid[];      -- outsiders that may INSERT or UPDATE
+    changers oid[];     -- those, and outsiders that may DELETE or TRUNCATE
     set_privilege text := CASE WHEN version >= 160000 THEN 'SET' ELSE 'MEMBER' END;
 BEGIN
     SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = relation;
-    trusted := exempt || rel.relowner
-        || ARRAY(SELECT r.oid FROM pg_roles r WHERE r.rolname = 'scrim_owner_' || rel.relowner);
+    ours := ARRAY[scrim.view_owner(rel.relowner), (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'scrim_state')];
+    trusted := exempt || rel.relowner;
     outsiders := ARRAY(
         SELECT r.oid FROM pg_roles r
-         WHERE NOT r.rolsuper AND r.oid >= 16384
+         WHERE NOT r.rolsuper AND r.oid >= 16384 AND NOT coalesce(r.oid = ANY (ours), false)
            AND NOT EXISTS (SELECT 1 FROM unnest(trusted) t WHERE pg_has_role(r.oid, t, 'USAGE'))
         UNION ALL SELECT 0::oid);
     readers := ARRAY(
@@ -68,6 +77,24 @@ BEGIN
     writers := ARRAY(
         SELECT o FROM unnest(outsiders) o
          WHERE has_any_column_privilege(o, relation, 'INSERT') OR has_any_column_privilege(o, relation, 'UPDATE'));
+
+    changers := ARRAY(
+        SELECT o FROM unnest(outsiders) o
+         WHERE o = ANY (writers) OR has_table_privilege(o, relation, 'DELETE') OR has_table_privilege(o, relation, 'TRUNCATE'));
+
+    RETURN QUERY  -- writing an input and reading its code is encoding values of one's choice: a dictionary
+        SELECT 'privilege', scrim.role_name(o),
+               format('%s may %s column %I, an input of the mask, and could look up codes of values of its choice', scrim.role_name(o), p.name, a.attname),
+               format('REVOKE INSERT, UPDATE ON %s FROM %s, or grant them on other columns only', relation, scrim.role_name(o))
+          FROM unnest(outsiders) o, unnest(inputs) i
+          JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = i,
+               unnest(ARRAY['INSERT', 'UPDATE']) p(name)
+         WHERE has_column_privilege(o, relation, i, p.name);
+    RETURN QUERY
+        SELECT 'role', scrim.role_name(o), format('%s is a scrim_admin: it may use encoders on values of its choice', scrim.role_name(o)),
+               format('REVOKE scrim_admin FROM %s, revoke its SELECT on %s, or name it in EXCEPT', scrim.role_name(o), relation)
+          FROM unnest(outsiders) o JOIN pg_roles r ON r.oid = o AND r.rolcanlogin
+         WHERE pg_has_role(o, 'scrim_admin', 'USAGE') AND has_any_column_privilege(o, relation, 'SELECT');
 
     RETURN QUERY  -- privileges that read, or probe, the column itself
         SELECT 'privilege', scrim.role_name(o),
@@ -126,24 +153,15 @@ BEGIN
                format('DROP RULE %I ON %s', r.rulename, relation)
           FROM pg_rewrite r WHERE r.ev_class = relation;
 
-    RETURN QUERY  -- SECURITY DEFINER functions: their bodies are text, so a mention or dynamic SQL is enough
+    RETURN QUERY  -- SECURITY DEFINER functions: what their bodies read, by themselves or through others, cannot be known
         SELECT 'function', p.oid::regprocedure::text,
-               'SECURITY DEFINER, owned by ' || scrim.role_name(p.proowner) || ', and may read the table',
+               'SECURITY DEFINER, and its owner ' || scrim.role_name(p.proowner) || ' may read the column',
                format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC and from masked roles, or make it SECURITY INVOKER', p.oid::regprocedure)
-          FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+          FROM pg_proc p
          WHERE p.prosecdef AND p.proowner = ANY (readers)
            AND p.pronamespace NOT IN ('pg_catalog'::regnamespace, 'scrim'::regnamespace, 'scrim_state'::regnamespace, 'scrim_runtime'::regnamespace)
            AND EXISTS (SELECT 1 FROM unnest(outsiders) o WHERE has_function_privilege(o, p.oid, 'EXECUTE'))
-           AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
-           AND (l.lanname NOT IN ('sql', 'plpgsql', 'c', 'internal')
-                OR (l.lanname IN ('sql', 'plpgsql') AND (
-                    strpos(lower(p.prosrc), lower(rel.relname)) > 0
-                    OR p.prosrc ~* '\mexecute\M'
-                    OR EXISTS (SELECT 1 FROM scrim.dependent_rules(relation, masked) d JOIN pg_class c ON c.oid = d.holder
-                                WHERE strpos(lower(p.prosrc), lower(c.relname)) > 0)
-                    OR EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid
-                                 AND d.refclassid = 'pg_class'::regclass
-                                 AND (d.refobjid = relation OR d.refobjid IN (SELECT x.holder FROM scrim.dependent_rules(relation, masked) x))))));
+           AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e');
 
     RETURN QUERY  -- copies inside the row
         SELECT 'generated column', quote_ident(a.attname),
@@ -166,21 +184,39 @@ BEGIN
         SELECT 'trigger', quote_ident(t.tgname),
                CASE WHEN p.proowner <> rel.relowner AND NOT f.rolsuper
                     THEN format('its function %s belongs to %s and sees raw rows', p.oid::regprocedure, scrim.role_name(p.proowner))
-                    ELSE 'it runs on raw rows when masked roles write: ' || (SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(writers) o) END,
-               format('DROP TRIGGER %I ON %s, or revoke INSERT and UPDATE from masked roles', t.tgname, relation)
+                    ELSE 'it runs on raw rows when masked roles write: ' || (SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(changers) o) END,
+               format('DROP TRIGGER %I ON %s, or revoke INSERT, UPDATE, DELETE and TRUNCATE from masked roles', t.tgname, relation)
           FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_roles f ON f.oid = p.proowner
          WHERE t.tgrelid = relation AND NOT t.tgisinternal
-           AND ((p.proowner <> rel.relowner AND NOT f.rolsuper) OR cardinality(writers) > 0);
-    RETURN QUERY
+           AND ((p.proowner <> rel.relowner AND NOT f.rolsuper) OR cardinality(changers) > 0);
+    RETURN QUERY  -- ... in its constraints, indexes, defaults and statistics
         SELECT DISTINCT 'function', p.oid::regprocedure::text,
                format('%s owns it, and the table calls it in an index, constraint, default or statistics', scrim.role_name(p.proowner)),
                format('ALTER FUNCTION %s OWNER TO %s', p.oid::regprocedure, scrim.role_name(rel.relowner))
-          FROM pg_depend d JOIN pg_proc p ON d.refclassid = 'pg_proc'::regclass AND p.oid = d.refobjid
-         WHERE p.proowner = ANY (outsiders)
+          FROM pg_depend d
+          LEFT JOIN pg_operator op ON d.refclassid = 'pg_operator'::regclass AND op.oid = d.refobjid
+          LEFT JOIN pg_opclass oc ON d.refclassid = 'pg_opclass'::regclass AND oc.oid = d.refobjid
+          LEFT JOIN pg_amproc ap ON ap.amprocfamily = oc.opcfamily
+          LEFT JOIN pg_amop ao ON ao.amopfamily = oc.opcfamily
+          LEFT JOIN pg_operator aop ON aop.oid = ao.amopopr
+          JOIN pg_proc p ON p.oid IN (CASE WHEN d.refclassid = 'pg_proc'::regclass THEN d.refobjid END, op.oprcode::oid, ap.amproc::oid, aop.oprcode::oid)
+         WHERE (p.proowner = ANY (outsiders) OR op.oprowner = ANY (outsiders) OR oc.opcowner = ANY (outsiders))
            AND ((d.classid = 'pg_class'::regclass AND d.objid IN (SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = relation))
              OR (d.classid = 'pg_constraint'::regclass AND d.objid IN (SELECT k.oid FROM pg_constraint k WHERE k.conrelid = relation))
              OR (d.classid = 'pg_attrdef'::regclass AND d.objid IN (SELECT ad.oid FROM pg_attrdef ad WHERE ad.adrelid = relation))
              OR (d.classid = 'pg_statistic_ext'::regclass AND d.objid IN (SELECT s.oid FROM pg_statistic_ext s WHERE s.stxrelid = relation)));
+
+    RETURN QUERY  -- ... and in its types: a constraint added to a domain is checked on every row that has it
+        SELECT 'type', format_type(a.atttypid, NULL), format('column %I is of it, and its checks could be changed to show values', a.attname),
+               'use a built-in type for the column'
+          FROM pg_attribute a
+          JOIN pg_type t ON t.oid = a.atttypid
+          LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+          JOIN pg_roles tr ON tr.oid = t.typowner
+          LEFT JOIN pg_roles er ON er.oid = e.typowner
+         WHERE a.attrelid = relation AND a.attnum = ANY (masked || inputs)
+           AND NOT (t.typtype IN ('b', 'e') AND (tr.rolsuper OR t.typowner = rel.relowner)
+                    AND (e.oid IS NULL OR e.typtype IN ('b', 'e') AND (er.rolsuper OR e.typowner = rel.relowner)));
 
     RETURN QUERY  -- oracles: acceptance of a write, order of an index-only scan
         SELECT 'constraint', quote_ident(k.conname),
@@ -190,6 +226,16 @@ BEGIN
                format('revoke INSERT and UPDATE on %s from masked roles, or drop the constraint', relation)
           FROM pg_constraint k
          WHERE k.conrelid = relation AND k.contype IN ('c', 'u', 'p', 'x', 'f') AND k.conkey && masked AND cardinality(writers) > 0;
+    RETURN QUERY
+        SELECT 'foreign key', quote_ident(k.conname),
+               format('a masked column references %s, where %s may DELETE or UPDATE: what happens to the rows tells their raw values',
+                      k.confrelid::regclass, (SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(outsiders) o
+                        WHERE has_table_privilege(o, k.confrelid, 'DELETE') OR has_any_column_privilege(o, k.confrelid, 'UPDATE'))),
+               format('revoke DELETE and UPDATE on %s from masked roles, or drop the constraint', k.confrelid::regclass)
+          FROM pg_constraint k
+         WHERE k.conrelid = relation AND k.contype = 'f' AND k.conkey && masked
+           AND EXISTS (SELECT 1 FROM unnest(outsiders) o
+                        WHERE has_table_privilege(o, k.confrelid, 'DELETE') OR has_any_column_privilege(o, k.confrelid, 'UPDATE'));
     RETURN QUERY
         SELECT 'foreign key', format('%I on %s', k.conname, k.conrelid::regclass),
                'it references a masked column: writing to the other table probes raw values',

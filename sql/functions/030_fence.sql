@@ -38,6 +38,34 @@ BEGIN
     END IF;
 END $$;
 
+-- Whether the session's role may use an encoder: who made it may, and superusers.
+CREATE FUNCTION scrim.require_encoder(encoder text) RETURNS void
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    creator text;
+BEGIN
+    SELECT e.created_by INTO creator FROM scrim_state.encoders e WHERE e.name = encoder;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'encoder "%" does not exist', encoder USING ERRCODE = 'undefined_object',
+            HINT = 'CREATE ENCODER makes one; SHOW ENCODERS lists them.';
+    END IF;
+    IF NOT coalesce((SELECT pg_has_role(session_user, r.oid, 'USAGE') FROM pg_roles r WHERE r.rolname = creator), false)
+       AND NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = session_user) THEN
+        RAISE EXCEPTION 'permission denied for encoder "%"', encoder USING ERRCODE = 'insufficient_privilege',
+            HINT = 'On a table of one''s own an encoder tells the code of any value. Only its creator may use it.';
+    END IF;
+END $$;
+
+-- One change of policies at a time. A table, not an advisory lock: anybody could hold one of those.
+CREATE FUNCTION scrim.fence_serialize() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
+        RAISE EXCEPTION 'permission denied for masking policies' USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    LOCK TABLE scrim_state.policies IN SHARE ROW EXCLUSIVE MODE;
+END $$;
+
 -- Makes the role that owns the masked views of one table owner, and its key, if they do not exist. One role and one key
 -- for each table owner: a view runs with its owner's rights, and a shared owner would hand people each other's tables.
 CREATE FUNCTION scrim.fence_prepare(relation regclass) RETURNS text
@@ -48,8 +76,19 @@ DECLARE
     key_table text := 'key_' || owner;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
-    IF NOT EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = role) THEN
-        EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+    IF scrim.view_owner(owner) IS NULL THEN
+        IF NOT EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = role) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+        ELSIF EXISTS (SELECT 1 FROM pg_roles r
+                       WHERE r.rolname = role
+                         AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls
+                              OR EXISTS (SELECT 1 FROM pg_auth_members m JOIN pg_roles k ON k.oid = m.member
+                                          WHERE m.member = r.oid OR (m.roleid = r.oid AND k.rolname <> current_user)))) THEN
+            RAISE EXCEPTION 'role "%" was not made by Scrim', role USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = 'It would own masked views and read raw values. Drop it and try again.';
+        END IF;  -- else another database's Scrim made it
+        DELETE FROM scrim_state.view_owners v WHERE v.table_owner = owner;
+        INSERT INTO scrim_state.view_owners SELECT owner, r.oid FROM pg_roles r WHERE r.rolname = role;
     END IF;
     IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
         EXECUTE format('GRANT %I TO %I', role, current_user);  -- so that it can give the view away
@@ -87,12 +126,18 @@ DECLARE
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.require_protectable(relation);
+    PERFORM scrim.require_encoder(encoder);
     PERFORM scrim.check_features(relation, input_columns);
     SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = relation;
-    SELECT e.* INTO enc FROM scrim_state.encoders e WHERE e.name = encoder;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'encoder "%" does not exist', encoder USING ERRCODE = 'undefined_object',
-            HINT = 'CREATE ENCODER makes one; SHOW ENCODERS lists them.';
+    SELECT e.* INTO STRICT enc FROM scrim_state.encoders e WHERE e.name = encoder;
+    -- create_masking_policy has said all this in better words; this is for those who call the function itself.
+    IF (SELECT count(DISTINCT a.attnum) FROM pg_attribute a
+         WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum = ANY (masked)) IS DISTINCT FROM cardinality(masked)::bigint
+       OR (SELECT count(DISTINCT a.attnum) FROM pg_attribute a
+            WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum = ANY (input_columns)) IS DISTINCT FROM cardinality(enc.feature_columns)::bigint
+       OR cardinality(input_columns) IS DISTINCT FROM cardinality(enc.feature_columns)
+       OR (presentation = 'COMPONENTS' AND cardinality(masked) > enc.latent_dims) THEN
+        RAISE EXCEPTION 'inconsistent columns' USING ERRCODE = 'invalid_parameter_value';
     END IF;
 
     view_name := CASE WHEN octet_length(rel.relname) > 50 THEN 'masked' ELSE rel.relname END || '_' || relation::oid;
@@ -103,18 +148,18 @@ BEGIN
     VALUES (policy_name, relation, masked, input_columns, open_columns, enc.id, presentation, fence_publish.except_roles, 0, rel.relowner, session_user)
     RETURNING * INTO policy;
 
-    -- ctid and xmin come first so that every seal is unique; a NULL is a constant plus a bit, so that length tells nothing.
+    -- File node, ctid and xmin come first so that every seal is unique, also across a table rewrite; a NULL is a constant plus a bit, so that length tells nothing.
     SELECT string_agg(format('coalesce(%s, 0::float8)', scrim.feature_expression(relation, i.num, 't')), ', ' ORDER BY i.ord),
            string_agg(format('CASE WHEN t.%I IS NULL THEN %s::int8 ELSE 0::int8 END', a.attname, 1::bigint << (i.ord - 1)::int), ' + ' ORDER BY i.ord)
       INTO inputs_list, null_mask
       FROM unnest(input_columns) WITH ORDINALITY AS i(num, ord)
       JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = i.num;
     sealed_column := format(
-        'scrim_runtime.seal(record_send(ROW(t.ctid, t.xmin, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k WHERE k.only_row), ''aes-cbc/pad:pkcs''::text) AS %I',
-        policy.id, inputs_list, null_mask, 'key_' || rel.relowner, 'sealed_' || policy.id);
-    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT t.ctid, t.xmin, %s FROM %s t',
-                   view_name, concat_ws(', ', view_columns, sealed_column), relation);
-    EXECUTE format('ALTER VIEW scrim_runtime.%I OWNER TO %I', view_name, 'scrim_owner_' || rel.relowner);
+        'scrim_runtime.seal(record_send(ROW((SELECT pg_relation_filenode(%s)), t.ctid, t.xmin, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k WHERE k.only_row), ''aes-cbc/pad:pkcs''::text) AS %I',
+        relation::oid, policy.id, inputs_list, null_mask, 'key_' || rel.relowner, 'sealed_' || policy.id);
+    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT t.ctid, t.xmin, %s FROM %s t WHERE (SELECT scrim_runtime.still_granted(%s, %L::text, %L::int2[]))',
+                   view_name, concat_ws(', ', view_columns, sealed_column), relation, relation::oid, view_name, open_columns);
+    EXECUTE format('ALTER VIEW scrim_runtime.%I OWNER TO %s', view_name, scrim.role_name(scrim.view_owner(rel.relowner)));
     EXECUTE format('REVOKE ALL ON scrim_runtime.%I FROM PUBLIC', view_name);
     UPDATE scrim_state.policies p SET masked_view = format('scrim_runtime.%I', view_name)::regclass WHERE p.id = policy.id
     RETURNING * INTO policy;
@@ -124,7 +169,8 @@ BEGIN
       FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
      WHERE r.ev_class = policy.masked_view
        AND NOT (d.refclassid = 'pg_class'::regclass AND d.refobjid IN (relation, policy.masked_view, format('scrim_state.%I', 'key_' || rel.relowner)::regclass))
-       AND NOT (d.refclassid = 'pg_proc'::regclass AND d.refobjid = 'scrim_runtime.seal(bytea,bytea,text)'::regprocedure)
+       AND NOT (d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ('scrim_runtime.seal(bytea,bytea,text)'::regprocedure,
+                                                                      'scrim_runtime.still_granted(oid,text,int2[])'::regprocedure))
        AND NOT (d.refclassid = 'pg_type'::regclass AND d.refobjid = 'scrim_runtime.sealed'::regtype);
     IF bad IS NOT NULL THEN
         RAISE EXCEPTION 'the masked view of % would depend on %', relation, bad USING ERRCODE = 'feature_not_supported';
@@ -160,7 +206,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.attnum, x.grantor, x.grantee, x.privilege), '[]')
       FROM scrim.relation_acl(relation) x JOIN pg_class c ON c.oid = relation
      WHERE x.privilege IN ('SELECT', 'REFERENCES', 'TRIGGER', 'MAINTAIN') AND x.grantee <> c.relowner
-       AND x.grantee NOT IN (SELECT r.oid FROM pg_roles r WHERE r.rolname = 'scrim_owner_' || c.relowner)
+       AND x.grantee IS DISTINCT FROM scrim.view_owner(c.relowner)
 $$;
 
 -- Grants or revokes one remembered entry. As its grantor where the caller can become that role, else as the owner.
@@ -256,7 +302,7 @@ DECLARE
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.require_protectable(relation);
-    PERFORM pg_advisory_xact_lock(hashtextextended('scrim policy', 0));  -- one change of policies at a time
+    PERFORM scrim.fence_serialize();
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
 
     IF EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = create_masking_policy.relation AND p.name = policy_name) THEN
@@ -278,11 +324,8 @@ BEGIN
         RAISE EXCEPTION 'a mask is presented as VECTOR or COMPONENTS, not %', present USING ERRCODE = 'syntax_error';
     END IF;
     masked := scrim.attnums(relation, columns);
-    SELECT e.* INTO enc FROM scrim.encoders e WHERE e.name = encoder;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'encoder "%" does not exist', encoder USING ERRCODE = 'undefined_object',
-            HINT = 'CREATE ENCODER makes one; SHOW ENCODERS lists them.';
-    END IF;
+    PERFORM scrim.require_encoder(encoder);
+    SELECT e.* INTO STRICT enc FROM scrim.encoders e WHERE e.name = encoder;
     input_columns := scrim.attnums(relation, coalesce(inputs, enc.feature_columns));
     PERFORM scrim.check_features(relation, input_columns);
     IF cardinality(input_columns) <> cardinality(enc.feature_columns) THEN
@@ -308,7 +351,7 @@ BEGIN
     PERFORM scrim.fence_convert(relation, masked, exempt);
 
     SELECT string_agg(format('%s %s: %s. Close it: %s.', o.kind, o.object, o.why, o.remedy), E'\n' ORDER BY o.kind, o.object, o.why)
-      INTO ways FROM scrim.openings(relation, masked, exempt) o;
+      INTO ways FROM scrim.openings(relation, masked, input_columns, exempt) o;
     IF ways IS NOT NULL THEN
         RAISE EXCEPTION 'cannot mask %: raw values could still be read or probed another way', relation
             USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = ways,
@@ -334,6 +377,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
+    PERFORM scrim.fence_serialize();
     SELECT coalesce(jsonb_agg(to_jsonb(g)), '[]') INTO remembered FROM scrim_state.policy_grants g WHERE g.policy_id = policy.id;
     IF EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = policy.masked_view) THEN
         EXECUTE format('DROP VIEW %s', policy.masked_view::regclass);
@@ -352,7 +396,7 @@ DECLARE
     can_be_grantor boolean;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
-    PERFORM pg_advisory_xact_lock(hashtextextended('scrim policy', 0));
+    PERFORM scrim.fence_serialize();
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
     remembered := scrim.fence_withdraw(policy_name, relation);
     IF remembered IS NULL THEN
@@ -362,7 +406,9 @@ BEGIN
         END IF;
         RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
     END IF;
-    EXECUTE format('REVOKE SELECT ON %s FROM %I', relation, 'scrim_owner_' || owner);
+    IF scrim.view_owner(owner) IS NOT NULL THEN  -- the table may have changed hands
+        EXECUTE format('REVOKE SELECT ON %s FROM %s', relation, scrim.role_name(scrim.view_owner(owner)));
+    END IF;
 
     -- A grantee whose converted grants were all revoked meanwhile stays without.
     now_there := scrim.fence_acl(relation);

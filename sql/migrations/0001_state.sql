@@ -46,8 +46,10 @@ CREATE TABLE scrim_state.policies (
     id           integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- also the slot number inside every seal
     name         text NOT NULL CHECK (name <> ''),
     relation     oid NOT NULL,
-    columns      smallint[] NOT NULL,               -- masked attnums; attnum survives a rename
-    inputs       smallint[] NOT NULL,               -- attnums that go into the seal, in the encoder's order
+    columns      smallint[] NOT NULL                -- masked attnums; attnum survives a rename
+        CHECK (array_ndims(columns) = 1 AND array_position(columns, NULL) IS NULL),
+    inputs       smallint[] NOT NULL                -- attnums that go into the seal, in the encoder's order
+        CHECK (array_ndims(inputs) = 1 AND array_position(inputs, NULL) IS NULL AND cardinality(inputs) <= 62),
     view_columns smallint[] NOT NULL,               -- attnums behind the masked view's columns 3 and up, in its order
     encoder_id   bigint NOT NULL REFERENCES scrim_state.encoders,
     present      text NOT NULL CHECK (present IN ('VECTOR', 'COMPONENTS')),
@@ -56,7 +58,13 @@ CREATE TABLE scrim_state.policies (
     key_owner    oid NOT NULL,                      -- table owner whose key seals; see scrim_state.masking_keys
     created_by   text NOT NULL,
     created_at   timestamptz NOT NULL DEFAULT now(),
-    UNIQUE (relation, name)
+    UNIQUE (relation)                               -- one policy for a table, in this version
+);
+
+-- The roles that own masked views, by OID: a role of the right name that we did not make, or did not check, is not one.
+CREATE TABLE scrim_state.view_owners (
+    table_owner oid PRIMARY KEY,
+    role        oid NOT NULL UNIQUE
 );
 
 -- What CREATE MASKING POLICY took away and what it gave instead, so that DROP can undo exactly that.
