@@ -2,8 +2,14 @@ package integration_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"fmt"
+	"math/big"
 	"net"
 	"strings"
 	"testing"
@@ -12,6 +18,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/scrimdb/scrim/proxy"
+	"github.com/scrimdb/scrim/udf"
 )
 
 // TestRefusalAbortsTransaction: what Scrim refuses fails like any error: the transaction block is aborted, and COMMIT
@@ -421,6 +430,61 @@ func TestCommands(t *testing.T) {
 			}
 			if got := mustText(t, conn, `SHOW ENCODERS`); !strings.HasPrefix(got, "enc|public.customers|{age,income,score,vip}|4|1|2000|") {
 				t.Errorf("SHOW ENCODERS: %s", got)
+			}
+		}
+	})
+}
+
+// TestRoads: clients may come by TLS, and the proxy may reach its server by a Unix socket.
+func TestRoads(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, certificate, certificate, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	onEachProtected(t, func(t *testing.T, e *env) {
+		store, err := udf.NewStore(e.models)
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv, err := proxy.NewServer(proxy.Config{
+			Upstream: fmt.Sprintf("%s/.s.PGSQL.%d", e.server.SocketDir(), e.server.Port()),
+			Catalog:  e.catalog, Library: udf.NewLibrary(e.rt, store), Logger: logger(),
+			TLS: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		served := make(chan error, 1)
+		go func() { served <- srv.Serve(ctx, listener) }()
+		want := mustText(t, e.connect(t, analyst), firstRows)
+		for _, mode := range []string{"disable", "require"} {
+			dsn := fmt.Sprintf("postgres://analyst:analyst@%s/%s?sslmode=%s", listener.Addr(), e.database, mode)
+			conn := dial(t, dsn)
+			if got := mustText(t, conn, firstRows); got != want {
+				t.Errorf("sslmode=%s:\n%s\nwant\n%s", mode, got, want)
+			}
+			if _, secured := conn.PgConn().Conn().(*tls.Conn); secured != (mode == "require") {
+				t.Errorf("sslmode=%s: TLS is %v", mode, secured)
+			}
+			if mode == "require" { // the end of the server is told to who is connected
+				stop()
+				if err := <-served; err != nil {
+					t.Error(err)
+				}
+				if _, err := text(t, conn, `SELECT 1`); code(err) != "57P01" {
+					t.Errorf("after the server stopped: %v", err)
+				}
 			}
 		}
 	})

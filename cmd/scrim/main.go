@@ -1,3 +1,5 @@
+//go:build cgo
+
 // Command scrim is the proxy and its tools. `scrim help` lists the subcommands.
 package main
 
