@@ -21,6 +21,8 @@ type Config struct {
 	Lease time.Duration
 	// PollInterval is how often the version is compared even without a notice. Default 2 s; must be below Lease.
 	PollInterval time.Duration
+	// Loaded is called with each new snapshot. May be nil.
+	Loaded func(*Snapshot)
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 }
@@ -31,6 +33,7 @@ type Catalog struct {
 	database string
 	lease    time.Duration
 	poll     time.Duration
+	loaded   func(*Snapshot)
 	log      *slog.Logger
 	current  atomic.Pointer[Snapshot]
 	contact  atomic.Int64 // Unix nanoseconds of the last successful look at the version
@@ -63,7 +66,7 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
 	}
-	c := &Catalog{pool: pool, lease: cfg.Lease, poll: cfg.PollInterval, log: cfg.Logger}
+	c := &Catalog{pool: pool, lease: cfg.Lease, poll: cfg.PollInterval, loaded: cfg.Loaded, log: cfg.Logger}
 	if err := pool.QueryRow(ctx, `SELECT current_database()`).Scan(&c.database); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("catalog: %w", err)
@@ -132,6 +135,9 @@ func (c *Catalog) reload(ctx context.Context, snapshot *Snapshot) (*Snapshot, er
 	}
 	if old := c.current.Swap(snapshot); old != snapshot {
 		c.log.InfoContext(ctx, "catalog loaded", "version", snapshot.Version, "policies", len(snapshot.Policies))
+		if c.loaded != nil {
+			c.loaded(snapshot)
+		}
 	}
 	c.contact.Store(asked.UnixNano())
 	return snapshot, nil

@@ -18,7 +18,8 @@ type backend struct {
 	run   int    // in.buf[run:in.r] is to be written on as it is
 	out   []byte // finished messages
 	cells []cell
-	rest  int // bytes of a passed-on message that have not come yet
+	rest  int  // bytes of a passed-on message that have not come yet
+	ended bool // the server has said why it will close the connection
 }
 
 // backendLoop relays from the server to the client until either is gone.
@@ -30,7 +31,9 @@ func (s *session) backendLoop(ctx context.Context) error {
 			want = fillBuffer
 		}
 		if err := b.in.read(want); err != nil {
-			s.fatal(&Error{Code: codeConnectionFailure, Fatal: true, Message: "the connection to the upstream server was lost"})
+			if !b.ended {
+				s.fatal(&Error{Code: codeConnectionFailure, Fatal: true, Message: "the connection to the upstream server was lost"})
+			}
 			return errUpstreamGone
 		}
 		b.run = 0
@@ -41,7 +44,9 @@ func (s *session) backendLoop(ctx context.Context) error {
 			}
 			return err
 		}
-		b.in.shrink()
+		if want == baseBuffer {
+			b.in.shrink()
+		}
 	}
 }
 
@@ -262,10 +267,17 @@ func (b *backend) readyForQuery(ctx context.Context, msg []byte) error {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server sent a malformed message"}
 	}
 	status := msg[headerSize]
-	b.s.ready(status)
+	if head != nil {
+		b.s.ready(status, head.syncs)
+	} else {
+		b.s.ready(status, 0)
+	}
 	if status == 'I' && b.s.changedCatalog.Swap(false) {
 		// Who changed a policy sees it at once: the answer waits for the new snapshot.
-		if err := b.s.srv.refresh(ctx); err != nil {
+		ctx, cancel := context.WithTimeout(ctx, catalogPatience)
+		err := b.s.srv.refresh(ctx)
+		cancel()
+		if err != nil {
 			b.s.log.WarnContext(ctx, "catalog reload after a change failed", "error", err)
 		}
 	}
@@ -274,7 +286,7 @@ func (b *backend) readyForQuery(ctx context.Context, msg []byte) error {
 			return err
 		}
 	}
-	b.s.queue.pop()
+	b.s.queue.ready()
 	if head != nil && head.call != nil {
 		head.call.finish(nil)
 	}
@@ -287,6 +299,7 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 	if err := response.Decode(msg[headerSize:]); err != nil {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server sent a malformed message"}
 	}
+	b.ended = response.SeverityUnlocalized == "FATAL" || response.SeverityUnlocalized == "PANIC"
 	if response.Code == "42501" || head != nil && head.edited != nil {
 		b.s.denied.Store(true)
 	}

@@ -93,14 +93,14 @@ func (s *session) ask(ctx context.Context, ownTx bool, sql string, params []stri
 	if ownTx {
 		s.queue.drain()
 	}
-	select {
-	case <-c.done:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	// Whoever cancels ctx has the server cancel too, or closes the session: either ends the call. Leaving before that
+	// would leave the answers, and the row callback, to nobody.
+	<-c.done
 	switch {
 	case c.failure != nil:
 		return &serverError{c.failure}
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
 	case c.rowErr != nil:
 		return c.rowErr
 	case !c.answered:

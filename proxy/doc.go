@@ -29,6 +29,6 @@
 // a text that cannot parse is sent in its place, and the server's complaint is replaced by the refusal. What goes wrong
 // in the middle of a result (a seal that does not open, a model that fails) ends the session.
 //
-// To debug: log level debug names every statement kind, never its text; psql -E and PGTRACE on the client side show the
-// messages.
+// To debug: log level debug says why each session ended. Statements are in the server's log, and libpq's PQtrace shows the
+// messages; Scrim logs neither text nor values.
 package proxy

@@ -18,7 +18,7 @@ type frames struct {
 	r, w int
 }
 
-// buffered returns the type and whole size of the next message if its header is here. A bad length gives ok and size -1.
+// header returns the type and whole size of the next message if its header is here. A bad length gives ok and size -1.
 func (f *frames) header() (kind byte, size int, ok bool) {
 	if f.w-f.r < headerSize {
 		return 0, 0, false
@@ -48,12 +48,8 @@ func (f *frames) read(want int) error {
 		f.w -= f.r
 		f.r = 0
 	}
-	if f.w == len(f.buf) || len(f.buf) < want && want <= fillBuffer {
-		size := max(2*f.w, baseBuffer)
-		if want <= fillBuffer {
-			size = max(size, want)
-		}
-		grown := make([]byte, size)
+	if f.w == len(f.buf) || len(f.buf) < want {
+		grown := make([]byte, max(2*f.w, want))
 		copy(grown, f.buf[:f.w])
 		f.buf = grown
 	}

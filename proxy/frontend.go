@@ -51,8 +51,13 @@ func (f *frontend) block(ctx context.Context) error {
 			return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid message length"}
 		}
 		if !f.in.has(size) {
-			if size > maxPassword && !f.authenticated && !f.authentication(kind) {
-				return errClientGone
+			if !f.authenticated && size > maxPassword {
+				if kind == 'p' {
+					return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid password packet size"}
+				}
+				if !f.authentication(kind) {
+					return errClientGone
+				}
 			}
 			if kind != 'd' {
 				return f.flush()
@@ -126,10 +131,17 @@ func (f *frontend) flush() error {
 }
 
 // forward sends a message upstream as it is, once p is in the queue. What the server will skip need not be sent.
-func (f *frontend) forward(msg []byte, p *pending) {
+func (f *frontend) forward(msg []byte, p *pending) error {
+	if f.s.queue.crowded() { // a client that sends without reading the answers has to wait
+		if err := f.flush(); err != nil {
+			return err
+		}
+		f.s.queue.waitForRoom()
+	}
 	if f.s.queue.push(p) {
 		f.out = append(f.out, msg...)
 	}
+	return nil
 }
 
 // send encodes a message of ours and forwards it.
@@ -138,8 +150,7 @@ func (f *frontend) send(msg pgproto3.FrontendMessage, p *pending) error {
 	if err != nil {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "message is too large"}
 	}
-	f.forward(b, p)
-	return nil
+	return f.forward(b, p)
 }
 
 // message handles one whole message of the client's.
@@ -164,10 +175,10 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 		if body := msg[headerSize:]; len(body) > 1 && body[0] == 'S' {
 			p.closes, p.name = true, cString(body[1:])
 		}
-		f.forward(msg, p)
+		return f.forward(msg, p)
 	case 'S':
 		f.open = false
-		f.forward(msg, &pending{kind: 'S'})
+		return f.forward(msg, &pending{kind: 'S'})
 	case 'F':
 		return f.functionCall(ctx, msg)
 	case 'c', 'f': // CopyDone, CopyFail
@@ -204,18 +215,17 @@ func (f *frontend) query(ctx context.Context, msg []byte) error {
 	f.open = false // a Query ends with a transaction's end, or in one that was begun
 	var server *serverError
 	switch {
-	case errors.As(err, &server):
-		// What we asked failed; then so would the statement, and in the server's own words.
-		f.forward(msg, &pending{kind: 'Q'})
-		return nil
-	case errors.Is(err, errSkipped):
-		f.forward(msg, &pending{kind: 'Q'})
+	case errors.As(err, &server): // what we asked failed, and so would the statement: in the same words
+		if err := f.passError(server); err != nil {
+			return err
+		}
+		return f.send(&pgproto3.Sync{}, &pending{kind: 'S'})
+	case errors.Is(err, errSkipped): // the server ignores a Query too until the next Sync
 		return nil
 	case err != nil:
 		return f.refuse('Q', err, text)
 	case st == nil:
-		f.forward(msg, &pending{kind: 'Q'})
-		return nil
+		return f.forward(msg, &pending{kind: 'Q'})
 	case st.command != nil:
 		return f.command(ctx, st, true)
 	case len(st.plan.Seals) == 0:
@@ -240,6 +250,9 @@ func (f *frontend) query(ctx context.Context, msg []byte) error {
 		{kind: 'E', results: r, edited: st},
 		{kind: 'S'},
 	}
+	if f.s.queue.isSkipping() {
+		return nil // our Sync must not end what the client's has to
+	}
 	for i, m := range out {
 		if err := f.send(m, entries[i]); err != nil {
 			return err
@@ -261,8 +274,12 @@ func (f *frontend) parse(ctx context.Context, msg []byte) error {
 	case err != nil:
 		return f.refuse('P', err, text)
 	case st == nil:
-		f.forward(msg, &pending{kind: 'P', name: name})
-		return nil
+		p := &pending{kind: 'P', name: name}
+		if f.s.lookup(name) != nil {
+			p.stmt = &statement{relayed: true}
+			f.s.sendParse(name, p.stmt)
+		}
+		return f.forward(msg, p)
 	}
 	p := &pending{kind: 'P', name: name, stmt: st, edited: st}
 	sql := ""
@@ -280,8 +297,7 @@ func (f *frontend) parse(ctx context.Context, msg []byte) error {
 	}
 	changed = append(changed, types...)
 	f.s.sendParse(name, st)
-	f.forward(frame('P', changed), p)
-	return nil
+	return f.forward(frame('P', changed), p)
 }
 
 // passError gives the client the error that a question of ours met in its place.
@@ -306,14 +322,12 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 		if f.s.special() {
 			f.s.setPortal(portalName, nil)
 		}
-		f.forward(msg, &pending{kind: 'B'})
-		return nil
+		return f.forward(msg, &pending{kind: 'B'})
 	}
 	if st.command != nil {
 		r := &results{tag: tagOf(st.command)}
 		f.s.setPortal(portalName, &portal{stmt: st, results: r})
-		f.forward(msg, &pending{kind: 'B'})
-		return nil
+		return f.forward(msg, &pending{kind: 'B'})
 	}
 	st, err := f.current(ctx, st)
 	var server *serverError
@@ -360,8 +374,7 @@ func (f *frontend) describe(msg []byte) error {
 			p.results = portal.results
 		}
 	}
-	f.forward(msg, p)
-	return nil
+	return f.forward(msg, p)
 }
 
 func (f *frontend) execute(ctx context.Context, msg []byte) error {
@@ -369,22 +382,19 @@ func (f *frontend) execute(ctx context.Context, msg []byte) error {
 	p := f.s.portal(name)
 	switch {
 	case p == nil:
-		f.forward(msg, &pending{kind: 'E'})
+		return f.forward(msg, &pending{kind: 'E'})
 	case p.stmt.command != nil && p.results.tag == "":
 		return f.command(ctx, p.stmt, false)
-	default:
-		f.forward(msg, &pending{kind: 'E', results: p.results, edited: p.stmt})
 	}
-	return nil
+	return f.forward(msg, &pending{kind: 'E', results: p.results, edited: p.stmt})
 }
 
 // functionCall relays the old fast path for unmasked roles. Masked ones cannot use it: it has no text to plan.
 func (f *frontend) functionCall(ctx context.Context, msg []byte) error {
-	if masks, err := f.s.planner.masks(ctx, f.s); err != nil || masks.Any() {
+	if f.s.planner.masks(ctx, f.s).Any() {
 		return f.refuse('Q', &Error{Code: codeFeatureNotSupported, Message: "function calls by the fast path are not supported for masked roles"}, "")
 	}
-	f.forward(msg, &pending{kind: 'F'})
-	return nil
+	return f.forward(msg, &pending{kind: 'F'})
 }
 
 // frame puts the type and length in front of a message body.

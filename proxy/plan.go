@@ -34,45 +34,47 @@ const (
 	maxPlans      = 512
 	maxPlanText   = 16 << 10 // longer texts are planned each time
 	grantsRefresh = 10 * time.Second
+	// catalogPatience is how long a statement waits for the catalog before it goes on with what was known. PostgreSQL's
+	// grants stand whatever Scrim knows.
+	catalogPatience = 2 * time.Second
 )
 
 // masks returns the masks of the session's login role, looking at the grants again when the catalog changed, when the
-// server refused a privilege, and now and then.
-func (p *planner) masks(ctx context.Context, s *session) (policy.Masks, error) {
+// server refused a privilege, and now and then. Of a role that was never looked up it says that nothing is masked: then
+// the server refuses what it may not read.
+func (p *planner) masks(ctx context.Context, s *session) policy.Masks {
 	snapshot := s.srv.catalog.Snapshot()
 	if len(snapshot.Policies) == 0 || s.elsewhere {
 		if snapshot != p.version.snapshot {
 			*p = planner{version: planVersion{snapshot: snapshot, grants: p.version.grants + 1}}
 		}
-		return policy.Masks{}, nil
+		return policy.Masks{}
 	}
 	denied := s.denied.Swap(false)
 	if snapshot == p.version.snapshot && !denied && time.Since(p.looked) < grantsRefresh {
-		return p.current, nil
+		return p.current
 	}
+	ctx, cancel := context.WithTimeout(ctx, catalogPatience)
+	defer cancel()
+	p.looked = time.Now() // also when it fails: not every statement shall wait for a catalog that does not answer
 	readable, err := s.srv.catalog.Readable(ctx, s.role)
 	if err != nil {
-		return policy.Masks{}, err
+		s.log.WarnContext(ctx, "grants cannot be read, keeping what was known", "error", err)
+		return p.current
 	}
 	if denied || snapshot != p.version.snapshot || !maps.Equal(readable, p.readable) {
 		p.version = planVersion{snapshot: snapshot, grants: p.version.grants + 1}
 		p.readable, p.current = readable, policy.For(snapshot, readable)
 		clear(p.plans)
 	}
-	p.looked = time.Now()
-	return p.current, nil
+	return p.current
 }
 
 // plan decides what to do with the text of a Query or Parse. Nil means to relay it.
 // ownTx says that the client has nothing under way that a question of ours could end.
 func (f *frontend) plan(ctx context.Context, text string, ownTx bool) (*statement, error) {
 	s, p := f.s, &f.s.planner
-	masks, err := p.masks(ctx, s)
-	if err != nil {
-		// Without the catalog nothing is known about the role. PostgreSQL's grants still stand.
-		s.log.WarnContext(ctx, "catalog is out of reach, relaying without masks", "error", err)
-		return nil, nil
-	}
+	masks := p.masks(ctx, s)
 	if !masks.Any() && !rewrite.MaybeCommand(text) {
 		return nil, nil
 	}
@@ -102,8 +104,8 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) (*statemen
 	if in.Command != nil {
 		return &statement{text: text, command: in.Command}, nil
 	}
-	if in.Executes != "" && masks.Any() {
-		if st := s.lookup(in.Executes); st != nil && st.plan != nil {
+	for _, name := range in.Executes {
+		if st := s.lookup(name); st != nil && st.plan != nil {
 			return nil, &Error{
 				Code: codeFeatureNotSupported, Message: "a statement that reads masked columns cannot be run by EXECUTE yet",
 				Hint: "Bind it by the protocol it was prepared with.",
@@ -112,7 +114,7 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) (*statemen
 	}
 	var st *statement
 	if len(in.Names) > 0 {
-		if s.txStatus() == 'E' {
+		if s.txStatus() == 'E' && s.queue.idle() {
 			return nil, nil // the server refuses it in its own words
 		}
 		if err := f.flush(); err != nil {
@@ -127,9 +129,7 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) (*statemen
 			if err := s.srv.catalog.Replace(ctx, p.version.snapshot); err != nil {
 				return nil, err
 			}
-			if masks, err = p.masks(ctx, s); err != nil {
-				return nil, err
-			}
+			masks = p.masks(ctx, s)
 			plan, err = in.Plan(resolved, masks)
 		}
 		if err != nil {
@@ -215,9 +215,7 @@ func textArray(list []string) string {
 // current returns the statement as it would be planned now. A prepared statement whose plan sends another text cannot
 // run: the server has the old one. PostgreSQL's words for that make drivers prepare it again.
 func (f *frontend) current(ctx context.Context, st *statement) (*statement, error) {
-	if _, err := f.s.planner.masks(ctx, f.s); err != nil {
-		return nil, &Error{Code: codeObjectNotInState, Message: "masked columns cannot be read while Scrim's catalog is out of reach", Hint: "Try again."}
-	}
+	f.s.planner.masks(ctx, f.s)
 	if st.version == f.s.planner.version {
 		return st, f.s.stillServed(st)
 	}

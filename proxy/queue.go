@@ -16,6 +16,8 @@ type pending struct {
 	// name is what a Parse names, or with closes, a Close.
 	name   string
 	closes bool
+	// syncs counts the Sync and Query messages up to this one.
+	syncs int
 	// stmt is what a Parse or the Describe of a statement is about, when that is not simply the server's.
 	stmt *statement
 	// edited is the statement whose text was changed on its way upstream: positions in errors are mapped back.
@@ -30,8 +32,9 @@ type queue struct {
 	skipping bool       // the server ignores messages until the Sync that was not sent yet
 	copyIn   bool       // the server takes CopyData and ignores Sync
 	closed   bool       // the session ends
+	syncs    int        // messages so far that ReadyForQuery answers
 	settled  bool       // everything is answered, and the answers are written to the client
-	changed  *sync.Cond // signalled when settled or closed was set
+	changed  *sync.Cond // signalled when settled or closed was set, or room was made
 	dropped  func(*pending)
 }
 
@@ -59,9 +62,44 @@ func (q *queue) push(p *pending) bool {
 		}
 		q.skipping = false
 	}
+	if p.kind == 'S' || p.kind == 'Q' || p.kind == 'F' {
+		q.syncs++
+	}
+	p.syncs = q.syncs
 	q.entries = append(q.entries, p)
 	q.settled = false
 	return true
+}
+
+// maxPending bounds what one client can have unanswered.
+const maxPending = 16 << 10
+
+func (q *queue) crowded() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.entries) >= maxPending
+}
+
+// waitForRoom waits until half of what is pending was answered. Everything pushed must have been sent.
+func (q *queue) waitForRoom() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.entries) >= maxPending/2 && !q.closed {
+		q.changed.Wait()
+	}
+}
+
+// idle tells whether nothing is unanswered.
+func (q *queue) idle() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.entries) == 0
+}
+
+func (q *queue) isSkipping() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.skipping
 }
 
 // head returns the entry that the next answer belongs to, or nil.
@@ -74,14 +112,34 @@ func (q *queue) head() *pending {
 	return q.entries[0]
 }
 
+// ready takes the head off on ReadyForQuery, which also ends skipping: in a COPY that failed the server can have met a
+// Sync that beginCopyIn took out.
+func (q *queue) ready() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.skipping = false
+	if len(q.entries) > 0 && q.entries[0].kind != 'S' && q.entries[0].kind != 'Q' && q.entries[0].kind != 'F' && q.entries[0].kind != 0 {
+		return // the answer to that Sync
+	}
+	q.take()
+}
+
 // pop takes the head off.
 func (q *queue) pop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.take()
+}
+
+// take removes the head, and marks behind it. q.mu is held.
+func (q *queue) take() {
 	q.copyIn = false
 	for i := 0; len(q.entries) > 0 && (i == 0 || q.entries[0].kind == 'c'); i++ {
 		q.entries[0] = nil
 		q.entries = q.entries[1:]
+	}
+	if len(q.entries) == maxPending/2-1 {
+		q.changed.Broadcast()
 	}
 }
 
@@ -95,6 +153,14 @@ func (q *queue) fail() {
 		q.entries = q.entries[1:]
 	}
 	q.skipping = len(q.entries) == 0
+	q.changed.Broadcast()
+}
+
+// sent counts the messages so far that a ReadyForQuery answers.
+func (q *queue) sent() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.syncs
 }
 
 // settle is called when all that was read from the server has been written to the client.
@@ -114,7 +180,7 @@ func (q *queue) settle() {
 func (q *queue) beginCopyIn() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.entries) == 0 || q.entries[0].kind != 'E' {
+	if len(q.entries) == 0 || q.entries[0].kind != 'E' && q.entries[0].kind != 'Q' {
 		return
 	}
 	q.copyIn = true

@@ -111,18 +111,10 @@ func (srv *Server) Serve(ctx context.Context, listener net.Listener) error {
 	}
 }
 
-// refresh brings the catalog up to date and forgets models that no policy uses.
+// refresh brings the catalog up to date.
 func (srv *Server) refresh(ctx context.Context) error {
-	snapshot, err := srv.catalog.Reload(ctx)
-	if err != nil {
-		return err
-	}
-	keep := map[string]bool{}
-	for _, p := range snapshot.Policies {
-		keep[p.Encoder.SHA256] = true
-	}
-	srv.library.Retain(keep)
-	return nil
+	_, err := srv.catalog.Reload(ctx)
+	return err
 }
 
 // cancelKey is what follows the length and type of a BackendKeyData, or the code of a CancelRequest: process ID and

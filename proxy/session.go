@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"runtime/debug"
 	"sync"
@@ -24,12 +25,14 @@ type statement struct {
 	plan    *rewrite.Plan
 	command rewrite.Command
 	version planVersion // what the plan was made under
+	relayed bool        // nothing but a name: it hides what was prepared under that name before
 }
 
 // portal is a bound statement that is not simply the server's.
 type portal struct {
 	stmt    *statement
 	results *results
+	syncs   int // how many Sync and Query messages were sent before its Bind
 }
 
 // session is one client connection and its upstream connection.
@@ -133,10 +136,14 @@ func (s *session) cancelAction() {
 func (s *session) lookup(name string) *statement {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if st := s.inflight[name]; st != nil {
-		return st
+	st, ok := s.inflight[name]
+	if !ok {
+		st = s.prepared[name]
 	}
-	return s.prepared[name]
+	if st == nil || st.relayed {
+		return nil
+	}
+	return st
 }
 
 // special tells whether any statement or portal needs more than relaying.
@@ -150,9 +157,7 @@ func (s *session) special() bool {
 func (s *session) sendParse(name string, st *statement) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if st != nil {
-		s.inflight[name] = st
-	}
+	s.inflight[name] = st
 }
 
 // parsed is called on ParseComplete.
@@ -162,7 +167,7 @@ func (s *session) parsed(p *pending) {
 	if s.inflight[p.name] == p.stmt {
 		delete(s.inflight, p.name)
 	}
-	if p.stmt != nil {
+	if p.stmt != nil && !p.stmt.relayed {
 		s.prepared[p.name] = p.stmt
 	} else {
 		delete(s.prepared, p.name)
@@ -206,6 +211,7 @@ func (s *session) setPortal(name string, p *portal) {
 		delete(s.portals, name)
 		return
 	}
+	p.syncs = s.queue.sent()
 	s.portals[name] = p
 }
 
@@ -216,12 +222,13 @@ func (s *session) portal(name string) *portal {
 }
 
 // ready notes a ReadyForQuery.
-func (s *session) ready(status byte) {
+func (s *session) ready(status byte, syncs int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.status = status
 	if status == 'I' {
-		clear(s.portals) // they live in a transaction
+		// They live in a transaction. Those bound after the Sync that is answered here are of the next one.
+		maps.DeleteFunc(s.portals, func(_ string, p *portal) bool { return p.syncs < syncs })
 	}
 }
 

@@ -19,7 +19,6 @@ type analysis struct {
 	resolved  map[Name]Relation
 	masks     policy.Masks
 	instances []*instance
-	outdated  bool // a protected relation does not look as the masks say
 	modifies  bool // there is a data-modifying WITH
 }
 
@@ -369,7 +368,7 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 			}
 			return c
 		}
-		unsure = unsure || around.all.open
+		unsure = unsure || around.all.open || slices.ContainsFunc(around.all.cols, func(c outColumn) bool { return c.name == "" })
 	}
 	for around := s; around != nil; around = around.parent {
 		for _, it := range around.items {
@@ -436,6 +435,9 @@ func (a *analysis) exprColumn(ref *pg_query.ColumnRef, s *scope, where string) {
 func (c columns) renamed(names []*pg_query.Node) columns {
 	if len(names) == 0 {
 		return c
+	}
+	if c.open && c.hasSlots() {
+		refuse(codeFeatureNotSupported, -1, "List the columns instead of using a star.", "cannot tell which columns an alias list renames next to masked columns")
 	}
 	cols := slices.Clone(c.cols)
 	for i, n := range names {

@@ -40,8 +40,8 @@ type Inspected struct {
 	Names []Name
 	// MovesNames means that running the statement can change what names resolve to; plans kept for reuse must go.
 	MovesNames bool
-	// Executes is the name that an EXECUTE runs.
-	Executes string
+	// Executes names the prepared statements that the text runs by EXECUTE.
+	Executes []string
 	// Forgets means that a prepared statement may go, or another take its name: DEALLOCATE, PREPARE, DISCARD.
 	Forgets bool
 
@@ -65,13 +65,15 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 	}
 	in.stmts = parsed.GetStmts()
 	for _, s := range in.stmts {
-		in.Executes += s.GetStmt().GetExecuteStmt().GetName()
 		in.Forgets = in.Forgets || s.GetStmt().GetDeallocateStmt() != nil || s.GetStmt().GetPrepareStmt() != nil || s.GetStmt().GetDiscardStmt() != nil
 	}
 	in.MovesNames = slices.ContainsFunc(in.stmts, func(s *pg_query.RawStmt) bool { return movesNames(s.GetStmt()) })
 
 	found, touches, reads := []Name{}, false, false
 	walk(parsed.ProtoReflect(), func(m proto.Message) bool {
+		if execute, ok := m.(*pg_query.ExecuteStmt); ok {
+			in.Executes = append(in.Executes, execute.GetName())
+		}
 		rv, ok := m.(*pg_query.RangeVar)
 		if !ok {
 			reads = reads || readsRows(m)
@@ -171,11 +173,13 @@ var ErrOutdated = &Refusal{Code: codeFeatureNotSupported, Message: "a protected 
 func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) (plan *Plan, err error) {
 	defer recovered(&err)
 	a := &analysis{text: in.text, resolved: resolved, masks: masks}
+	for _, rel := range resolved {
+		if mask, ok := masks.Of(rel.OID); ok && !mask.Policy.Relation.SameColumns(rel.Columns) {
+			return nil, ErrOutdated
+		}
+	}
 	if !a.touchesMasked(in.stmts) {
 		return nil, nil
-	}
-	if a.outdated {
-		return nil, ErrOutdated
 	}
 	if len(in.stmts) != 1 {
 		refuse(codeFeatureNotSupported, -1, "Send each statement by itself.",
@@ -211,9 +215,6 @@ func (a *analysis) touchesMasked(stmts []*pg_query.RawStmt) bool {
 	words := map[string]bool{}
 	for name, rel := range a.resolved {
 		mask, ok := a.masks.Of(rel.OID)
-		if ok && !mask.Policy.Relation.SameColumns(rel.Columns) {
-			a.outdated = true
-		}
 		if !ok {
 			if a.masks.IsView(rel.OID) {
 				refuse(codeInsufficientPrivilege, -1, "Query the protected table itself.", "permission denied for view %s", name.Relation)

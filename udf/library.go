@@ -16,9 +16,9 @@ type Library struct {
 	loaded map[string]*slot // by SHA-256
 }
 
-// slot loads once, whoever comes first; others wait for it.
+// slot is an encoder that is loaded or being loaded. Who made the slot loads; others wait for done.
 type slot struct {
-	once sync.Once
+	done chan struct{}
 	enc  *Encoder
 	err  error
 }
@@ -38,23 +38,28 @@ func (l *Library) Runtime() *Runtime { return l.rt }
 // fails to load is tried again next time: its file may have been put back.
 func (l *Library) Encoder(spec EncoderSpec) (*Encoder, error) {
 	l.mu.Lock()
-	s := l.loaded[spec.SHA256]
-	if s == nil {
-		s = &slot{}
+	s, found := l.loaded[spec.SHA256]
+	if !found {
+		s = &slot{done: make(chan struct{})}
 		l.loaded[spec.SHA256] = s
 	}
 	l.mu.Unlock()
-	s.once.Do(func() {
-		spec.Path = l.store.Path(spec.Name, spec.Version, spec.SHA256)
-		s.enc, s.err = l.rt.LoadEncoder(spec)
-	})
-	if s.err != nil {
-		l.mu.Lock()
-		if l.loaded[spec.SHA256] == s {
-			delete(l.loaded, spec.SHA256)
-		}
-		l.mu.Unlock()
+	if found {
+		<-s.done
+		return s.enc, s.err
 	}
+	spec.Path = l.store.Path(spec.Name, spec.Version, spec.SHA256)
+	s.enc, s.err = l.rt.LoadEncoder(spec)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	kept := l.loaded[spec.SHA256] == s
+	switch {
+	case s.err != nil && kept:
+		delete(l.loaded, spec.SHA256)
+	case s.err == nil && !kept: // forgotten while it was loaded
+		closeWhenUnused(s.enc)
+	}
+	close(s.done)
 	return s.enc, s.err
 }
 
@@ -67,10 +72,18 @@ func (l *Library) Retain(keep map[string]bool) {
 			continue
 		}
 		delete(l.loaded, hash)
-		s.once.Do(func() {}) // wait for a load under way
-		if s.enc != nil {
-			// Statements may still hold it; nobody counts them. The collector knows when the last is gone.
-			runtime.SetFinalizer(s.enc, func(e *Encoder) { _ = e.Close() })
+		select {
+		case <-s.done:
+			if s.enc != nil {
+				closeWhenUnused(s.enc)
+			}
+		default: // who loads it will see that it was forgotten
 		}
 	}
+}
+
+// closeWhenUnused closes an encoder that statements may still hold. Nobody counts them; the collector knows when the
+// last is gone.
+func closeWhenUnused(e *Encoder) {
+	runtime.SetFinalizer(e, func(e *Encoder) { _ = e.Close() })
 }

@@ -110,10 +110,12 @@ func openService(ctx context.Context, cfg proxy.Config, dsn, models string, prog
 	if err != nil {
 		return nil, errors.Join(err, s.runtime.Close())
 	}
-	if s.catalog, err = catalog.Open(ctx, catalog.Config{DSN: dsn, Logger: cfg.Logger}); err != nil {
+	cfg.Library = udf.NewLibrary(s.runtime, store)
+	forget := func(snapshot *catalog.Snapshot) { cfg.Library.Retain(snapshot.ModelHashes()) }
+	if s.catalog, err = catalog.Open(ctx, catalog.Config{DSN: dsn, Logger: cfg.Logger, Loaded: forget}); err != nil {
 		return nil, errors.Join(err, s.runtime.Close())
 	}
-	cfg.Catalog, cfg.Library = s.catalog, udf.NewLibrary(s.runtime, store)
+	cfg.Catalog = s.catalog
 	if s.proxy, err = proxy.NewServer(cfg); err != nil {
 		s.close()
 		return nil, err

@@ -365,7 +365,7 @@ BEGIN
                                 acl_before, scrim.fence_acl(relation));
 END $$;
 
--- Takes the masked view and the policy away; returns what it had remembered.
+-- Takes the masked view and the policy away; returns what it had remembered: {"grants": [...], "key_owner": oid}.
 CREATE FUNCTION scrim.fence_withdraw(policy_name text, relation regclass) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -383,13 +383,15 @@ BEGIN
         EXECUTE format('DROP VIEW %s', policy.masked_view::regclass);
     END IF;
     DELETE FROM scrim_state.policies p WHERE p.id = policy.id;
-    RETURN remembered;
+    RETURN jsonb_build_object('grants', remembered, 'key_owner', policy.key_owner);
 END $$;
 
 CREATE FUNCTION scrim.drop_masking_policy(policy_name text, relation regclass, if_exists boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    withdrawn jsonb;
     remembered jsonb;
+    former oid;
     now_there jsonb;
     e jsonb;
     owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
@@ -398,17 +400,19 @@ BEGIN
     PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.fence_serialize();
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
-    remembered := scrim.fence_withdraw(policy_name, relation);
-    IF remembered IS NULL THEN
+    withdrawn := scrim.fence_withdraw(policy_name, relation);
+    IF withdrawn IS NULL THEN
         IF if_exists THEN
             RAISE NOTICE 'masking policy "%" on % does not exist, skipping', policy_name, relation;
             RETURN;
         END IF;
         RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
     END IF;
-    IF scrim.view_owner(owner) IS NOT NULL THEN  -- the table may have changed hands
-        EXECUTE format('REVOKE SELECT ON %s FROM %s', relation, scrim.role_name(scrim.view_owner(owner)));
-    END IF;
+    former := (withdrawn ->> 'key_owner')::oid;
+    EXECUTE format('REVOKE SELECT ON %s FROM %s', relation, scrim.role_name(scrim.view_owner(former)));
+    -- Where the table changed hands, so did the grants that its owner had made.
+    remembered := (SELECT coalesce(jsonb_agg(CASE WHEN (r ->> 'grantor')::oid = former THEN jsonb_set(r, '{grantor}', to_jsonb(owner)) ELSE r END), '[]')
+                     FROM jsonb_array_elements(withdrawn -> 'grants') r WHERE (r ->> 'grantee')::oid <> owner);
 
     -- A grantee whose converted grants were all revoked meanwhile stays without.
     now_there := scrim.fence_acl(relation);

@@ -19,7 +19,8 @@ CREATE VIEW scrim.masking_policies AS
            e.name AS encoder, p.present,
            ARRAY(SELECT r.rolname::text FROM pg_roles r WHERE r.oid = ANY (p.except_roles) ORDER BY 1) AS except_roles,
            p.created_by, p.created_at
-      FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id;
+      FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id
+     WHERE EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = p.relation);
 
 -- Raises if no encoder may be made under this name. (Two at the same time: the second to register fails, and files have
 -- their hashes in their names.)
@@ -64,6 +65,7 @@ BEGIN
     IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
         RAISE EXCEPTION 'permission denied for encoders' USING ERRCODE = 'insufficient_privilege';
     END IF;
+    DELETE FROM scrim_state.policies p WHERE NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = p.relation);  -- DROP TABLE ... CASCADE
     SELECT string_agg(format('%I on %s', p.name, p.relation::regclass), ', ') INTO users
       FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id WHERE e.name = encoder;
     IF users IS NOT NULL THEN

@@ -55,7 +55,7 @@ CREATE TABLE scrim_state.policies (
     present      text NOT NULL CHECK (present IN ('VECTOR', 'COMPONENTS')),
     except_roles oid[] NOT NULL,
     masked_view  oid NOT NULL,
-    key_owner    oid NOT NULL,                      -- table owner whose key seals; see scrim_state.masking_keys
+    key_owner    oid NOT NULL,                      -- table owner whose key seals: scrim_state.key_<oid>
     created_by   text NOT NULL,
     created_at   timestamptz NOT NULL DEFAULT now(),
     UNIQUE (relation)                               -- one policy for a table, in this version
