@@ -144,6 +144,9 @@ func (f *frontend) createEncoder(ctx context.Context, c rewrite.CreateEncoder) e
 		}, nil)
 }
 
+// maxTrainingValues bounds the memory of one training: 1 GiB of features.
+const maxTrainingValues = 1 << 27
+
 // readFeatures streams the training rows into one array: 8 bytes for each feature of each row.
 func (f *frontend) readFeatures(ctx context.Context, c rewrite.CreateEncoder) (train.Data, error) {
 	var query string
@@ -168,6 +171,12 @@ func (f *frontend) readFeatures(ctx context.Context, c rewrite.CreateEncoder) (t
 			}
 		}
 		data.Rows++
+		if len(data.Values) > maxTrainingValues {
+			return &Error{
+				Code: "54000", Message: fmt.Sprintf("table %s has too many rows to train on", c.Table),
+				Hint: fmt.Sprintf("At most %d values are held in memory in this version: train on a view or copy with fewer rows.", maxTrainingValues),
+			}
+		}
 		return nil
 	})
 	return data, err
