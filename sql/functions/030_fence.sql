@@ -209,12 +209,18 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
        AND x.grantee IS DISTINCT FROM scrim.view_owner(c.relowner)
 $$;
 
--- Grants or revokes one remembered entry. As its grantor where the caller can become that role, else as the owner.
+-- The column that a remembered entry is about, as GRANT spells it; NULL for the whole table, or a column that is gone.
+CREATE FUNCTION scrim.fence_column(relation regclass, entry jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('(%I)', a.attname) FROM pg_attribute a
+     WHERE a.attrelid = relation AND a.attnum = (entry ->> 'attnum')::smallint AND a.attnum > 0 AND NOT a.attisdropped
+$$;
+
+-- Grants one remembered entry. As its grantor where the caller can become that role, else as the owner.
 CREATE FUNCTION scrim.fence_regrant(relation regclass, entry jsonb, as_grantor boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    col text := (SELECT format('(%I)', a.attname) FROM pg_attribute a
-                  WHERE a.attrelid = relation AND a.attnum = (entry ->> 'attnum')::smallint AND a.attnum > 0 AND NOT a.attisdropped);
+    col text := scrim.fence_column(relation, entry);
     previous text := current_setting('role');
 BEGIN
     IF (entry ->> 'attnum')::int > 0 AND col IS NULL THEN
@@ -250,8 +256,7 @@ BEGIN
         EXIT WHEN jsonb_array_length(scrim.fence_acl(relation)) = 0;
         FOR g IN
             SELECT DISTINCT x ->> 'privilege' AS privilege, (x ->> 'grantor')::oid AS grantor, (x ->> 'grantee')::oid AS grantee,
-                   (SELECT format('(%I)', a.attname) FROM pg_attribute a
-                     WHERE a.attrelid = relation AND a.attnum = (x ->> 'attnum')::smallint AND a.attnum > 0) AS col
+                   scrim.fence_column(relation, x) AS col
               FROM jsonb_array_elements(scrim.fence_acl(relation)) x
         LOOP
             IF g.grantor <> (SELECT c.relowner FROM pg_class c WHERE c.oid = relation) THEN
@@ -440,12 +445,12 @@ BEGIN
             END IF;
         END LOOP;
     END LOOP;
-    FOR e IN SELECT r FROM jsonb_array_elements(remembered) r WHERE r ->> 'change' = 'added' LOOP
+    FOR e IN SELECT r FROM jsonb_array_elements(remembered) r
+              WHERE r ->> 'change' = 'added' AND ((r ->> 'attnum')::int = 0 OR scrim.fence_column(relation, r) IS NOT NULL)
+    LOOP
         BEGIN
             EXECUTE format('REVOKE %s %s ON %s FROM %s', e ->> 'privilege',
-                (SELECT format('(%I)', a.attname) FROM pg_attribute a
-                  WHERE a.attrelid = relation AND a.attnum = (e ->> 'attnum')::smallint AND a.attnum > 0),
-                relation, scrim.role_name((e ->> 'grantee')::oid));
+                scrim.fence_column(relation, e), relation, scrim.role_name((e ->> 'grantee')::oid));
         EXCEPTION WHEN dependent_objects_still_exist THEN
             NULL;  -- its holder passed it on meanwhile; the restored table grant covers it
         END;
