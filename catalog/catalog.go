@@ -98,24 +98,24 @@ func (c *Catalog) Fresh() bool {
 
 // Reload loads a new snapshot if the version moved, and returns the current one.
 func (c *Catalog) Reload(ctx context.Context) (*Snapshot, error) {
-	return c.reload(ctx, c.current.Load())
+	return c.reload(ctx, nil)
 }
 
 // Replace loads a new snapshot in the place of one that was found outdated, whatever the version says: tables are altered
 // without Scrim's knowing.
 func (c *Catalog) Replace(ctx context.Context, outdated *Snapshot) error {
-	known := c.current.Load()
-	if known == outdated {
-		known = nil
-	}
-	_, err := c.reload(ctx, known)
+	_, err := c.reload(ctx, outdated)
 	return err
 }
 
-func (c *Catalog) reload(ctx context.Context, snapshot *Snapshot) (*Snapshot, error) {
+func (c *Catalog) reload(ctx context.Context, outdated *Snapshot) (*Snapshot, error) {
 	c.reloadMu.Lock()
 	defer c.reloadMu.Unlock()
 	asked := time.Now()
+	snapshot := c.current.Load()
+	if snapshot == outdated { // or nothing was loaded yet
+		snapshot = nil
+	}
 	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if snapshot != nil {
 			var version int64
@@ -145,12 +145,20 @@ func (c *Catalog) reload(ctx context.Context, snapshot *Snapshot) (*Snapshot, er
 
 // Run keeps the snapshot current until ctx ends. It survives a server that goes away and comes back.
 func (c *Catalog) Run(ctx context.Context) error {
-	for ctx.Err() == nil {
-		err := c.listen(ctx)
+	for lost := false; ctx.Err() == nil; {
+		err := c.listen(ctx, func() {
+			if lost {
+				c.log.InfoContext(ctx, "catalog connection is back")
+			}
+			lost = false
+		})
 		if ctx.Err() != nil {
 			break
 		}
-		c.log.WarnContext(ctx, "catalog connection lost, trying again", "error", err)
+		if !lost {
+			c.log.WarnContext(ctx, "catalog connection lost, trying again every second", "error", err)
+		}
+		lost = true
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
@@ -159,7 +167,7 @@ func (c *Catalog) Run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-func (c *Catalog) listen(ctx context.Context) error {
+func (c *Catalog) listen(ctx context.Context, connected func()) error {
 	conn, err := c.pool.Acquire(ctx)
 	if err != nil {
 		return err
@@ -170,6 +178,7 @@ func (c *Catalog) listen(ctx context.Context) error {
 	if _, err := raw.Exec(ctx, `LISTEN scrim_catalog`); err != nil {
 		return err
 	}
+	connected()
 	for {
 		if _, err := c.Reload(ctx); err != nil {
 			return err

@@ -38,10 +38,19 @@ func Init(ctx context.Context, conn *pgx.Conn) (InitResult, error) {
 		result, err = initIn(ctx, tx)
 		return err
 	})
+	if isDenied(err) {
+		return InitResult{}, fmt.Errorf("%w: run it as a superuser, or as a role with CREATEROLE that owns the database", err)
+	}
 	if err != nil {
-		return InitResult{}, fmt.Errorf("scrim init: %w", err)
+		return InitResult{}, err
 	}
 	return result, nil
+}
+
+// isDenied tells whether the server refused a privilege.
+func isDenied(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "42501"
 }
 
 func initIn(ctx context.Context, tx pgx.Tx) (InitResult, error) {
@@ -170,7 +179,11 @@ func (c *Catalog) checkVersion(ctx context.Context) error {
 		return fmt.Errorf("%w: run `scrim init --catalog DSN` first", ErrNotInitialised)
 	}
 	var version int
-	if err := c.pool.QueryRow(ctx, `SELECT max(version) FROM scrim_state.migrations`).Scan(&version); err != nil {
+	err = c.pool.QueryRow(ctx, `SELECT max(version) FROM scrim_state.migrations`).Scan(&version)
+	if isDenied(err) {
+		return fmt.Errorf("catalog: %w: connect as the role that ran scrim init", err)
+	}
+	if err != nil {
 		return fmt.Errorf("catalog: %w", err)
 	}
 	switch {

@@ -429,3 +429,21 @@ func TestOthersEncoder(t *testing.T) {
 		e.exec(t, admin, `RESET SESSION AUTHORIZATION`, `DROP OWNED BY `+dana, `REVOKE scrim_admin FROM `+dana, `DROP ROLE `+dana)
 	})
 }
+
+// TestLaterOpenings: the walk can be made again, and finds what was opened since.
+func TestLaterOpenings(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		owner := e.connect(t, olga)
+		walk := `SELECT kind, object FROM scrim.masking_policy_openings('p', 'customers')`
+		if got := mustText(t, owner, walk); got != "" {
+			t.Errorf("right after the policy was made:\n%s", got)
+		}
+		e.exec(t, owner, `CREATE VIEW leak AS SELECT income FROM customers`, `GRANT SELECT ON leak TO analyst`, `GRANT SELECT ON customers TO guest`)
+		if got := mustText(t, owner, walk); !strings.Contains(got, "view|public.leak\n") || !strings.Contains(got, "privilege|guest\n") {
+			t.Errorf("after a view and a grant:\n%s", got)
+		}
+		if _, err := text(t, e.connect(t, analyst), walk); code(err) != "42501" {
+			t.Errorf("analyst: %v", err)
+		}
+	})
+}

@@ -167,7 +167,7 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 	case 'B':
 		return f.bind(ctx, msg)
 	case 'D':
-		return f.describe(msg)
+		return f.describe(ctx, msg)
 	case 'E':
 		return f.execute(ctx, msg)
 	case 'C':
@@ -231,7 +231,7 @@ func (f *frontend) query(ctx context.Context, msg []byte) error {
 	case len(st.plan.Seals) == 0:
 		return f.send(&pgproto3.Query{String: st.plan.SQL}, &pending{kind: 'Q', edited: st, results: &results{plan: st.plan}})
 	}
-	r, err := f.newResults(st, nil)
+	r, err := f.newResults(ctx, st, nil)
 	if err != nil {
 		return f.refuse('Q', err, text)
 	}
@@ -343,7 +343,7 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	if err := b.Decode(msg[headerSize:]); err != nil {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "malformed Bind message"}
 	}
-	r, err := f.newResults(st, b.ResultFormatCodes)
+	r, err := f.newResults(ctx, st, b.ResultFormatCodes)
 	if err != nil {
 		return f.refuse('P', err, "")
 	}
@@ -354,7 +354,7 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	return f.send(&b, &pending{kind: 'B', edited: st})
 }
 
-func (f *frontend) describe(msg []byte) error {
+func (f *frontend) describe(ctx context.Context, msg []byte) error {
 	body := msg[headerSize:]
 	if len(body) < 2 {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "malformed Describe message"}
@@ -363,7 +363,7 @@ func (f *frontend) describe(msg []byte) error {
 	switch name := cString(body[1:]); body[0] {
 	case 'S':
 		if st := f.s.lookup(name); st != nil && st.plan != nil {
-			r, err := f.newResults(st, nil)
+			r, err := f.newResults(ctx, st, nil)
 			if err != nil {
 				return f.refuse('P', err, "")
 			}

@@ -231,15 +231,16 @@ func (f *frontend) current(ctx context.Context, st *statement) (*statement, erro
 
 // newResults gets the models that a statement needs and works out the formats. Formats are as in a Bind message: none
 // for text, one for all, or one for each column.
-func (f *frontend) newResults(st *statement, formats []int16) (*results, error) {
+func (f *frontend) newResults(ctx context.Context, st *statement, formats []int16) (*results, error) {
 	r := &results{plan: st.plan, sealedType: st.version.snapshot.SealedType}
 	for _, seal := range st.plan.Seals {
 		e := seal.Policy.Encoder
 		enc, err := f.s.srv.library.Encoder(udf.EncoderSpec{Name: e.Name, Version: e.Version, SHA256: e.SHA256, Inputs: e.Inputs, Dims: e.Dims})
 		if err != nil {
+			f.s.log.ErrorContext(ctx, "encoder cannot be loaded", "encoder", e.Name, "version", e.Version, "error", err)
 			return nil, &Error{
-				Code: codeSystemError, Message: fmt.Sprintf("the mask of a column cannot be computed: %v", err),
-				Hint: "The models folder may not be the one the encoder was published in.",
+				Code: codeSystemError, Message: fmt.Sprintf("encoder %q version %d cannot be loaded, so its masks cannot be computed", e.Name, e.Version),
+				Hint: "The proxy's log says why. Its --models folder must be the one that the encoder was published in.",
 			}
 		}
 		r.encoders = append(r.encoders, enc)

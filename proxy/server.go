@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +59,14 @@ var errShutdown = errors.New("server is shutting down")
 func NewServer(cfg Config) (*Server, error) {
 	if cfg.Upstream == "" || cfg.Catalog == nil || cfg.Library == nil {
 		return nil, errors.New("proxy: Upstream, Catalog and Library are required")
+	}
+	if !strings.HasPrefix(cfg.Upstream, "/") {
+		if _, _, err := net.SplitHostPort(cfg.Upstream); err != nil {
+			return nil, fmt.Errorf("upstream %q is neither HOST:PORT nor the path of a Unix socket (.../.s.PGSQL.5432)", cfg.Upstream)
+		}
+	}
+	if cfg.MaxConnections < 0 || cfg.StartupTimeout < 0 {
+		return nil, errors.New("proxy: MaxConnections and StartupTimeout must not be negative")
 	}
 	if cfg.StartupTimeout == 0 {
 		cfg.StartupTimeout = 10 * time.Second

@@ -364,7 +364,10 @@ func (p *parser) createEncoder() Command {
 		}
 		p.need(")")
 	}
-	if at := p.next; !p.try("WAIT") && at == len(p.tokens) {
+	if !p.try("WAIT") {
+		if p.next < len(p.tokens) && p.spell(p.next) != ";" {
+			p.fail("WAIT")
+		}
 		refuse(codeFeatureNotSupported, -1, "Add WAIT: the statement then returns when the encoder is trained.",
 			"training in the background is not supported yet")
 	}

@@ -197,7 +197,8 @@ func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) (plan 
 	}
 	sel := stmt.GetSelectStmt()
 	if sel == nil {
-		refuse(codeFeatureNotSupported, -1, "A masked column can be read by SELECT.", "masked columns are not supported in this kind of statement yet")
+		refuse(codeFeatureNotSupported, -1, "A masked column can be read by a plain SELECT. Server-side cursors (DECLARE, FETCH_COUNT in psql, named cursors of drivers) are such statements too.",
+			"masked columns are not supported in this kind of statement yet")
 	}
 	out := a.query(sel, nil, nil)
 	if !a.anyUsed() {

@@ -137,7 +137,11 @@ func (d *demo) cleanUp() error {
 }
 
 func (d *demo) startServer(ctx context.Context) error {
-	binaries, err := native.Postgres(ctx, native.Config{Progress: d.stderr})
+	progress := native.Config{Progress: d.stderr}
+	if _, err := native.ONNXRuntime(ctx, progress); err != nil { // what is missing is better said at once
+		return err
+	}
+	binaries, err := native.Postgres(ctx, progress)
 	if err != nil {
 		return err
 	}
@@ -180,6 +184,7 @@ func (d *demo) startProxy(ctx context.Context, listen string) (<-chan error, err
 		if splitErr != nil {
 			return nil, err
 		}
+		d.step("%v: taking another port", err)
 		if listener, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
 			return nil, err
 		}

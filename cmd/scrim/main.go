@@ -56,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return runInit(ctx, args[1:], stdout, stderr)
 	case "serve":
 		return runServe(ctx, args[1:], stderr)
-	case "version":
+	case "version", "--version", "-version":
 		fmt.Fprintln(stdout, version())
 		return nil
 	case "help", "-h", "--help":
@@ -77,11 +77,11 @@ func parse(fs *flag.FlagSet, args []string, required ...string) error {
 		return err
 	}
 	if fs.NArg() > 0 {
-		return fmt.Errorf("%s: unexpected argument %q", fs.Name(), fs.Arg(0))
+		return fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
 	for _, name := range required {
 		if fs.Lookup(name).Value.String() == "" {
-			return fmt.Errorf("%s: --%s is required", fs.Name(), name)
+			return fmt.Errorf("--%s is required", name)
 		}
 	}
 	return nil

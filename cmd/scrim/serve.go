@@ -50,8 +50,8 @@ func runServe(ctx context.Context, args []string, stderr io.Writer) error {
 	upstream := fs.String("upstream", "", "HOST:PORT of the PostgreSQL server, or the path of its Unix socket")
 	dsn := fs.String("catalog", "", "connection string of the role that ran scrim init")
 	listen := fs.String("listen", "127.0.0.1:6432", "address to accept clients at")
-	models := fs.String("models", "models", "folder of model files")
-	maxConnections := fs.Int("max-connections", 0, "sessions at a time (default 1000)")
+	models := fs.String("models", "models", "folder of model files, made if it is not there; all proxies of a database share it")
+	maxConnections := fs.Int("max-connections", 0, "sessions at a time; 0 for 1000")
 	cert := fs.String("tls-cert", "", "certificate to offer TLS to clients with")
 	key := fs.String("tls-key", "", "private key of the certificate")
 	level := slog.LevelInfo
@@ -81,8 +81,10 @@ func runServe(ctx context.Context, args []string, stderr io.Writer) error {
 		return err
 	}
 	defer s.close()
-	cfg.Logger.InfoContext(ctx, "serving", "listen", listener.Addr(), "upstream", *upstream)
-	return s.serve(ctx, listener)
+	cfg.Logger.InfoContext(ctx, "serving", "listen", listener.Addr(), "upstream", *upstream, "database", s.catalog.Database(), "models", *models)
+	err = s.serve(ctx, listener)
+	cfg.Logger.InfoContext(ctx, "stopped")
+	return err
 }
 
 // service is what `serve` and `demo` share: catalog, models and proxy wired together.
