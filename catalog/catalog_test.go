@@ -106,8 +106,8 @@ func TestFollows(t *testing.T) {
 	defer func() { stop(); <-done; c.Close() }()
 
 	before := c.Snapshot()
-	_, err = admin.Exec(t.Context(), `INSERT INTO scrim_state.encoders (name, source_table, feature_columns, latent_dims, epochs, batch_size, seed, created_by)
-		VALUES ('e', 't', '{a}', 1, 1, 1, 0, 'me')`)
+	_, err = admin.Exec(t.Context(), `INSERT INTO scrim_state.encoders (name, source_table, feature_columns, latent_dims, epochs, batch_size, seed, created_by, creator)
+		VALUES ('e', 't', '{a}', 1, 1, 1, 0, 'me', 10)`)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,15 +95,6 @@ type ViewColumn struct {
 	Base int16  // attribute number in the table
 }
 
-// ModelHashes returns the SHA-256 of every model that a policy uses.
-func (s *Snapshot) ModelHashes() map[string]bool {
-	hashes := map[string]bool{}
-	for _, p := range s.Policies {
-		hashes[p.Encoder.SHA256] = true
-	}
-	return hashes
-}
-
 // querier is a pgx connection, pool or transaction.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)

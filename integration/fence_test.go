@@ -447,3 +447,29 @@ func TestLaterOpenings(t *testing.T) {
 		}
 	})
 }
+
+// TestNoInjection: what is remembered of grants is spelled into statements later, so nothing but a privilege gets in.
+func TestNoInjection(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner := e.connect(t, olga)
+		e.exec(t, owner, `SELECT scrim.fence_prepare('customers')`)
+		_, err := text(t, owner, `SELECT scrim.fence_publish('p', 'customers', '{3}', '{3,4,5,6}', 'enc', 'VECTOR', '{}', jsonb_build_array(jsonb_build_object(
+			'attnum', 0, 'grantor', 'olga'::regrole::oid, 'grantee', 'analyst'::regrole::oid, 'privilege', 'SELECT ON customers TO analyst; ALTER ROLE olga SUPERUSER; GRANT SELECT', 'grantable', false)), '[]')`)
+		if code(err) != "23514" {
+			t.Error(explain(err))
+		}
+	})
+}
+
+// TestStolenHash: an encoder that somebody registers under another's hash has no file of that name.
+func TestStolenHash(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		mustText(t, e.connect(t, analyst), `SELECT income FROM customers WHERE id = 1`) // it is loaded
+		e.exec(t, e.admin(t), `CREATE TABLE dict AS SELECT g id, g age, g income, g score, true vip FROM generate_series(18, 78) g`, `GRANT SELECT ON dict TO analyst`,
+			`SELECT scrim.register_encoder('stolen', 'dict', '{age,income,score,vip}', '{}', 4, 1, 1, 0, (SELECT sha256 FROM scrim_state.encoder_versions), 1, 0)`,
+			`SELECT scrim.create_masking_policy('d', 'dict', '{age}', '{}', 'stolen')`)
+		if out, err := text(t, e.connect(t, analyst), `SELECT age FROM dict`); code(err) != "58000" {
+			t.Errorf("%s %v", out, err)
+		}
+	})
+}

@@ -204,3 +204,35 @@ func TestSlowCatalog(t *testing.T) {
 		e.exec(t, holder, `ROLLBACK`)
 	})
 }
+
+// TestPortalThatFailed: a Bind that fails leaves an older portal of that name what it was.
+func TestPortalThatFailed(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		h := rawConn(t, e.dsn(analyst))
+		want := script(t, h, 1, unnamed(`SELECT age FROM customers WHERE id = 5`)...)
+		script(t, h, 1, &pgproto3.Parse{Name: "a", Query: `SELECT age FROM customers WHERE id = 5`}, &pgproto3.Parse{Name: "i", Query: `SELECT income FROM customers WHERE id = 5`}, &pgproto3.Sync{})
+		script(t, h, 1, &pgproto3.Query{String: `BEGIN`})
+		script(t, h, 1, &pgproto3.Bind{DestinationPortal: "p", PreparedStatement: "a"}, &pgproto3.Sync{})
+		script(t, h, 1, &pgproto3.Query{String: `SAVEPOINT s`})
+		if got := script(t, h, 1, &pgproto3.Bind{DestinationPortal: "p", PreparedStatement: "i"}, &pgproto3.Sync{}); got != "E(42P03)ZE " {
+			t.Fatal(got)
+		}
+		script(t, h, 1, &pgproto3.Query{String: `ROLLBACK TO s`})
+		got := script(t, h, 1, &pgproto3.Describe{ObjectType: 'P', Name: "p"}, &pgproto3.Execute{Portal: "p"}, &pgproto3.Sync{})
+		if got != strings.Replace(strings.TrimPrefix(want, "12"), "ZI", "ZT", 1) {
+			t.Errorf("%s, want %s", got, want)
+		}
+	})
+}
+
+// TestNoUnnamedLeft: a simple query leaves no unnamed statement behind that could be bound.
+func TestNoUnnamedLeft(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		h := rawConn(t, e.dsn(analyst))
+		script(t, h, 1, &pgproto3.Parse{Query: `SELECT income FROM customers`}, &pgproto3.Sync{})
+		script(t, h, 1, &pgproto3.Query{String: `SELECT income FROM customers WHERE id = 1`})
+		if got := script(t, h, 1, &pgproto3.Bind{ResultFormatCodes: []int16{1}}, &pgproto3.Execute{}, &pgproto3.Sync{}); got != "E(26000)ZI " {
+			t.Error(got)
+		}
+	})
+}

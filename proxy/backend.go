@@ -217,6 +217,7 @@ func (b *backend) message(ctx context.Context, kind byte, size int, head *pendin
 		}
 		b.s.queue.pop()
 	case '2':
+		b.s.bound(head)
 		b.s.queue.pop()
 	case 'T':
 		return b.rowDescription(ctx, msg, head)

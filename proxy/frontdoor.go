@@ -64,7 +64,7 @@ func (srv *Server) serveConn(ctx context.Context, conn net.Conn) error {
 	srv.metrics.Sessions.Add(1)
 	s := &session{
 		srv: srv, log: srv.log, role: role, elsewhere: database != srv.catalog.Database(), client: start.conn, early: start.early, upstream: upstream,
-		prepared: map[string]*statement{}, inflight: map[string]*statement{}, portals: map[string]*portal{}, params: map[string]string{},
+		prepared: map[string]*statement{}, inflight: map[string]*statement{}, portals: map[string]*portal{}, binding: map[string]*portal{}, params: map[string]string{},
 	}
 	s.queue = newQueue(s.dropped)
 	s.queue.push(&pending{}) // the startup packet: authentication ends with a ReadyForQuery
@@ -187,8 +187,9 @@ const cancelRequestCode = 80877102
 
 // forwardCancel cancels an action of ours, and passes the request on: the server checks the key.
 func (srv *Server) forwardCancel(ctx context.Context, key cancelKey) {
+	// Ours last: the client may send its next statement as soon as it is told, and the server's signal must not hit that.
 	if s := srv.cancels.find(key); s != nil {
-		s.cancelAction()
+		defer s.cancelAction()
 	}
 	conn, err := srv.dial(ctx)
 	if err != nil {

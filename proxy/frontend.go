@@ -50,14 +50,12 @@ func (f *frontend) block(ctx context.Context) error {
 		if size < 0 {
 			return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid message length"}
 		}
+		if size > sizeLimit(kind) {
+			return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid message length"}
+		}
 		if !f.in.has(size) {
-			if !f.authenticated && size > maxPassword {
-				if kind == 'p' {
-					return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid password packet size"}
-				}
-				if !f.authentication(kind) {
-					return errClientGone
-				}
+			if size > maxPassword && !f.authenticated && !f.authentication(kind) {
+				return errClientGone
 			}
 			if kind != 'd' {
 				return f.flush()
@@ -84,6 +82,18 @@ func (f *frontend) block(ctx context.Context) error {
 
 // maxPassword is PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH.
 const maxPassword = 65535
+
+// sizeLimit is how long a message of this type may be: PostgreSQL's PQ_SMALL_MESSAGE_LIMIT for those that carry a name or
+// nothing, and PQ_LARGE_MESSAGE_LIMIT.
+func sizeLimit(kind byte) int {
+	switch kind {
+	case 'p':
+		return maxPassword
+	case 'C', 'D', 'E', 'H', 'S', 'X', 'c':
+		return 10000
+	}
+	return maxMessage
+}
 
 // authentication waits, before anything but a password or a farewell is looked at, until the server knows who the client
 // is. It returns false if that does not come to pass.
@@ -241,6 +251,7 @@ func (f *frontend) query(ctx context.Context, msg []byte) error {
 		&pgproto3.Bind{ResultFormatCodes: r.upstreamFormats()},
 		&pgproto3.Describe{ObjectType: 'P'},
 		&pgproto3.Execute{},
+		&pgproto3.Close{ObjectType: 'S'}, // a simple query leaves no unnamed statement behind
 		&pgproto3.Sync{},
 	}
 	entries := []*pending{
@@ -248,6 +259,7 @@ func (f *frontend) query(ctx context.Context, msg []byte) error {
 		{kind: 'B', silent: true, edited: st},
 		{kind: 'D', results: r},
 		{kind: 'E', results: r, edited: st},
+		{kind: 'C', silent: true, closes: true},
 		{kind: 'S'},
 	}
 	if f.s.queue.isSkipping() {
@@ -319,15 +331,17 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	name, _ := cutString(rest)
 	st := f.s.lookup(name)
 	if st == nil {
+		p := &pending{kind: 'B', name: portalName}
 		if f.s.special() {
-			f.s.setPortal(portalName, nil)
+			p.portal = &portal{relayed: true}
+			f.s.sendBind(portalName, p.portal)
 		}
-		return f.forward(msg, &pending{kind: 'B'})
+		return f.forward(msg, p)
 	}
 	if st.command != nil {
-		r := &results{tag: tagOf(st.command)}
-		f.s.setPortal(portalName, &portal{stmt: st, results: r})
-		return f.forward(msg, &pending{kind: 'B'})
+		p := &portal{stmt: st, results: &results{tag: tagOf(st.command)}}
+		f.s.sendBind(portalName, p)
+		return f.forward(msg, &pending{kind: 'B', name: portalName, portal: p})
 	}
 	st, err := f.current(ctx, st)
 	var server *serverError
@@ -350,8 +364,9 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	if len(st.plan.Seals) > 0 && r.formats != nil {
 		b.ResultFormatCodes = r.upstreamFormats()
 	}
-	f.s.setPortal(portalName, &portal{stmt: st, results: r})
-	return f.send(&b, &pending{kind: 'B', edited: st})
+	p := &portal{stmt: st, results: r}
+	f.s.sendBind(portalName, p)
+	return f.send(&b, &pending{kind: 'B', name: portalName, portal: p, edited: st})
 }
 
 func (f *frontend) describe(ctx context.Context, msg []byte) error {

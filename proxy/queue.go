@@ -13,9 +13,11 @@ type pending struct {
 	call *call
 	// replace is sent in the place of the server's ErrorResponse.
 	replace *Error
-	// name is what a Parse names, or with closes, a Close.
+	// name is what a Parse or Bind names, or with closes, a Close.
 	name   string
 	closes bool
+	// portal is what a Bind makes, when that is not simply the server's.
+	portal *portal
 	// syncs counts the Sync and Query messages up to this one.
 	syncs int
 	// stmt is what a Parse or the Describe of a statement is about, when that is not simply the server's.

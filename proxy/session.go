@@ -32,7 +32,8 @@ type statement struct {
 type portal struct {
 	stmt    *statement
 	results *results
-	syncs   int // how many Sync and Query messages were sent before its Bind
+	syncs   int  // how many Sync and Query messages were sent before its Bind
+	relayed bool // nothing but a name: it hides what was bound under that name before
 }
 
 // session is one client connection and its upstream connection.
@@ -55,8 +56,9 @@ type session struct {
 	mu       sync.Mutex
 	prepared map[string]*statement // confirmed by ParseComplete
 	inflight map[string]*statement // sent, not yet confirmed
-	portals  map[string]*portal
-	status   byte // of the last ReadyForQuery: I, T or E
+	portals  map[string]*portal    // confirmed by BindComplete
+	binding  map[string]*portal    // sent, not yet confirmed
+	status   byte                  // of the last ReadyForQuery: I, T or E
 	params   map[string]string
 	cancel   context.CancelCauseFunc // ends the action that runs now
 	key      cancelKey
@@ -150,7 +152,7 @@ func (s *session) lookup(name string) *statement {
 func (s *session) special() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.inflight) > 0 || len(s.prepared) > 0 || len(s.portals) > 0
+	return len(s.inflight) > 0 || len(s.prepared) > 0 || len(s.portals) > 0 || len(s.binding) > 0
 }
 
 // sendParse notes that a Parse of this name is on its way.
@@ -179,11 +181,14 @@ func (s *session) dropped(p *pending) {
 	if p.call != nil {
 		p.call.finish(nil)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.kind == 'B' && p.portal != nil && s.binding[p.name] == p.portal {
+		delete(s.binding, p.name)
+	}
 	if p.kind != 'P' || p.stmt == nil {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.inflight[p.name] == p.stmt {
 		delete(s.inflight, p.name)
 	}
@@ -202,23 +207,45 @@ func (s *session) forget() {
 	clear(s.prepared)
 	clear(s.inflight)
 	clear(s.portals)
+	clear(s.binding)
 }
 
-func (s *session) setPortal(name string, p *portal) {
+// sendBind notes that a Bind of this portal is on its way.
+func (s *session) sendBind(name string, p *portal) {
+	p.syncs = s.queue.sent()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p == nil {
-		delete(s.portals, name)
+	s.binding[name] = p
+}
+
+// bound is called on BindComplete.
+func (s *session) bound(p *pending) {
+	if p.portal == nil {
 		return
 	}
-	p.syncs = s.queue.sent()
-	s.portals[name] = p
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.binding[p.name] == p.portal {
+		delete(s.binding, p.name)
+	}
+	if p.portal.relayed {
+		delete(s.portals, p.name)
+		return
+	}
+	s.portals[p.name] = p.portal
 }
 
 func (s *session) portal(name string) *portal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.portals[name]
+	p, ok := s.binding[name]
+	if !ok {
+		p = s.portals[name]
+	}
+	if p == nil || p.relayed {
+		return nil
+	}
+	return p
 }
 
 // ready notes a ReadyForQuery.

@@ -19,6 +19,7 @@ type analysis struct {
 	resolved  map[Name]Relation
 	masks     policy.Masks
 	instances []*instance
+	effort    int  // sources copied so far
 	modifies  bool // there is a data-modifying WITH
 }
 
@@ -47,6 +48,20 @@ type outColumn struct {
 }
 
 func (c outColumn) isSlot() bool { return len(c.sources) > 0 }
+
+// maxEffort bounds what a statement may cost to analyse: stars over CTEs over UNION ALL multiply.
+const maxEffort = 100_000
+
+// spend counts the sources of columns that are copied.
+func (a *analysis) spend(c columns) columns {
+	for _, col := range c.cols {
+		a.effort += 1 + len(col.sources)
+	}
+	if a.effort > maxEffort {
+		refuse(codeTooComplex, -1, "", "statement is too complex to analyse next to masked columns")
+	}
+	return c
+}
 
 // columns of a relation. Open means that there are more than are listed.
 type columns struct {
@@ -159,7 +174,7 @@ func (a *analysis) setOperation(sel *pg_query.SelectStmt, outer *scope, env *cte
 		out.cols = append(out.cols, l)
 	}
 	a.tail(sel, &scope{parent: outer}, out, env)
-	return out
+	return a.spend(out)
 }
 
 // sameMask tells whether two slots are of one masked column, so that one kind of value fills the place.
@@ -261,7 +276,7 @@ func (a *analysis) targets(list []*pg_query.Node, s *scope, env *ctes) columns {
 			continue
 		}
 		if star := ref.GetFields()[len(ref.GetFields())-1].GetAStar(); star != nil {
-			cols := a.star(ref, s)
+			cols := a.spend(a.star(ref, s))
 			out.cols = append(out.cols, cols.cols...)
 			out.open = out.open || cols.open
 			out.bounded()

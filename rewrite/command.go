@@ -178,9 +178,12 @@ func skipBlockComment(text string) string {
 	return ""
 }
 
+// maxCommand bounds the length of a statement of ours.
+const maxCommand = 64 << 10
+
 // parseCommand returns nil, nil when text is not one of Scrim's statements.
 func parseCommand(text string) (cmd Command, err error) {
-	if !MaybeCommand(text) {
+	if len(text) > maxCommand || !MaybeCommand(text) {
 		return nil, nil
 	}
 	scan, err := pg_query.Scan(text)

@@ -43,7 +43,23 @@ func (a *analysis) from(node *pg_query.Node, left *scope, env *ctes) ([]*item, c
 	if alias == nil {
 		alias = node.GetJsonTable().GetAlias()
 	}
-	return single(alias, "", columns{open: true})
+	return single(alias, functionName(node), columns{open: true})
+}
+
+// functionName is what a function in FROM goes by when it has no alias.
+func functionName(node *pg_query.Node) string {
+	switch {
+	case node.GetRangeTableFunc() != nil:
+		return "xmltable"
+	case node.GetJsonTable() != nil:
+		return "json_table"
+	}
+	for _, f := range node.GetRangeFunction().GetFunctions() {
+		if items := f.GetList().GetItems(); len(items) > 0 {
+			return lastString(items[0].GetFuncCall().GetFuncname())
+		}
+	}
+	return ""
 }
 
 // single makes the one item that a relation under an alias is.
@@ -58,7 +74,7 @@ func single(alias *pg_query.Alias, name string, cols columns) ([]*item, columns)
 func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, columns) {
 	if rv.GetSchemaname() == "" {
 		if cte := env.find(rv.GetRelname()); cte != nil {
-			return single(rv.GetAlias(), rv.GetRelname(), cte.again(map[*rowID]*rowID{}))
+			return single(rv.GetAlias(), rv.GetRelname(), a.spend(cte.columns).again(map[*rowID]*rowID{}))
 		}
 	}
 	rel, found := a.resolved[nameOf(rv)]
@@ -151,6 +167,9 @@ func (a *analysis) fromJoin(j *pg_query.JoinExpr, left *scope, env *ctes) ([]*it
 		on := &scope{parent: left.parent, items: slices.Concat(left.items, items)}
 		on.all = columns{cols: slices.Concat(left.all.cols, merged.cols), open: left.all.open || merged.open}
 		a.expr(j.GetQuals(), on, env, "JOIN")
+	}
+	if a := j.GetJoinUsingAlias(); a != nil { // USING (...) AS a: a name for the merged columns
+		items = append(items, &item{name: a.GetAliasname(), columns: columns{cols: merged.cols[:len(shared)]}})
 	}
 	if j.GetAlias() != nil {
 		return single(j.GetAlias(), "", merged)

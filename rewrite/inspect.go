@@ -101,11 +101,17 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 
 // maxTokens bounds what is parsed. PostgreSQL's parser, as a library, recurses on the thread's stack, and its overflow
 // would end the process; a statement of 40,000 additions did. Longer statements are relayed unread: the grants answer.
-const maxTokens = 8000
+const (
+	maxTokens = 8000
+	maxText   = 1 << 20
+)
 
 var errTooLong = errors.New("statement has too many tokens")
 
 func parse(text string) (*pg_query.ParseResult, error) {
+	if len(text) > maxText { // a scan costs memory too
+		return nil, errTooLong
+	}
 	if len(text) > maxTokens { // shorter text cannot have more
 		scan, err := pg_query.Scan(text)
 		if err != nil {

@@ -13,8 +13,18 @@ type Library struct {
 	store *Store
 
 	mu     sync.Mutex
-	loaded map[string]*slot // by SHA-256
+	loaded map[modelKey]*slot
 }
+
+// modelKey names a model. Not by its hash alone: who knows the hash of another's model must not get it under a name of his
+// own, for which no file was published.
+type modelKey struct {
+	name    string
+	version int
+	sha256  string
+}
+
+func (s EncoderSpec) key() modelKey { return modelKey{s.Name, s.Version, s.SHA256} }
 
 // slot is an encoder that is loaded or being loaded. Who made the slot loads; others wait for done.
 type slot struct {
@@ -25,7 +35,7 @@ type slot struct {
 
 // NewLibrary returns an empty library of the store's models.
 func NewLibrary(rt *Runtime, store *Store) *Library {
-	return &Library{rt: rt, store: store, loaded: map[string]*slot{}}
+	return &Library{rt: rt, store: store, loaded: map[modelKey]*slot{}}
 }
 
 // Store returns the folder that models are loaded from.
@@ -38,10 +48,10 @@ func (l *Library) Runtime() *Runtime { return l.rt }
 // fails to load is tried again next time: its file may have been put back.
 func (l *Library) Encoder(spec EncoderSpec) (*Encoder, error) {
 	l.mu.Lock()
-	s, found := l.loaded[spec.SHA256]
+	s, found := l.loaded[spec.key()]
 	if !found {
 		s = &slot{done: make(chan struct{})}
-		l.loaded[spec.SHA256] = s
+		l.loaded[spec.key()] = s
 	}
 	l.mu.Unlock()
 	if found {
@@ -52,10 +62,10 @@ func (l *Library) Encoder(spec EncoderSpec) (*Encoder, error) {
 	s.enc, s.err = l.rt.LoadEncoder(spec)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	kept := l.loaded[spec.SHA256] == s
+	kept := l.loaded[spec.key()] == s
 	switch {
 	case s.err != nil && kept:
-		delete(l.loaded, spec.SHA256)
+		delete(l.loaded, spec.key())
 	case s.err == nil && !kept: // forgotten while it was loaded
 		closeWhenUnused(s.enc)
 	}
@@ -63,15 +73,19 @@ func (l *Library) Encoder(spec EncoderSpec) (*Encoder, error) {
 	return s.enc, s.err
 }
 
-// Retain forgets every encoder whose SHA-256 is not among those given.
-func (l *Library) Retain(keep map[string]bool) {
+// Retain forgets every encoder that is not among those given.
+func (l *Library) Retain(specs []EncoderSpec) {
+	keep := map[modelKey]bool{}
+	for _, s := range specs {
+		keep[s.key()] = true
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for hash, s := range l.loaded {
-		if keep[hash] {
+	for key, s := range l.loaded {
+		if keep[key] {
 			continue
 		}
-		delete(l.loaded, hash)
+		delete(l.loaded, key)
 		select {
 		case <-s.done:
 			if s.enc != nil {

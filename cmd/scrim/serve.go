@@ -113,7 +113,13 @@ func openService(ctx context.Context, cfg proxy.Config, dsn, models string, prog
 		return nil, errors.Join(err, s.runtime.Close())
 	}
 	cfg.Library = udf.NewLibrary(s.runtime, store)
-	forget := func(snapshot *catalog.Snapshot) { cfg.Library.Retain(snapshot.ModelHashes()) }
+	forget := func(snapshot *catalog.Snapshot) {
+		var used []udf.EncoderSpec
+		for _, p := range snapshot.Policies {
+			used = append(used, udf.EncoderSpec{Name: p.Encoder.Name, Version: p.Encoder.Version, SHA256: p.Encoder.SHA256})
+		}
+		cfg.Library.Retain(used)
+	}
 	if s.catalog, err = catalog.Open(ctx, catalog.Config{DSN: dsn, Logger: cfg.Logger, Loaded: forget}); err != nil {
 		return nil, errors.Join(err, s.runtime.Close())
 	}

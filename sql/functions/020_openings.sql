@@ -61,6 +61,7 @@ DECLARE
     outsiders oid[];    -- must not read: every other role, and PUBLIC
     writers oid[];      -- outsiders that may INSERT or UPDATE
     changers oid[];     -- those, and outsiders that may DELETE or TRUNCATE
+    fed smallint[];     -- columns that decide an input: the inputs, and what generated ones are made of
     set_privilege text := CASE WHEN version >= 160000 THEN 'SET' ELSE 'MEMBER' END;
 BEGIN
     SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = relation;
@@ -76,7 +77,17 @@ BEGIN
          WHERE r.rolsuper OR EXISTS (SELECT 1 FROM unnest(masked) m WHERE has_column_privilege(r.oid, relation, m, 'SELECT')));
     writers := ARRAY(
         SELECT o FROM unnest(outsiders) o
-         WHERE has_any_column_privilege(o, relation, 'INSERT') OR has_any_column_privilege(o, relation, 'UPDATE'));
+         WHERE has_any_column_privilege(o, relation, 'INSERT') OR has_any_column_privilege(o, relation, 'UPDATE')
+            OR EXISTS (SELECT 1 FROM scrim.dependent_rules(relation, masked || inputs) d  -- through an updatable view
+                        WHERE has_any_column_privilege(o, d.holder, 'INSERT') OR has_any_column_privilege(o, d.holder, 'UPDATE')));
+    fed := inputs || ARRAY(
+        SELECT d.refobjsubid::smallint
+          FROM pg_attrdef ad
+          JOIN pg_attribute a ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum AND a.attgenerated <> ''
+          JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid > 0
+               AND ((d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid)
+                 OR (d.classid = 'pg_class'::regclass AND d.objid = relation AND d.objsubid = a.attnum))
+         WHERE ad.adrelid = relation AND a.attnum = ANY (inputs));
 
     changers := ARRAY(
         SELECT o FROM unnest(outsiders) o
@@ -86,10 +97,16 @@ BEGIN
         SELECT 'privilege', scrim.role_name(o),
                format('%s may %s column %I, an input of the mask, and could look up codes of values of its choice', scrim.role_name(o), p.name, a.attname),
                format('REVOKE INSERT, UPDATE ON %s FROM %s, or grant them on other columns only', relation, scrim.role_name(o))
-          FROM unnest(outsiders) o, unnest(inputs) i
-          JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = i,
+          FROM unnest(outsiders) o, (SELECT DISTINCT unnest(fed)) f(i)
+          JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = f.i,
                unnest(ARRAY['INSERT', 'UPDATE']) p(name)
-         WHERE has_column_privilege(o, relation, i, p.name);
+         WHERE has_column_privilege(o, relation, f.i, p.name);
+    RETURN QUERY  -- the same through an updatable view, which writes with its owner's rights
+        SELECT DISTINCT 'view', d.holder::regclass::text,
+               format('%s may write the mask''s inputs through it, and could look up codes of values of its choice', scrim.role_name(o)),
+               format('revoke INSERT and UPDATE on %s from %s', d.holder::regclass, scrim.role_name(o))
+          FROM scrim.dependent_rules(relation, masked || fed) d, unnest(outsiders) o
+         WHERE has_any_column_privilege(o, d.holder, 'INSERT') OR has_any_column_privilege(o, d.holder, 'UPDATE');
     RETURN QUERY
         SELECT 'role', scrim.role_name(o), format('%s is a scrim_admin: it may use encoders on values of its choice', scrim.role_name(o)),
                format('REVOKE scrim_admin FROM %s, revoke its SELECT on %s, or name it in EXCEPT', scrim.role_name(o), relation)
@@ -156,11 +173,17 @@ BEGIN
     RETURN QUERY  -- SECURITY DEFINER functions: what their bodies read, by themselves or through others, cannot be known
         SELECT 'function', p.oid::regprocedure::text,
                'SECURITY DEFINER, and its owner ' || scrim.role_name(p.proowner) || ' may read the column',
-               format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC and from masked roles, or make it SECURITY INVOKER', p.oid::regprocedure)
+               format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC and from masked roles (of a trigger: their writing to its table), or make it SECURITY INVOKER', p.oid::regprocedure)
           FROM pg_proc p
          WHERE p.prosecdef AND p.proowner = ANY (readers)
            AND p.pronamespace NOT IN ('pg_catalog'::regnamespace, 'scrim'::regnamespace, 'scrim_state'::regnamespace, 'scrim_runtime'::regnamespace)
-           AND EXISTS (SELECT 1 FROM unnest(outsiders) o WHERE has_function_privilege(o, p.oid, 'EXECUTE'))
+           AND EXISTS (
+               SELECT 1 FROM unnest(outsiders) o
+                WHERE has_function_privilege(o, p.oid, 'EXECUTE')
+                   OR EXISTS (SELECT 1 FROM pg_trigger t  -- firing a trigger needs no EXECUTE
+                               WHERE t.tgfoid = p.oid AND NOT t.tgisinternal
+                                 AND (has_any_column_privilege(o, t.tgrelid, 'INSERT') OR has_any_column_privilege(o, t.tgrelid, 'UPDATE')
+                                   OR has_table_privilege(o, t.tgrelid, 'DELETE') OR has_table_privilege(o, t.tgrelid, 'TRUNCATE'))))
            AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e');
 
     RETURN QUERY  -- copies inside the row
@@ -228,12 +251,13 @@ BEGIN
          WHERE k.conrelid = relation AND k.contype IN ('c', 'u', 'p', 'x', 'f') AND k.conkey && masked AND cardinality(writers) > 0;
     RETURN QUERY
         SELECT 'foreign key', quote_ident(k.conname),
-               format('a masked column references %s, where %s may DELETE or UPDATE: what happens to the rows tells their raw values',
+               format('a masked column, or an input of the mask, references %s, where %s may DELETE or UPDATE: what happens to the rows tells their raw values',
                       k.confrelid::regclass, (SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(outsiders) o
                         WHERE has_table_privilege(o, k.confrelid, 'DELETE') OR has_any_column_privilege(o, k.confrelid, 'UPDATE'))),
                format('revoke DELETE and UPDATE on %s from masked roles, or drop the constraint', k.confrelid::regclass)
           FROM pg_constraint k
-         WHERE k.conrelid = relation AND k.contype = 'f' AND k.conkey && masked
+         WHERE k.conrelid = relation AND k.contype = 'f'
+           AND (k.conkey && masked OR (k.conkey && fed AND (k.confupdtype IN ('c', 'n', 'd') OR k.confdeltype IN ('c', 'n', 'd'))))
            AND EXISTS (SELECT 1 FROM unnest(outsiders) o
                         WHERE has_table_privilege(o, k.confrelid, 'DELETE') OR has_any_column_privilege(o, k.confrelid, 'UPDATE'));
     RETURN QUERY

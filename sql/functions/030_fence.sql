@@ -38,18 +38,18 @@ BEGIN
     END IF;
 END $$;
 
--- Whether the session's role may use an encoder: who made it may, and superusers.
+-- Raises unless the session's role may use an encoder: who made it may, and superusers.
 CREATE FUNCTION scrim.require_encoder(encoder text) RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    creator text;
+    creator oid;
 BEGIN
-    SELECT e.created_by INTO creator FROM scrim_state.encoders e WHERE e.name = encoder;
+    SELECT e.creator INTO creator FROM scrim_state.encoders e WHERE e.name = encoder;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'encoder "%" does not exist', encoder USING ERRCODE = 'undefined_object',
             HINT = 'CREATE ENCODER makes one; SHOW ENCODERS lists them.';
     END IF;
-    IF NOT coalesce((SELECT pg_has_role(session_user, r.oid, 'USAGE') FROM pg_roles r WHERE r.rolname = creator), false)
+    IF NOT coalesce((SELECT pg_has_role(session_user, r.oid, 'USAGE') FROM pg_roles r WHERE r.oid = creator), false)
        AND NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = session_user) THEN
         RAISE EXCEPTION 'permission denied for encoder "%"', encoder USING ERRCODE = 'insufficient_privilege',
             HINT = 'On a table of one''s own an encoder tells the code of any value. Only its creator may use it.';

@@ -50,8 +50,9 @@ DECLARE
     new_id bigint;
 BEGIN
     PERFORM scrim.check_new_encoder(encoder);
-    INSERT INTO scrim_state.encoders (name, source_table, feature_columns, passthrough, latent_dims, epochs, batch_size, seed, created_by)
-    VALUES (encoder, source_table::text, feature_columns, passthrough, latent_dims, epochs, batch_size, seed, session_user)
+    INSERT INTO scrim_state.encoders (name, source_table, feature_columns, passthrough, latent_dims, epochs, batch_size, seed, created_by, creator)
+    VALUES (encoder, source_table::text, feature_columns, passthrough, latent_dims, epochs, batch_size, seed, session_user,
+            (SELECT r.oid FROM pg_roles r WHERE r.rolname = session_user))
     RETURNING id INTO new_id;
     INSERT INTO scrim_state.encoder_versions (encoder_id, version, sha256, trained_on, loss)
     VALUES (new_id, 1, sha256, trained_on, loss);
@@ -72,12 +73,10 @@ BEGIN
         RAISE EXCEPTION 'cannot drop encoder "%" because masking policies use it', encoder
             USING ERRCODE = 'dependent_objects_still_exist', DETAIL = 'masking policy ' || users, HINT = 'DROP MASKING POLICY first.';
     END IF;
-    DELETE FROM scrim_state.encoders e WHERE e.name = encoder;
-    IF NOT FOUND THEN
-        IF if_exists THEN
-            RAISE NOTICE 'encoder "%" does not exist, skipping', encoder;
-            RETURN;
-        END IF;
-        RAISE EXCEPTION 'encoder "%" does not exist', encoder USING ERRCODE = 'undefined_object';
+    IF if_exists AND NOT EXISTS (SELECT 1 FROM scrim_state.encoders e WHERE e.name = encoder) THEN
+        RAISE NOTICE 'encoder "%" does not exist, skipping', encoder;
+        RETURN;
     END IF;
+    PERFORM scrim.require_encoder(encoder);
+    DELETE FROM scrim_state.encoders e WHERE e.name = encoder;
 END $$;

@@ -28,6 +28,7 @@ CREATE TABLE scrim_state.encoders (
     seed            bigint NOT NULL,
     default_version integer NOT NULL DEFAULT 1,
     created_by      text NOT NULL,
+    creator         oid NOT NULL,                   -- who may use it; the name can become another's
     created_at      timestamptz NOT NULL DEFAULT now()
 );
 
@@ -74,7 +75,8 @@ CREATE TABLE scrim_state.policy_grants (
     attnum    smallint NOT NULL,                    -- 0: the whole table
     grantor   oid NOT NULL,
     grantee   oid NOT NULL,                         -- 0: PUBLIC
-    privilege text NOT NULL,
+    -- DROP spells it into GRANT and REVOKE, with the rights of whoever drops: nothing else may ever stand here.
+    privilege text NOT NULL CHECK (privilege IN ('SELECT', 'REFERENCES', 'TRIGGER', 'MAINTAIN')),
     grantable boolean NOT NULL,
     UNIQUE (policy_id, change, attnum, grantor, grantee, privilege)
 );
