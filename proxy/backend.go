@@ -27,8 +27,8 @@ func (s *session) backendLoop(ctx context.Context) error {
 	b := &backend{s: s, in: frames{src: s.upstream}}
 	for {
 		want := baseBuffer
-		if head := s.queue.head(); head != nil && head.results.fills() && head.kind == 'E' {
-			want = fillBuffer
+		if head := s.queue.head(); b.in.full && head != nil && head.results.fills() && head.kind == 'E' {
+			want = fillBuffer // a large result: from here on, large batches
 		}
 		if err := b.in.read(want); err != nil {
 			if !b.ended {

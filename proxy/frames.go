@@ -16,6 +16,7 @@ type frames struct {
 	src  io.Reader
 	buf  []byte
 	r, w int
+	full bool // the last read filled the buffer: there is more to come
 }
 
 // header returns the type and whole size of the next message if its header is here. A bad length gives ok and size -1.
@@ -55,6 +56,7 @@ func (f *frames) read(want int) error {
 	}
 	n, err := f.src.Read(f.buf[f.w:])
 	f.w += n
+	f.full = f.w == len(f.buf)
 	if n > 0 {
 		return nil
 	}
