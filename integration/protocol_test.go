@@ -149,7 +149,7 @@ func TestCancelOurs(t *testing.T) {
 		e.exec(t, holder, `BEGIN`, `LOCK TABLE customers`)
 		for _, statement := range []string{testPolicy, `CREATE ENCODER e2 ON customers (age) WAIT`} {
 			go func() {
-				time.Sleep(300 * time.Millisecond)
+				time.Sleep(time.Second)
 				_ = owner.PgConn().CancelRequest(context.Background())
 			}()
 			if _, err := text(t, owner, statement); code(err) != "57014" {

@@ -376,7 +376,7 @@ func TestCancel(t *testing.T) {
 		} {
 			conn := e.connect(t, role)
 			go func() {
-				time.Sleep(300 * time.Millisecond)
+				time.Sleep(time.Second)
 				_ = conn.PgConn().CancelRequest(context.Background())
 			}()
 			started := time.Now()

@@ -188,8 +188,9 @@ const cancelRequestCode = 80877102
 // forwardCancel cancels an action of ours, and passes the request on: the server checks the key.
 func (srv *Server) forwardCancel(ctx context.Context, key cancelKey) {
 	// Ours last: the client may send its next statement as soon as it is told, and the server's signal must not hit that.
+	// But the action is the one that runs now, not one that may have begun by then.
 	if s := srv.cancels.find(key); s != nil {
-		defer s.cancelAction()
+		defer s.action()(&Error{Code: codeQueryCanceled, Message: "canceling statement due to user request"})
 	}
 	conn, err := srv.dial(ctx)
 	if err != nil {

@@ -125,13 +125,14 @@ func (s *session) cancelKey() cancelKey {
 	return s.key
 }
 
-// cancelAction ends the action that runs now, if one does.
-func (s *session) cancelAction() {
+// action returns what cancels the action that runs now; it does nothing if none does.
+func (s *session) action() context.CancelCauseFunc {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.cancel != nil {
-		s.cancel(&Error{Code: codeQueryCanceled, Message: "canceling statement due to user request"})
+	if s.cancel == nil {
+		return func(error) {}
 	}
+	return s.cancel
 }
 
 // lookup finds the statement that a Bind or Describe by this name will meet.
