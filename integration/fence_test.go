@@ -228,7 +228,11 @@ func TestOpenings(t *testing.T) {
 		}
 		// Roles belong to the server: each planted role must be gone before another test makes its policy, so these
 		// run in a transaction that is rolled back.
-		for _, o := range roleOpenings {
+		ways := roleOpenings
+		if e.server.Version() < 160000 { // there CREATEROLE can grant itself any role
+			ways = append(ways[:len(ways):len(ways)], struct{ open, want string }{`ALTER ROLE %s CREATEROLE`, "role %s"})
+		}
+		for _, o := range ways {
 			t.Run(o.open, func(t *testing.T) {
 				env := e.fresh(t)
 				admin := env.admin(t)
