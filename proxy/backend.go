@@ -325,7 +325,7 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 			return err
 		}
 	}
-	if head != nil && head.kind != 'Q' && head.kind != 'F' && head.kind != 0 {
+	if head != nil && !head.endsInReady() {
 		b.s.queue.fail()
 	}
 	return nil

@@ -64,7 +64,7 @@ func (srv *Server) serveConn(ctx context.Context, conn net.Conn) error {
 	srv.metrics.Sessions.Add(1)
 	s := &session{
 		srv: srv, log: srv.log, role: role, elsewhere: database != srv.catalog.Database(), client: start.conn, early: start.early, upstream: upstream,
-		prepared: map[string]*statement{}, inflight: map[string]*statement{}, portals: map[string]*portal{}, binding: map[string]*portal{}, params: map[string]string{},
+		statements: newNamed[*statement](), portals: newNamed[*portal](), params: map[string]string{},
 	}
 	s.queue = newQueue(s.dropped)
 	s.queue.push(&pending{}) // the startup packet: authentication ends with a ReadyForQuery

@@ -277,14 +277,9 @@ func (f *frontend) parse(ctx context.Context, msg []byte) error {
 	name, rest := cutString(msg[headerSize:])
 	text, types := cutString(rest)
 	st, err := f.plan(ctx, text, false)
-	var server *serverError
 	switch {
-	case errors.As(err, &server):
-		return f.passError(server) // the server is skipping already
-	case errors.Is(err, errSkipped):
-		return nil
 	case err != nil:
-		return f.refuse('P', err, text)
+		return f.unplanned(err, text)
 	case st == nil:
 		p := &pending{kind: 'P', name: name}
 		if f.s.lookup(name) != nil {
@@ -310,6 +305,18 @@ func (f *frontend) parse(ctx context.Context, msg []byte) error {
 	changed = append(changed, types...)
 	f.s.sendParse(name, st)
 	return f.forward(frame('P', changed), p)
+}
+
+// unplanned answers an extended message whose plan could not be made.
+func (f *frontend) unplanned(err error, text string) error {
+	var server *serverError
+	switch {
+	case errors.As(err, &server):
+		return f.passError(server) // the server is skipping already
+	case errors.Is(err, errSkipped):
+		return nil
+	}
+	return f.refuse('P', err, text)
 }
 
 // passError gives the client the error that a question of ours met in its place.
@@ -344,14 +351,8 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 		return f.forward(msg, &pending{kind: 'B', name: portalName, portal: p})
 	}
 	st, err := f.current(ctx, st)
-	var server *serverError
-	switch {
-	case errors.As(err, &server):
-		return f.passError(server)
-	case errors.Is(err, errSkipped):
-		return nil
-	case err != nil:
-		return f.refuse('P', err, "")
+	if err != nil {
+		return f.unplanned(err, "")
 	}
 	var b pgproto3.Bind
 	if err := b.Decode(msg[headerSize:]); err != nil {

@@ -18,12 +18,22 @@ type pending struct {
 	closes bool
 	// portal is what a Bind makes, when that is not simply the server's.
 	portal *portal
-	// syncs counts the Sync and Query messages up to this one.
+	// syncs counts the messages up to this one that end in ReadyForQuery.
 	syncs int
 	// stmt is what a Parse or the Describe of a statement is about, when that is not simply the server's.
 	stmt *statement
 	// edited is the statement whose text was changed on its way upstream: positions in errors are mapped back.
 	edited *statement
+}
+
+// endsInReady tells whether ReadyForQuery is the end of the message's answer. After an error in one of these the server
+// goes on by itself; after one in any other it skips to the next Sync.
+func (p *pending) endsInReady() bool {
+	switch p.kind {
+	case 'S', 'Q', 'F', 0:
+		return true
+	}
+	return false
 }
 
 // queue holds what was sent and not yet answered, in order. After an error the server skips everything up to the next
@@ -64,7 +74,7 @@ func (q *queue) push(p *pending) bool {
 		}
 		q.skipping = false
 	}
-	if p.kind == 'S' || p.kind == 'Q' || p.kind == 'F' {
+	if p.endsInReady() {
 		q.syncs++
 	}
 	p.syncs = q.syncs
@@ -120,7 +130,7 @@ func (q *queue) ready() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.skipping = false
-	if len(q.entries) > 0 && q.entries[0].kind != 'S' && q.entries[0].kind != 'Q' && q.entries[0].kind != 'F' && q.entries[0].kind != 0 {
+	if len(q.entries) > 0 && !q.entries[0].endsInReady() {
 		return // the answer to that Sync
 	}
 	q.take()
@@ -192,7 +202,8 @@ func (q *queue) beginCopyIn() {
 	}
 }
 
-// drain waits until everything is answered and written to the client, so that the caller may write to it. It returns false if the server is skipping, or the session ends.
+// drain waits until everything is answered and written to the client, so that the caller may write to it. It returns
+// false if the server is skipping, or the session ends.
 func (q *queue) drain() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -28,6 +28,8 @@ type statement struct {
 	relayed bool        // nothing but a name: it hides what was prepared under that name before
 }
 
+func (st *statement) isRelayed() bool { return st.relayed }
+
 // portal is a bound statement that is not simply the server's.
 type portal struct {
 	stmt    *statement
@@ -35,6 +37,8 @@ type portal struct {
 	syncs   int  // how many Sync and Query messages were sent before its Bind
 	relayed bool // nothing but a name: it hides what was bound under that name before
 }
+
+func (p *portal) isRelayed() bool { return p.relayed }
 
 // session is one client connection and its upstream connection.
 type session struct {
@@ -53,15 +57,13 @@ type session struct {
 	// The plans of this session; the frontend goroutine's alone.
 	planner planner
 
-	mu       sync.Mutex
-	prepared map[string]*statement // confirmed by ParseComplete
-	inflight map[string]*statement // sent, not yet confirmed
-	portals  map[string]*portal    // confirmed by BindComplete
-	binding  map[string]*portal    // sent, not yet confirmed
-	status   byte                  // of the last ReadyForQuery: I, T or E
-	params   map[string]string
-	cancel   context.CancelCauseFunc // ends the action that runs now
-	key      cancelKey
+	mu         sync.Mutex
+	statements named[*statement]
+	portals    named[*portal]
+	status     byte // of the last ReadyForQuery: I, T or E
+	params     map[string]string
+	cancel     context.CancelCauseFunc // ends the action that runs now
+	key        cancelKey
 
 	// changedCatalog is set by an action and makes the next ReadyForQuery outside a transaction wait for the catalog.
 	changedCatalog atomic.Bool
@@ -139,42 +141,53 @@ func (s *session) action() context.CancelCauseFunc {
 func (s *session) lookup(name string) *statement {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st, ok := s.inflight[name]
-	if !ok {
-		st = s.prepared[name]
-	}
-	if st == nil || st.relayed {
-		return nil
-	}
-	return st
+	return s.statements.find(name)
+}
+
+// portal finds the portal that an Execute or Describe by this name will meet.
+func (s *session) portal(name string) *portal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.portals.find(name)
 }
 
 // special tells whether any statement or portal needs more than relaying.
 func (s *session) special() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.inflight) > 0 || len(s.prepared) > 0 || len(s.portals) > 0 || len(s.binding) > 0
+	return !s.statements.empty() || !s.portals.empty()
 }
 
 // sendParse notes that a Parse of this name is on its way.
 func (s *session) sendParse(name string, st *statement) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.inflight[name] = st
+	s.statements.sent[name] = st
+}
+
+// sendBind notes that a Bind of this portal is on its way.
+func (s *session) sendBind(name string, p *portal) {
+	p.syncs = s.queue.sent()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.portals.sent[name] = p
 }
 
 // parsed is called on ParseComplete.
 func (s *session) parsed(p *pending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.inflight[p.name] == p.stmt {
-		delete(s.inflight, p.name)
+	s.statements.confirm(p.name, p.stmt)
+}
+
+// bound is called on BindComplete. (The portal of a Bind that was not noted belongs to a session that had nothing special.)
+func (s *session) bound(p *pending) {
+	if p.portal == nil {
+		return
 	}
-	if p.stmt != nil && !p.stmt.relayed {
-		s.prepared[p.name] = p.stmt
-	} else {
-		delete(s.prepared, p.name)
-	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.portals.confirm(p.name, p.portal)
 }
 
 // dropped is called for every message that the server will not run.
@@ -184,69 +197,26 @@ func (s *session) dropped(p *pending) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p.kind == 'B' && p.portal != nil && s.binding[p.name] == p.portal {
-		delete(s.binding, p.name)
-	}
-	if p.kind != 'P' || p.stmt == nil {
-		return
-	}
-	if s.inflight[p.name] == p.stmt {
-		delete(s.inflight, p.name)
+	switch {
+	case p.kind == 'B' && p.portal != nil:
+		s.portals.drop(p.name, p.portal)
+	case p.kind == 'P' && p.stmt != nil:
+		s.statements.drop(p.name, p.stmt)
 	}
 }
 
 func (s *session) closed(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.prepared, name)
+	delete(s.statements.confirmed, name)
 }
 
 // forget drops what is known of prepared statements: others may take their names.
 func (s *session) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	clear(s.prepared)
-	clear(s.inflight)
-	clear(s.portals)
-	clear(s.binding)
-}
-
-// sendBind notes that a Bind of this portal is on its way.
-func (s *session) sendBind(name string, p *portal) {
-	p.syncs = s.queue.sent()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.binding[name] = p
-}
-
-// bound is called on BindComplete.
-func (s *session) bound(p *pending) {
-	if p.portal == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.binding[p.name] == p.portal {
-		delete(s.binding, p.name)
-	}
-	if p.portal.relayed {
-		delete(s.portals, p.name)
-		return
-	}
-	s.portals[p.name] = p.portal
-}
-
-func (s *session) portal(name string) *portal {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p, ok := s.binding[name]
-	if !ok {
-		p = s.portals[name]
-	}
-	if p == nil || p.relayed {
-		return nil
-	}
-	return p
+	s.statements.clear()
+	s.portals.clear()
 }
 
 // ready notes a ReadyForQuery.
@@ -256,7 +226,7 @@ func (s *session) ready(status byte, syncs int) {
 	s.status = status
 	if status == 'I' {
 		// They live in a transaction. Those bound after the Sync that is answered here are of the next one.
-		maps.DeleteFunc(s.portals, func(_ string, p *portal) bool { return p.syncs < syncs })
+		maps.DeleteFunc(s.portals.confirmed, func(_ string, p *portal) bool { return p.syncs < syncs })
 	}
 }
 

@@ -40,6 +40,19 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
      WHERE c.relnamespace <> 'scrim_runtime'::regnamespace
 $$;
 
+-- Which columns the relation's generated columns are made of.
+CREATE FUNCTION scrim.generated_from(relation oid)
+RETURNS TABLE (generated smallint, base smallint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT a.attnum, d.refobjsubid::smallint
+      FROM pg_attrdef ad
+      JOIN pg_attribute a ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum AND a.attgenerated <> ''
+      JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid > 0
+           AND ((d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid)
+             OR (d.classid = 'pg_class'::regclass AND d.objid = relation AND d.objsubid = a.attnum))
+     WHERE ad.adrelid = relation
+$$;
+
 -- The role that owns the masked views of a table owner, or NULL. Its OID is remembered: anybody with CREATEROLE could
 -- make a role of that name.
 CREATE FUNCTION scrim.view_owner(table_owner oid) RETURNS oid
@@ -61,6 +74,7 @@ DECLARE
     outsiders oid[];    -- must not read: every other role, and PUBLIC
     writers oid[];      -- outsiders that may INSERT or UPDATE
     changers oid[];     -- those, and outsiders that may DELETE or TRUNCATE
+    dependents oid[];   -- views over masked columns and inputs, however deep
     fed smallint[];     -- columns that decide an input: the inputs, and what generated ones are made of
     set_privilege text := CASE WHEN version >= 160000 THEN 'SET' ELSE 'MEMBER' END;
 BEGIN
@@ -75,20 +89,13 @@ BEGIN
     readers := ARRAY(
         SELECT r.oid FROM pg_roles r
          WHERE r.rolsuper OR EXISTS (SELECT 1 FROM unnest(masked) m WHERE has_column_privilege(r.oid, relation, m, 'SELECT')));
+    dependents := ARRAY(SELECT DISTINCT d.holder FROM scrim.dependent_rules(relation, masked || inputs) d);
     writers := ARRAY(
         SELECT o FROM unnest(outsiders) o
          WHERE has_any_column_privilege(o, relation, 'INSERT') OR has_any_column_privilege(o, relation, 'UPDATE')
-            OR EXISTS (SELECT 1 FROM scrim.dependent_rules(relation, masked || inputs) d  -- through an updatable view
-                        WHERE has_any_column_privilege(o, d.holder, 'INSERT') OR has_any_column_privilege(o, d.holder, 'UPDATE')));
-    fed := inputs || ARRAY(
-        SELECT d.refobjsubid::smallint
-          FROM pg_attrdef ad
-          JOIN pg_attribute a ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum AND a.attgenerated <> ''
-          JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid > 0
-               AND ((d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid)
-                 OR (d.classid = 'pg_class'::regclass AND d.objid = relation AND d.objsubid = a.attnum))
-         WHERE ad.adrelid = relation AND a.attnum = ANY (inputs));
-
+            OR EXISTS (SELECT 1 FROM unnest(dependents) d  -- through an updatable view
+                        WHERE has_any_column_privilege(o, d, 'INSERT') OR has_any_column_privilege(o, d, 'UPDATE')));
+    fed := inputs || ARRAY(SELECT g.base FROM scrim.generated_from(relation) g WHERE g.generated = ANY (inputs));
     changers := ARRAY(
         SELECT o FROM unnest(outsiders) o
          WHERE o = ANY (writers) OR has_table_privilege(o, relation, 'DELETE') OR has_table_privilege(o, relation, 'TRUNCATE'));
@@ -190,13 +197,9 @@ BEGIN
         SELECT 'generated column', quote_ident(a.attname),
                format('column %I is computed from a masked column', a.attname),
                format('mask %I too, or drop it', a.attname)
-          FROM pg_attrdef ad
-          JOIN pg_attribute a ON a.attrelid = ad.adrelid AND a.attnum = ad.adnum AND a.attgenerated <> ''
-         WHERE ad.adrelid = relation AND NOT a.attnum = ANY (masked)
-           AND EXISTS (SELECT 1 FROM pg_depend d
-                        WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid = ANY (masked)
-                          AND ((d.classid = 'pg_attrdef'::regclass AND d.objid = ad.oid)
-                            OR (d.classid = 'pg_class'::regclass AND d.objid = relation AND d.objsubid = a.attnum)));
+          FROM pg_attribute a
+         WHERE a.attrelid = relation AND NOT a.attnum = ANY (masked)
+           AND EXISTS (SELECT 1 FROM scrim.generated_from(relation) g WHERE g.generated = a.attnum AND g.base = ANY (masked));
     RETURN QUERY
         SELECT 'inheritance', x.other::text, format('%s shares rows with the table under its own privileges', x.other),
                'partitions, parents and children cannot be protected yet'
