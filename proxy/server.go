@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,8 +21,10 @@ type Config struct {
 	Upstream string
 	Catalog  *catalog.Catalog
 	Library  *udf.Library
-	// TLS is offered to clients when it has a certificate.
-	TLS *tls.Config
+	// TLS is offered to clients when it names a certificate.
+	TLS ClientTLS
+	// UpstreamTLS is how the way to the server is encrypted.
+	UpstreamTLS UpstreamTLS
 	// StartupTimeout bounds the time until a client has sent its startup packet. Default 10 s.
 	StartupTimeout time.Duration
 	// MaxConnections bounds the sessions at a time; the next one gets 53300. Default 1,000.
@@ -44,7 +45,7 @@ type Server struct {
 	upstream string
 	catalog  *catalog.Catalog
 	library  *udf.Library
-	tls      *tls.Config
+	tls      legs
 	startup  time.Duration
 	log      *slog.Logger
 	metrics  Metrics
@@ -77,10 +78,15 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Server{
-		upstream: cfg.Upstream, catalog: cfg.Catalog, library: cfg.Library, tls: cfg.TLS, startup: cfg.StartupTimeout,
+	srv := &Server{
+		upstream: cfg.Upstream, catalog: cfg.Catalog, library: cfg.Library, startup: cfg.StartupTimeout,
 		log: cfg.Logger, cancels: cancels{sessions: map[cancelKey]*session{}}, slots: make(chan struct{}, cfg.MaxConnections),
-	}, nil
+		tls: legs{clientConfig: cfg.TLS, upstreamConfig: cfg.UpstreamTLS, upstreamAddr: cfg.Upstream},
+	}
+	if err := srv.tls.load(); err != nil {
+		return nil, err
+	}
+	return srv, nil
 }
 
 // Metrics returns the server's counters.
