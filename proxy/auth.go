@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -54,8 +55,18 @@ func (srv *Server) authenticate(ctx context.Context, start start, role string, u
 	ahead := bytes.NewReader(start.early)
 	a := &authentication{srv: srv, role: role, client: start.conn, in: io.MultiReader(ahead, start.conn), upstream: upstream, binding: start.binding}
 	_, a.secured = start.conn.(*tls.Conn)
+	if err := upstream.SetDeadline(time.Now().Add(srv.startup)); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() {
+		interrupt(start.conn)
+		interrupt(upstream)
+	})
 	err = a.run(ctx)
-	return start.early[len(start.early)-ahead.Len():], err
+	if !stop() {
+		return nil, errFarewell
+	}
+	return start.early[len(start.early)-ahead.Len():], errors.Join(err, upstream.SetDeadline(time.Time{}))
 }
 
 func (a *authentication) run(ctx context.Context) error {
