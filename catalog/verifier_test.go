@@ -26,3 +26,18 @@ func TestParseVerifier(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseVerifier(f *testing.F) {
+	key := base64.StdEncoding.EncodeToString(make([]byte, 32))
+	f.Add("SCRAM-SHA-256$4096:c2FsdA==$" + key + ":" + key)
+	f.Add("md5abcdef0123456789abcdef012345678")
+	f.Fuzz(func(t *testing.T, secret string) {
+		v := parseVerifier(secret)
+		if v == nil {
+			return
+		}
+		if !strings.HasPrefix(secret, "SCRAM-SHA-256$") || !strings.Contains(secret, v.Salt) {
+			t.Errorf("%q gives %q", secret, v.Salt)
+		}
+	})
+}
