@@ -35,7 +35,7 @@ func (c *Catalog) Verifier(ctx context.Context, role string) (*Verifier, error) 
 	defer clear(secret)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return nil, nil //nolint:nilnil // no verifier is an answer
+		return nil, nil // no verifier is an answer
 	case isDenied(err):
 		return nil, ErrVerifierDenied
 	case err != nil:

@@ -242,11 +242,26 @@ func TestSecureLogin(t *testing.T) {
 
 // logins are roles and passwords, good and bad.
 var logins = []struct{ role, password string }{
-	{"trusting", "anything"}, {"rejected", "secret"}, {"plain", "wrong"}, {"hashed", "wrong"}, {"scrammer", ""}, {"scram_by_md5", "secret"},
-	{"scram_by_md5", "wrong"}, {"without", "secret"}, {"expired", "wrong"}, {"hashed_only", "secret"}, {`Ünïcode " x`, "wrong"},
+	{"trusting", "anything"},
+	{"rejected", "secret"},
+	{"plain", "wrong"},
+	{"hashed", "wrong"},
+	{"scrammer", ""},
+	{"scram_by_md5", "secret"},
+	{"scram_by_md5", "wrong"},
+	{"without", "secret"},
+	{"expired", "wrong"},
+	{"hashed_only", "secret"},
+	{`Ünïcode " x`, "wrong"},
 	// These are enough where each costs a process.
-	{"plain", "secret"}, {"hashed", "secret"}, {"scrammer", "secret"}, {"scrammer", "wrong"}, {"nobody_here", "secret"}, {"expired", "secret"},
-	{"nologin", "secret"}, {`Ünïcode " x`, "sécret"},
+	{"plain", "secret"},
+	{"hashed", "secret"},
+	{"scrammer", "secret"},
+	{"scrammer", "wrong"},
+	{"nobody_here", "secret"},
+	{"expired", "secret"},
+	{"nologin", "secret"},
+	{`Ünïcode " x`, "sécret"},
 }
 
 // testMethods: through the proxy, over any combination of TLS, each login ends as directly, in the same words.

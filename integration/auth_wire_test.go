@@ -68,7 +68,7 @@ func secured(t *testing.T, conn net.Conn) *tls.Conn {
 	if answer := readByte(t, conn); answer != 'S' {
 		t.Fatalf("SSLRequest is answered with %c", answer)
 	}
-	over := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // the test looks at the certificate
+	over := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // the test looks at the certificate
 	if err := over.Handshake(); err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func (s *secure) testInjection(t *testing.T) {
 		if answer := readByte(t, conn); answer != 'S' {
 			t.Fatalf("SSLRequest is answered with %c", answer)
 		}
-		over := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // nothing is believed
+		over := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // nothing is believed
 		if err := over.Handshake(); err == nil {
 			t.Error("the handshake went on behind plain text")
 		}
@@ -180,7 +180,7 @@ func (s *secure) testDirectTLS(t *testing.T) {
 		t.Error(got)
 	}
 	for _, protocols := range [][]string{nil, {"http/1.1"}} {
-		conn, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: protocols}) //nolint:gosec // nothing is believed
+		conn, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: protocols}) // nothing is believed
 		if err != nil {
 			continue // no protocol in common
 		}
@@ -195,7 +195,7 @@ func (s *secure) testDirectTLS(t *testing.T) {
 	}
 	eventually(t, "the log tells", func() bool { return strings.Contains(p.log.String(), "without ALPN protocol negotiation extension") })
 
-	over, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"postgresql"}}) //nolint:gosec // nothing is believed
+	over, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"postgresql"}}) // nothing is believed
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +265,7 @@ func (s *secure) testCancelOverTLS(t *testing.T) {
 			send(t, secured(t, raw), string(request))
 		},
 		"direct": func() {
-			over, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"postgresql"}}) //nolint:gosec // nothing is believed
+			over, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"postgresql"}}) // nothing is believed
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -14,8 +14,9 @@
 //     encoded in one model call for a block, and written with their codes (fill.go, seal.go).
 //
 // Authentication is relayed: Scrim never sees more of a password than the wire does, and the server's own log and rights
-// apply. Only the frontend goroutine writes upstream, only whole messages are written to the client by anyone but the
-// backend goroutine, and then under a lock.
+// apply. Where both legs are TLS, SCRAM's channel binding makes it hold two exchanges and pass a key (auth.go, scram.go).
+// TLS is in tls.go (clients) and upstream.go (server). Only the frontend goroutine writes upstream, only whole messages are
+// written to the client by anyone but the backend goroutine, and then under a lock.
 //
 // # Questions of our own
 //

@@ -126,8 +126,13 @@ func TestEndPointBinding(t *testing.T) {
 		key       crypto.Signer
 		size      int // bytes of the binding
 	}{
-		{x509.ECDSAWithSHA256, curve, 32}, {x509.ECDSAWithSHA384, curve, 48}, {x509.ECDSAWithSHA512, curve, 64},
-		{x509.SHA256WithRSA, classic, 32}, {x509.SHA384WithRSA, classic, 48}, {x509.SHA512WithRSAPSS, classic, 64}, {x509.PureEd25519, edwards, 0},
+		{x509.ECDSAWithSHA256, curve, 32},
+		{x509.ECDSAWithSHA384, curve, 48},
+		{x509.ECDSAWithSHA512, curve, 64},
+		{x509.SHA256WithRSA, classic, 32},
+		{x509.SHA384WithRSA, classic, 48},
+		{x509.SHA512WithRSAPSS, classic, 64},
+		{x509.PureEd25519, edwards, 0},
 	} {
 		self := &x509.Certificate{SerialNumber: big.NewInt(1), SignatureAlgorithm: c.algorithm}
 		der, err := x509.CreateCertificate(rand.Reader, self, self, c.key.Public(), c.key)

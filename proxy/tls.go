@@ -49,7 +49,7 @@ func loadClientTLS(cfg ClientTLS) (*clientTLS, error) {
 	case cfg.ClientCert != "" && cfg.CAFile == "":
 		return nil, errors.New("client certificates can only be checked if a root certificate store is available: name its file")
 	case cfg.CertFile == "":
-		return nil, nil //nolint:nilnil // no TLS is a choice
+		return nil, nil // no TLS is a choice
 	}
 	pair, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
 	if err != nil {

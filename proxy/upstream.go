@@ -48,7 +48,7 @@ func loadUpstreamTLS(cfg UpstreamTLS, addr string) (*upstreamTLS, error) {
 		return nil, err
 	}
 	if mode == "disable" || strings.HasPrefix(addr, "/") {
-		return nil, nil //nolint:nilnil // no TLS is a choice
+		return nil, nil // no TLS is a choice
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -57,9 +57,20 @@ func loadUpstreamTLS(cfg UpstreamTLS, addr string) (*upstreamTLS, error) {
 	// Everything that has a default elsewhere is set, so that neither PG* variables nor files of the user's count.
 	var dsn strings.Builder
 	for _, setting := range [][2]string{
-		{"host", host}, {"port", port}, {"user", "scrim"}, {"password", "none"}, {"passfile", ""}, {"target_session_attrs", "any"},
-		{"sslmode", mode}, {"sslrootcert", cfg.SSLRootCert}, {"sslcert", cfg.SSLCert}, {"sslkey", cfg.SSLKey}, {"sslpassword", ""},
-		{"sslnegotiation", cmp.Or(cfg.SSLNegotiation, "postgres")}, {"sslsni", cmp.Or(cfg.SSLSNI, "1")}, {"sslcertmode", "allow"},
+		{"host", host},
+		{"port", port},
+		{"user", "scrim"},
+		{"password", "none"},
+		{"passfile", ""},
+		{"target_session_attrs", "any"},
+		{"sslmode", mode},
+		{"sslrootcert", cfg.SSLRootCert},
+		{"sslcert", cfg.SSLCert},
+		{"sslkey", cfg.SSLKey},
+		{"sslpassword", ""},
+		{"sslnegotiation", cmp.Or(cfg.SSLNegotiation, "postgres")},
+		{"sslsni", cmp.Or(cfg.SSLSNI, "1")},
+		{"sslcertmode", "allow"},
 	} {
 		fmt.Fprintf(&dsn, "%s='%s' ", setting[0], strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(setting[1]))
 	}
