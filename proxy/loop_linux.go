@@ -45,7 +45,7 @@ type end struct {
 
 // home is what a loop keeps of a session.
 type home struct {
-	clientDone bool      // the client will send no more
+	clientDone bool      // it will send no more
 	lingers    time.Time // the server is gone; until then the client may still take what it said
 }
 
