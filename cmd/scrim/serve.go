@@ -13,10 +13,11 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/native"
@@ -53,15 +54,15 @@ func runServe(ctx context.Context, args []string, stderr io.Writer) error {
 	dsn := fs.String("catalog", "", "connection string of the role that ran scrim init")
 	listen := fs.String("listen", "127.0.0.1:6432", "address to accept clients at")
 	models := fs.String("models", "models", "folder of model files, made if it is not there; all proxies of a database share it")
-	maxConnections := fs.Int("max-connections", 0, "sessions at a time; 0 for 1000")
-	var cfg proxy.Config
+	cfg := proxy.Config{}
+	limitFlags(fs, &cfg)
 	tlsFlags(fs, &cfg)
 	level := slog.LevelInfo
 	fs.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := parse(fs, args, "upstream", "catalog"); err != nil {
 		return err
 	}
-	cfg.Upstream, cfg.MaxConnections = *upstream, *maxConnections
+	cfg.Upstream = *upstream
 	cfg.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	listener, err := net.Listen("tcp", *listen)
 	if err != nil {
@@ -94,6 +95,16 @@ func tlsFlags(fs *flag.FlagSet, cfg *proxy.Config) {
 	fs.StringVar(&upstream.SSLKey, "upstream-sslkey", "", "private key of that certificate")
 	fs.StringVar(&upstream.SSLNegotiation, "upstream-sslnegotiation", "", "postgres, or direct for servers from 17 on (default postgres)")
 	fs.StringVar(&upstream.SSLSNI, "upstream-sslsni", "", "0 not to name the server in the TLS handshake (default 1)")
+}
+
+// limitFlags defines what bounds the proxy. The defaults are named here for --help; zero stands for them in cfg.
+func limitFlags(fs *flag.FlagSet, cfg *proxy.Config) {
+	fs.IntVar(&cfg.MaxConnections, "max-connections", 1000, "sessions at a time; one more gets SQLSTATE 53300")
+	fs.IntVar(&cfg.MaxStarting, "max-starting", 1000, "connections that have not sent their startup packet; one more closes the oldest")
+	fs.DurationVar(&cfg.StartupTimeout, "startup-timeout", 10*time.Second, "how long a client may take to send its startup packet")
+	fs.DurationVar(&cfg.IdleTimeout, "idle-timeout", 0, "ends sessions that send nothing for so long outside of transactions (57P05); 0 for never")
+	fs.DurationVar(&cfg.ShutdownTimeout, "shutdown-timeout", 30*time.Second, "how long transactions under way may take to end on SIGINT or SIGTERM; a second signal ends them at once")
+	fs.IntVar(&cfg.Loops, "event-loops", 0, "threads that relay; 0 for one for every two CPUs")
 }
 
 // service is what `serve` and `demo` share: catalog, models and proxy wired together.
@@ -140,15 +151,15 @@ func openService(ctx context.Context, cfg proxy.Config, dsn, models string, prog
 	return s, nil
 }
 
-// serve runs until ctx ends.
+// serve runs until ctx ends. The catalog is followed a little longer: sessions may end their transactions.
 func (s *service) serve(ctx context.Context, listener net.Listener) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		_ = s.catalog.Run(ctx) // ends with ctx only
-		return nil
-	})
-	group.Go(func() error { return s.proxy.Serve(ctx, listener) })
-	return group.Wait()
+	following, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var followed sync.WaitGroup
+	followed.Go(func() { _ = s.catalog.Run(following) }) // ends with its context only
+	err := s.proxy.Serve(ctx, listener)
+	stop()
+	followed.Wait()
+	return err
 }
 
 // reloadOnHangup reads the TLS files again at each SIGHUP, as PostgreSQL does, until the function that it returns is called.
