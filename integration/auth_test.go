@@ -126,7 +126,7 @@ func (s *secure) encrypt(t *testing.T, admin *pgx.Conn, c certificate) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "the server speaks TLS", func() bool {
+	eventually(t, func() bool {
 		conn, err := pgx.Connect(t.Context(), s.dsn(s.server.Addr(), "scrammer", "secret", "sslmode=require"))
 		if err == nil {
 			_ = conn.Close(t.Context())

@@ -24,16 +24,6 @@ import (
 
 const sslRequest = "\x00\x00\x00\x08\x04\xd2\x16\x2f"
 
-// eventually waits for what comes about by itself.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it did not come about that " + what)
-		}
-	}
-}
-
 func dialRaw(t *testing.T, addr string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -166,7 +156,7 @@ func (s *secure) testInjection(t *testing.T) {
 			t.Error("the handshake went on behind plain text")
 		}
 	}
-	eventually(t, "the log tells", func() bool { return strings.Contains(p.log.String(), "received unencrypted data after SSL request") })
+	eventually(t, func() bool { return strings.Contains(p.log.String(), "received unencrypted data after SSL request") })
 }
 
 // testDirectTLS: TLS without an SSLRequest, with ALPN only.
@@ -193,7 +183,7 @@ func (s *secure) testDirectTLS(t *testing.T) {
 		}
 		_ = conn.Close()
 	}
-	eventually(t, "the log tells", func() bool { return strings.Contains(p.log.String(), "without ALPN protocol negotiation extension") })
+	eventually(t, func() bool { return strings.Contains(p.log.String(), "without ALPN protocol negotiation extension") })
 
 	over, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"postgresql"}}) // nothing is believed
 	if err != nil {
