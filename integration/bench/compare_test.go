@@ -40,7 +40,7 @@ func (l *laboratory) compare(b *testing.B, c comparison, try trial) {
 			for turn := range l.ways {
 				i := (round + turn) % len(l.ways)
 				if err := c.ways[i].add(l.ways[i], try); err != nil {
-					b.Fatalf("%s: %v", l.ways[i].name, err)
+					b.Fatalf("%s: %v", l.ways[i].name, l.ways[i].failure(err))
 				}
 			}
 		}
@@ -67,6 +67,14 @@ func (s *series) add(w *way, try trial) error {
 		s.cpu = append(s.cpu, (after-before).Seconds()/operations)
 	}
 	return nil
+}
+
+// failure adds to err what the proxy, if there is one, had to say.
+func (w *way) failure(err error) error {
+	if w.process == nil {
+		return err
+	}
+	return w.process.failure(err)
 }
 
 func (w *way) cpu() (time.Duration, error) {

@@ -2,7 +2,7 @@
 // same server, the same client, one run. It has benchmarks only; they need Linux (/proc), and the Debian packages
 // postgresql (with pgbench) and pgbouncer.
 //
-//	go test ./integration/bench -run '^$' -bench . -benchtime 1x                                    # does it work: half a minute
+//	go test ./integration/bench -run '^$' -bench . -benchtime 1x                                    # does it work? half a minute
 //	go test ./integration/bench -run '^$' -bench . -benchtime 1x -timeout 1h -args -seconds 10 -rounds 5   # figures
 //	go test ./integration/bench -run '^$' -bench Pgbench -benchtime 1x -timeout 1h -args -seconds 10 -rounds 5 \
 //	    -scrim old=/tmp/old/scrim -scrim new=/tmp/new/scrim -scrim 'eager=env GOGC=400 /tmp/new/scrim'       # designs

@@ -3,12 +3,14 @@
 package bench_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -29,6 +31,7 @@ type laboratory struct {
 	options
 	dir     string
 	pgbench string // path of the program
+	bouncer string // PgBouncer's name and version
 	server  *native.Server
 	proxies []proxy // how each is started: BenchmarkIdle starts them anew
 	ways    []*way  // direct, then one for each of proxies
@@ -142,6 +145,17 @@ func (l *laboratory) close() error {
 		errs = append(errs, l.server.Stop(ctx))
 	}
 	return errors.Join(append(errs, os.RemoveAll(l.dir))...)
+}
+
+// conditions says in a line what the figures were made on.
+func (l *laboratory) conditions() string {
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		load = []byte(err.Error())
+	}
+	major, minor := l.server.Version()/10_000, l.server.Version()%10_000
+	return fmt.Sprintf("\n%s: %d CPUs, load average before the run %s, PostgreSQL %d.%d, %s, %s.\n",
+		time.Now().Format(time.DateOnly), runtime.NumCPU(), bytes.TrimSpace(load), major, minor, l.bouncer, runtime.Version())
 }
 
 func (l *laboratory) superuserDSN(db string) string {

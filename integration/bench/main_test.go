@@ -3,18 +3,21 @@
 package bench_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 )
 
-// options size a run. The defaults are for seeing that it works.
+// options size a run.
 type options struct {
-	seconds  int // that pgbench runs, a way and round
+	seconds  int // that pgbench runs, a way and round; 0 for a run that only shows that it works
 	rounds   int
 	scale    int // pgbench's; a hundred thousand accounts each
 	rows     int // of BenchmarkBulk
@@ -29,13 +32,24 @@ type command struct {
 }
 
 func (o *options) register(fs *flag.FlagSet) {
-	fs.IntVar(&o.seconds, "seconds", 1, "seconds for each way in each round of a pgbench run")
+	fs.IntVar(&o.seconds, "seconds", 0, "seconds for each way in each round of a pgbench run; 0 only shows that it works")
 	fs.IntVar(&o.rounds, "rounds", 1, "rounds; medians are over them")
-	fs.IntVar(&o.scale, "scale", 10, "pgbench's scale")
-	fs.IntVar(&o.rows, "rows", 1_000_000, "rows read and loaded in bulk")
-	fs.IntVar(&o.sessions, "sessions", 1000, "idle sessions")
+	fs.IntVar(&o.scale, "scale", 0, "pgbench's scale; 0 for 10")
+	fs.IntVar(&o.rows, "rows", 0, "rows read and loaded in bulk; 0 for a million")
+	fs.IntVar(&o.sessions, "sessions", 0, "idle sessions; 0 for a thousand")
 	fs.Func("scrim", "measure `NAME=COMMAND`, the path of a binary with settings before it if need be; repeat it, or "+
 		"separate by commas, to compare several (default: what this tree builds)", o.addScrims)
+}
+
+// settle fills in what was not said: a tenth of everything where no figures are wanted.
+func (o *options) settle() {
+	part := 1
+	if o.seconds == 0 {
+		o.seconds, part = 1, 10
+	}
+	o.scale = cmp.Or(o.scale, 10/part)
+	o.rows = cmp.Or(o.rows, 1_000_000/part)
+	o.sessions = cmp.Or(o.sessions, 1000/part)
 }
 
 func (o *options) addScrims(list string) error {
@@ -60,6 +74,7 @@ func TestMain(m *testing.M) {
 	var o options
 	o.register(flag.CommandLine)
 	flag.Parse()
+	o.settle()
 	if flag.Lookup("test.bench").Value.String() == "" {
 		os.Exit(m.Run())
 	}
@@ -72,12 +87,20 @@ func TestMain(m *testing.M) {
 }
 
 func runBenchmarks(m *testing.M, o options) (code int, err error) {
-	lab, err = openLaboratory(context.Background(), o)
+	interrupted, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	lab, err = openLaboratory(interrupted, o)
 	if err != nil {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, lab.close()) }()
+	goOn := context.AfterFunc(interrupted, func() { // benchmarks do not end before they have ended
+		_ = lab.close()
+		os.Exit(1)
+	})
+	defer goOn()
+	conditions := lab.conditions() // before we make load ourselves
 	code = m.Run()
-	fmt.Print(lab.summary.markdown())
+	fmt.Print(conditions, lab.summary.markdown())
 	return code, nil
 }

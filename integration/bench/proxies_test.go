@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -99,6 +100,11 @@ func (l *laboratory) pgBouncer() (proxy, error) {
 	if err != nil {
 		return proxy{}, fmt.Errorf("pgbouncer is missing: install the Debian package pgbouncer: %w", err)
 	}
+	version, err := exec.Command(path, "--version").Output() //nolint:noctx // ends at once
+	if err != nil {
+		return proxy{}, fmt.Errorf("%s --version: %w", path, err)
+	}
+	l.bouncer, _, _ = strings.Cut(string(version), "\n")
 	return proxy{name: "pgbouncer", command: func(dir string, port int) (*exec.Cmd, error) {
 		ini, users := filepath.Join(dir, "pgbouncer.ini"), filepath.Join(dir, "users.txt")
 		settings := fmt.Sprintf(`[databases]
