@@ -60,7 +60,7 @@ SETTINGS
     sql "$server_port" postgres < <(database_sql "$1")
     "$work/scrim" init --catalog "host=127.0.0.1 port=$server_port user=postgres dbname=$1" >/dev/null
     start_proxy "$1" "$work/logs/template.proxy"
-    sql "$proxy_port" "$1" <"$here/policy.sql" >/dev/null
+    sql "$proxy_port" "$1" <"$here/policy.sql" >"$work/logs/policy" 2>&1 || { cat "$work/logs/policy" >&2; fail "no masking policy"; }
     check_masks "$1"
     stop_proxy
     stop_server
