@@ -36,7 +36,7 @@ fetch_source() {
 # the server, so what configure would find on this machine is left out.
 build_suites() {
     mkdir -p "$work/logs"
-    [ ! -e "$work/lib/done" ] || return 0
+    [ "$(cat "$work/lib/version" 2>/dev/null)" != "$version" ] || return 0
     rm -rf "$work/source" "$work/lib"
     if [ -n "$source" ]; then
         say "Copying $source"
@@ -59,5 +59,5 @@ build_suites() {
     [ "$of" = "$version" ] || fail "the source is of PostgreSQL $of, the server is $version"
     mkdir "$work/lib"
     cp "$work"/source/src/test/regress/regress.so "$work"/source/contrib/spi/{refint,autoinc}.so "$work/lib"
-    touch "$work/lib/done"
+    echo "$version" >"$work/lib/version"
 }
