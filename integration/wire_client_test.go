@@ -54,8 +54,8 @@ func loggedIn(t testing.TB, addr, user, password, database string) *wireClient {
 	t.Helper()
 	c := dialWire(t, addr)
 	c.write(startupPacket(0x30000, "user", user, "database", database))
-	if got := c.login(password); len(got) == 0 || got[len(got)-1][0] != 'Z' {
-		t.Fatalf("login of %s: %q", user, bytes.Join(got, nil))
+	if got, err := c.login(password); err != nil {
+		t.Fatalf("login of %s: %v, after %q", user, err, bytes.Join(got, nil))
 	}
 	return c
 }
@@ -91,9 +91,15 @@ func (c *wireClient) receive() ([]byte, error) {
 	return msg, nil
 }
 
+// errPatience is one text for what has another address in it each time.
+var errPatience = errors.New("nothing came for " + wirePatience.String())
+
 // ending makes one of the ways in which a connection can end: a reset is what the kernel makes of a close that leaves
 // bytes unread, and whether there are any depends on timing.
 func ending(err error) error {
+	if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
+		return errPatience
+	}
 	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		return io.EOF
 	}
@@ -124,18 +130,19 @@ func (c *wireClient) silent(d time.Duration) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// login answers SCRAM-SHA-256 (RFC 5802, 7677) until the server is ready or refuses.
-func (c *wireClient) login(password string) (got [][]byte) {
+// login answers SCRAM-SHA-256 (RFC 5802, 7677) until the server is ready, or ends the connection, which it returns as an
+// error.
+func (c *wireClient) login(password string) (got [][]byte, err error) {
 	const nonce, clientFirst = "c2NyaW0", "n=,r=c2NyaW0"
 	var final string
 	for {
 		msg, err := c.receive()
 		if err != nil {
-			return got
+			return got, err
 		}
 		got = append(got, msg)
-		if msg[0] == 'Z' || msg[0] == 'E' {
-			return got
+		if msg[0] == 'Z' {
+			return got, nil
 		}
 		if msg[0] != 'R' {
 			continue

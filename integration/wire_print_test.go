@@ -32,13 +32,14 @@ func messageName(msg []byte) string {
 type printer struct {
 	codes     map[string]string // the bytes of a code, text or binary, to a name
 	relations map[uint32]string
+	view      string // the masked view's name, which has an OID in it
 }
 
 func (p printer) print(msg []byte) string {
 	body := msg[5:]
 	switch msg[0] {
 	case 'E', 'N':
-		return messageName(msg) + " " + printError(msg)
+		return messageName(msg) + " " + strings.ReplaceAll(printError(msg), p.view, "$VIEW")
 	case 'D':
 		var m pgproto3.DataRow
 		if err := m.Decode(body); err != nil {

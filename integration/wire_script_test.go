@@ -98,6 +98,8 @@ func (tw *twins) learn(t *testing.T) {
 			t.Fatal(explain(err))
 		}
 	}
+	tw.printer.view = strings.TrimSpace(mustText(t, tw.through.admin(t),
+		`SELECT relname FROM pg_class WHERE oid = (SELECT masked_view FROM scrim_state.policies)`))
 	rows := strings.Fields(mustText(t, tw.through.admin(t), `SELECT oid, relname FROM pg_class WHERE relnamespace = 'public'::regnamespace`))
 	for _, row := range rows {
 		oid, name, _ := strings.Cut(row, "|")
@@ -252,14 +254,15 @@ func (s *wireScript) connect(t *testing.T, d *datadriven.TestData, packet string
 		d.Fatalf(t, "%v", err)
 	}
 	var got [2][][]byte
+	var ends [2]error
 	s.both(func(side int, c *wireClient) {
 		c.write(l.startup(s.database(side)))
 		if d.HasArg("half-close") {
 			halfClose(c.conn)
 		}
-		got[side] = c.login(s.password(l.text("user")))
+		got[side], ends[side] = c.login(s.password(l.text("user")))
 	})
-	return s.compare(d, got, [2]error{}, "")
+	return s.compare(d, got, ends, "")
 }
 
 func (s *wireScript) password(user string) string {
