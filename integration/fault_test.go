@@ -56,7 +56,7 @@ func (c *cutter) accept() {
 			continue
 		}
 		c.running.Go(func() {
-			_, _ = io.Copy(far, near)
+			_, _ = io.Copy(far, struct{ io.Reader }{near}) // not by splice, which keeps its pipes for later
 			_ = far.Close()
 		})
 		c.running.Go(func() { c.answers(near, far) })
@@ -89,7 +89,7 @@ func (c *cutter) answers(near, far net.Conn) {
 	}
 }
 
-// TestUpstreamCut: a server that is gone after n bytes of its answer, for every third n: the client gets a beginning of the
+// TestUpstreamCut: a server that is gone after n bytes of its answer, for every fifth n: the client gets a beginning of the
 // answer that it would have got and the end of the connection, or between two messages a FATAL. Nothing comes after a part
 // of a message, and of a row with seals no part comes at all.
 func TestUpstreamCut(t *testing.T) {
@@ -108,7 +108,7 @@ func TestUpstreamCut(t *testing.T) {
 					t.Fatalf("%s: the whole answer is %q", role, whole)
 				}
 				size := int(c.passed.Load()) // of the server's answer, which has seals where the client's has codes
-				for n := 0; n < size; n += 3 {
+				for n := 0; n < size; n += 5 {
 					c.reset.Store(n%2 == 1)
 					got := cutAnswer(t, e, c, through.addr, role, query, n)
 					if wrong := checkCut(whole, got); wrong != "" {
@@ -286,8 +286,11 @@ func TestSlowReaders(t *testing.T) {
 			if grown := peak(); grown > bound {
 				t.Errorf("%d clients that do not read cost %d MB", clients, grown>>20)
 			}
-			if got := mustText(t, e.connect(t, analyst), `SELECT 1`); got != "1\n" {
-				t.Error(got)
+			c := e.wire(t, analyst)
+			defer func() { _ = c.conn.Close() }()
+			c.write(simpleQuery(`SELECT 1`))
+			if got, err := c.until([]string{"ReadyForQuery"}); err != nil {
+				t.Error(got, err)
 			}
 		})
 	})
