@@ -24,6 +24,7 @@ type loop struct {
 	poll    int // epoll
 	wake    int // eventfd
 	scratch []byte
+	spare   spare
 	now     time.Time // when the last epoll_wait returned
 
 	byFD     []end // whose socket a file descriptor is
@@ -45,7 +46,6 @@ type end struct {
 
 // home is what a loop keeps of a session.
 type home struct {
-	active     time.Time // when the client last sent something
 	clientDone bool      // it will send no more
 	lingers    time.Time // the server is gone; until then the client may still take what it said
 }
@@ -161,7 +161,8 @@ func (lp *loop) receive(ctx context.Context) {
 	lp.mu.Unlock()
 	for _, s := range arrived {
 		s.front.authenticated = true // it would not have come here before
-		lp.sessions[s] = &home{active: lp.now}
+		lp.sessions[s] = &home{}
+		s.client.spare, s.upstream.spare = &lp.spare, &lp.spare
 		lp.own(end{s, true})
 		lp.own(end{s, false})
 		lp.watch(s)
@@ -198,7 +199,7 @@ func (lp *loop) sweep(ctx context.Context) {
 		case lp.drain && s.atRest():
 			s.fatal(errFarewell)
 			lp.end(ctx, s, errShutdown)
-		case lp.idle > 0 && lp.now.Sub(h.active) >= lp.idle && s.atRest():
+		case s.idleFor(lp.idle, lp.now):
 			s.fatal(errIdle)
 			lp.end(ctx, s, errIdle)
 		}
@@ -208,6 +209,7 @@ func (lp *loop) sweep(ctx context.Context) {
 // ready handles what epoll said of one socket. A panic of ours ends this session only.
 func (lp *loop) ready(ctx context.Context, e end, events uint32) {
 	s := e.s
+	s.active.Store(lp.now.UnixNano())
 	err := s.contain(ctx, func(ctx context.Context) error {
 		if events&unix.EPOLLOUT != 0 && !e.leg().flush() && e.client {
 			return errClientGone
@@ -255,10 +257,9 @@ func (lp *loop) fromClient(ctx context.Context, s *session) error {
 		return nil
 	}
 	f.in.got(n)
-	h.active = lp.now
 	if err = f.block(ctx); errors.Is(err, errUpstreamGone) {
 		h.clientDone = true // the server's last words may still be there to read
-		s.upstream.unsent = nil
+		s.upstream.forget()
 		return nil
 	}
 	return err
@@ -341,7 +342,7 @@ func (lp *loop) end(ctx context.Context, s *session, reason error) {
 	}
 	h.clientDone, h.lingers = true, lp.now.Add(linger)
 	lp.lingers++
-	s.upstream.unsent = nil
+	s.upstream.forget()
 	lp.want(&s.upstream, false)
 	lp.byFD[s.upstream.fd] = end{}
 	lp.closing = append(lp.closing, s.upstream.fd)
@@ -380,6 +381,7 @@ func (lp *loop) shut(s *session) {
 			lp.closing = append(lp.closing, l.fd)
 			l.fd = -1
 		}
+		l.forget()
 	}
 }
 
