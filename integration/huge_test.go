@@ -45,7 +45,7 @@ func TestHugeValue(t *testing.T) {
 	onEachAlone(t, func(t *testing.T, e *env) {
 		c := e.wire(t, risk)
 		peak := watchHeap()
-		c.write(simpleQuery(`SELECT income, repeat('x', %d) FROM customers WHERE id = 1`, size))
+		c.write(simpleQuery(`SELECT income, repeat(repeat('x', 1024), %d) FROM customers WHERE id = 1`, size>>10))
 		if got, err := c.until([]string{"RowDescription"}); err != nil {
 			t.Fatal(got, err)
 		}
@@ -79,11 +79,11 @@ func TestHugeBesideMasked(t *testing.T) {
 		var income string
 		var length, echoed int
 		var value []byte
-		err := conn.QueryRow(t.Context(), `SELECT income::text, length(v), v FROM (SELECT 1) x, repeat('x', $1) v, (SELECT 'none' AS income) y`, size).Scan(&income, &length, &value)
+		err := conn.QueryRow(t.Context(), `SELECT income::text, length(v), v FROM repeat(repeat('x', 1024), $1) v, (SELECT 'none' AS income) y`, size>>10).Scan(&income, &length, &value)
 		if err != nil || length != size || len(value) != size {
 			t.Fatalf("unmasked: %d, %d, %v", length, len(value), err)
 		}
-		got := mustText(t, conn, `SELECT income, repeat('x', 67108864), age IS NULL FROM (SELECT id, income, NULL AS age FROM customers) c WHERE id = 1`)
+		got := mustText(t, conn, `SELECT income, repeat(repeat('x', 1024), 65536), age IS NULL FROM (SELECT id, income, NULL AS age FROM customers) c WHERE id = 1`)
 		if !strings.HasPrefix(got, code+"|xxxx") || !strings.HasSuffix(got, "xxxx|t\n") || len(got) != len(code)+1+size+3 {
 			t.Errorf("%d bytes, %.60s", len(got), got)
 		}
