@@ -164,8 +164,8 @@ func runWireScript(t *testing.T, s *wireScript, path string) {
 type wireScript struct {
 	*twins
 	role   string
-	golden bool // the answers are to be compared with those in the file
-	alone  bool // there is no bare twin
+	golden bool           // the answers are to be compared with those in the file
+	alone  bool           // there is no bare twin
 	sides  [2]*wireClient // through the proxy, and directly; nil for one that takes no part any more
 	wrong  []string
 }
