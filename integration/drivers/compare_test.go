@@ -114,7 +114,7 @@ func noneRaw(t *testing.T, out string) {
 
 // shorten keeps failures readable.
 func shorten(s string) string {
-	const most = 1500
+	const most = 800
 	if len(s) <= most {
 		return s
 	}

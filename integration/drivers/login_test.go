@@ -3,6 +3,7 @@ package drivers_test
 import (
 	"fmt"
 	"net"
+	"sync/atomic"
 )
 
 // login is what a program is told about where to connect and as whom.
@@ -28,3 +29,8 @@ func (l login) environ() []string {
 	host, port, _ := net.SplitHostPort(l.addr) // an address of a listener
 	return []string{"PGHOST=" + host, "PGPORT=" + port, "PGUSER=" + l.user, "PGPASSWORD=" + l.password, "PGDATABASE=" + l.database}
 }
+
+var channels atomic.Int64
+
+// channel is a name for LISTEN that no other program uses: they share a database.
+func channel() string { return fmt.Sprintf("channel_%d", channels.Add(1)) }

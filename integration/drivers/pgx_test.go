@@ -42,7 +42,7 @@ func pgxProgram(mode pgx.QueryExecMode) program {
 		cfg, err := pgx.ParseConfig(to.dsn())
 		must(t, err)
 		cfg.DefaultQueryExecMode = mode
-		cfg.OnNotification = func(_ *pgconn.PgConn, n *pgconn.Notification) { s.heard = append(s.heard, n.Channel+" "+n.Payload) }
+		cfg.OnNotification = func(_ *pgconn.PgConn, n *pgconn.Notification) { s.heard = append(s.heard, n.Payload) }
 		cfg.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {
 			return &pgconn.CancelRequestContextWatcherHandler{Conn: c, DeadlineDelay: 10 * time.Second}
 		}
@@ -153,8 +153,9 @@ func (s *pgxSession) copies() {
 
 func (s *pgxSession) asynchronous() {
 	heading(&s.out, "notify")
-	s.exec(`LISTEN scrim`)
-	s.exec(`SELECT pg_notify($1, $2)`, "scrim", "hello")
+	name := channel()
+	s.exec(`LISTEN ` + name)
+	s.exec(`SELECT pg_notify($1, $2)`, name, "hello")
 	s.exec(`SELECT 1`) // the notification is here by now
 	fmt.Fprintln(&s.out, strings.Join(s.heard, "\n"))
 	heading(&s.out, "cancel")

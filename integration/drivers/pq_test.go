@@ -156,10 +156,10 @@ func (s *pqSession) notify(to login) {
 	heading(&s.out, "notify")
 	listener := pq.NewListener(to.dsn(), limit, limit, nil)
 	defer func() { _ = listener.Close() }()
-	must(s.T, listener.Listen("scrim_pq"))
-	s.exec(`SELECT pg_notify($1, $2)`, "scrim_pq", "hello")
-	n := <-listener.Notify
-	fmt.Fprintln(&s.out, n.Channel, n.Extra)
+	name := channel()
+	must(s.T, listener.Listen(name))
+	s.exec(`SELECT pg_notify($1, $2)`, name, "hello")
+	fmt.Fprintln(&s.out, (<-listener.Notify).Extra)
 }
 
 func (s *pqSession) cancel() {

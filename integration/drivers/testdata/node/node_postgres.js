@@ -69,10 +69,9 @@ async function main() {
 
   section('notify')
   const heard = new Promise((resolve) => client.once('notification', resolve))
-  await client.query('LISTEN scrim')
-  await client.query('SELECT pg_notify($1, $2)', ['scrim', 'hello'])
-  const { channel, payload } = await heard
-  console.log(channel, payload)
+  await client.query(`LISTEN ${process.env.CHANNEL}`)
+  await client.query('SELECT pg_notify($1, $2)', [process.env.CHANNEL, 'hello'])
+  console.log((await heard).payload)
 
   section('cancel')
   const sleeping = code(client.query('SELECT id, age, pg_sleep(30) FROM customers WHERE id = 1'))

@@ -67,7 +67,7 @@ async function main() {
   }
 
   section('notify')
-  const heard = new Promise((resolve) => { sql.listen('scrim_js', resolve).then(() => sql.notify('scrim_js', 'hello')) })
+  const heard = new Promise((resolve) => { sql.listen(process.env.CHANNEL, resolve).then(() => sql.notify(process.env.CHANNEL, 'hello')) })
   console.log(await heard)
 
   section('cancel')

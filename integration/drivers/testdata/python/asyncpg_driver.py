@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 
 import asyncpg
 
@@ -83,9 +84,9 @@ async def main():
 
     section("notify")
     heard = asyncio.get_running_loop().create_future()
-    await conn.add_listener("scrim", lambda _conn, _pid, channel, payload: heard.set_result((channel, payload)))
-    await conn.execute("SELECT pg_notify($1, $2)", "scrim", "hello")
-    print(*await asyncio.wait_for(heard, 10))
+    await conn.add_listener(os.environ["CHANNEL"], lambda _conn, _pid, _channel, payload: heard.set_result(payload))
+    await conn.execute("SELECT pg_notify($1, $2)", os.environ["CHANNEL"], "hello")
+    print(await asyncio.wait_for(heard, 10))
 
     section("cancel")
     await failing(conn.fetch(SLEEPY, timeout=0.3))

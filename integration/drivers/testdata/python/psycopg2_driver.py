@@ -1,6 +1,7 @@
 """psycopg2: client-side parameters, PREPARE in SQL, named cursors, COPY, LISTEN, cancel."""
 
 import io
+import os
 import select
 import threading
 
@@ -82,12 +83,12 @@ conn.rollback()
 
 section("notify")
 conn.autocommit = True
-run("LISTEN scrim")
-run("SELECT pg_notify(%s, %s)", "scrim", "hello")
+run("LISTEN " + os.environ["CHANNEL"])
+run("SELECT pg_notify(%s, %s)", os.environ["CHANNEL"], "hello")
 while not conn.notifies:
     select.select([conn], [], [], 10)
     conn.poll()
-print(conn.notifies[0].channel, conn.notifies[0].payload)
+print(conn.notifies[0].payload)
 
 section("cancel")
 threading.Timer(0.3, conn.cancel).start()

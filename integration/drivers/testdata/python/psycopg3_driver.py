@@ -1,6 +1,7 @@
 """psycopg 3: server-side parameters in text and binary, prepared statements, pipeline mode, both kinds of cursors, COPY,
 LISTEN, cancel."""
 
+import os
 import threading
 
 import psycopg
@@ -98,10 +99,10 @@ def copy_masked():
 failing(psycopg.Error, copy_masked)
 
 section("notify")
-conn.execute("LISTEN scrim")
-conn.execute("SELECT pg_notify(%s, %s)", ("scrim", "hello"))
+conn.execute("LISTEN " + os.environ["CHANNEL"])
+conn.execute("SELECT pg_notify(%s, %s)", (os.environ["CHANNEL"], "hello"))
 for n in conn.notifies(timeout=10, stop_after=1):
-    print(n.channel, n.payload)
+    print(n.payload)
 
 section("cancel")
 for cancel in (conn.cancel, conn.cancel_safe):
