@@ -73,6 +73,11 @@ func (w *world) checkMasked(t *testing.T, masked, unmasked section) {
 		if row := masked.rows[0]; len(masked.rows) != 1 || row != "0A000" && row != "42501" {
 			t.Errorf("%s: %q, not 0A000 or 42501", masked.name, masked.rows)
 		}
+	case "described":
+		const want = "id|integer age|double precision income|double precision score|double precision"
+		if got := strings.Join(masked.rows, " "); got != want {
+			t.Errorf("%s: %s", masked.name, got)
+		}
 	default:
 		if got, want := strings.Join(masked.rows, "\n"), strings.Join(unmasked.rows, "\n"); got != want {
 			t.Errorf("%s:\n%s\nunmasked:\n%s", masked.name, shorten(got), shorten(want))
