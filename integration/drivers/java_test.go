@@ -31,7 +31,7 @@ func TestJDBC(t *testing.T) {
 func jdbc(options ...string) program {
 	return func(t *testing.T, to login) string {
 		t.Helper()
-		return command(t, to, nil, tool(t, "java", "default-jdk"),
+		return command(t, to, nil, tool(t, "java", "default-jdk-headless"),
 			append([]string{"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jdbcClasses(t), "Jdbc"}, options...)...)
 	}
 }
@@ -39,7 +39,7 @@ func jdbc(options ...string) program {
 // jdbcClasses is the class path: pgjdbc from Maven and what javac made of testdata/java, both in the cache.
 func jdbcClasses(t *testing.T) string {
 	t.Helper()
-	mvn, javac := tool(t, "mvn", "maven"), tool(t, "javac", "default-jdk")
+	mvn, javac := tool(t, "mvn", "maven"), tool(t, "javac", "default-jdk-headless")
 	source, err := filepath.Abs(filepath.Join("testdata", "java", "Jdbc.java"))
 	if err != nil {
 		t.Fatal(err)
