@@ -11,7 +11,7 @@ import (
 	"github.com/scrimdb/scrim/rewrite"
 )
 
-// backend is the half of a session that reads the server. Its fields are the backend goroutine's alone.
+// backend is the half of a session that reads the server. Its fields are its driver's alone.
 type backend struct {
 	s     *session
 	in    frames
@@ -22,39 +22,21 @@ type backend struct {
 	ended bool // the server has said why it will close the connection
 }
 
-// backendLoop relays from the server to the client until either is gone.
-func (s *session) backendLoop(ctx context.Context) error {
-	b := &backend{s: s, in: frames{src: s.upstream}}
-	for {
-		want := baseBuffer
-		if head := s.queue.head(); b.in.full && head != nil && head.results.fills() && head.kind == 'E' {
-			want = fillBuffer // a large result: from here on, large batches
-		}
-		if err := b.in.read(want); err != nil {
-			if !b.ended {
-				s.fatal(&Error{Code: codeConnectionFailure, Fatal: true, Message: "the connection to the upstream server was lost"})
-			}
-			return errUpstreamGone
-		}
-		b.run = 0
-		if err := b.block(ctx); err != nil {
-			var fatal *Error
-			if errors.As(err, &fatal) {
-				s.fatal(fatal)
-			}
-			return err
-		}
-		if want == baseBuffer {
-			b.in.shrink()
-		}
+// wants is how much to read next.
+func (b *backend) wants() int {
+	if head := b.s.queue.head(); b.in.full && head != nil && head.results.fills() && head.kind == 'E' {
+		return fillBuffer // a large result: from here on, large batches
 	}
+	return baseBuffer
 }
 
 // block handles all that one read brought.
 func (b *backend) block(ctx context.Context) error {
+	b.run = b.in.r
+	head, known := (*pending)(nil), false
 	for {
 		if b.rest > 0 { // the tail of a large message: pass it on
-			n := min(b.rest, b.in.w-b.in.r)
+			n := min(b.rest, b.in.rest())
 			b.in.r += n
 			b.rest -= n
 		}
@@ -65,13 +47,14 @@ func (b *backend) block(ctx context.Context) error {
 		if size < 0 {
 			return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server sent a malformed message"}
 		}
-		head := b.s.queue.head()
+		if !known { // rows do not change it, and there are many of them
+			head, known = b.s.queue.head(), true
+		}
 		whole := b.in.has(size)
 		switch {
 		case (kind == 'D' || kind == 'd') && (head == nil || head.call == nil && !head.results.fills()):
 			if !whole { // rows may be huge and need nothing: do not wait for the end
-				b.rest = size - (b.in.w - b.in.r)
-				b.in.r = b.in.w
+				b.rest = size
 				continue
 			}
 			b.in.r += size
@@ -79,7 +62,11 @@ func (b *backend) block(ctx context.Context) error {
 		case !whole:
 			return b.endOfBlock(ctx)
 		}
-		if err := b.message(ctx, kind, size, head); err != nil {
+		known = false
+		if err := b.message(ctx, kind, size, head); errors.Is(err, errWaits) {
+			b.in.back(size)
+			return errors.Join(b.endOfBlock(ctx), err)
+		} else if err != nil {
 			return err
 		}
 	}
@@ -90,7 +77,9 @@ func (b *backend) endOfBlock(ctx context.Context) error {
 	if err := b.flush(ctx); err != nil {
 		return err
 	}
-	b.s.queue.settle()
+	if b.s.queue.settle() && b.s.homeable && !b.s.onLoop {
+		b.s.goingHome.Store(true)
+	}
 	return nil
 }
 
@@ -143,7 +132,7 @@ func (b *backend) encode(ctx context.Context, r *results) error {
 func (b *backend) send() error {
 	err := b.write(b.out)
 	b.out = b.out[:0]
-	if cap(b.out) > 4*fillBuffer {
+	if cap(b.out) > keptBuffer && !b.filling() && b.wants() == baseBuffer {
 		b.out = nil
 	}
 	return err
@@ -153,9 +142,7 @@ func (b *backend) write(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	b.s.clientMu.Lock()
-	defer b.s.clientMu.Unlock()
-	if _, err := b.s.client.Write(p); err != nil {
+	if _, err := b.s.client.write(p, b.rest > 0); err != nil {
 		return errClientGone
 	}
 	return nil
@@ -268,11 +255,10 @@ func (b *backend) readyForQuery(ctx context.Context, msg []byte) error {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server sent a malformed message"}
 	}
 	status := msg[headerSize]
-	if head != nil {
-		b.s.ready(status, head.syncs)
-	} else {
-		b.s.ready(status, 0)
+	if status == 'I' && b.s.onLoop && b.s.changedCatalog.Load() {
+		return errWaits
 	}
+	b.s.ready(status, b.s.queue.headSyncs())
 	if status == 'I' && b.s.changedCatalog.Swap(false) {
 		// Who changed a policy sees it at once: the answer waits for the new snapshot.
 		ctx, cancel := context.WithTimeout(ctx, catalogPatience)

@@ -25,6 +25,9 @@ func (f *frontend) command(ctx context.Context, st *statement, simple bool) erro
 	if show, ok := st.command.(rewrite.Show); ok { // in the simple protocol; the extended one prepared it like any query
 		return f.send(&pgproto3.Query{String: show.Query}, &pending{kind: 'Q', results: &results{tag: show.Tag()}})
 	}
+	if f.s.onLoop {
+		return errWaits
+	}
 	// Let everything before it be answered first: from here on the client's answers are ours to write.
 	f.out = append(f.out, frame('H', nil)...)
 	if err := f.flush(); err != nil {
@@ -39,9 +42,7 @@ func (f *frontend) command(ctx context.Context, st *statement, simple bool) erro
 	case err == nil:
 		f.s.changedCatalog.Store(true)
 		f.s.queue.drain() // notices of the last question go first
-		f.s.clientMu.Lock()
 		_, err = f.s.client.Write(encode(&pgproto3.CommandComplete{CommandTag: []byte(st.command.Tag())}))
-		f.s.clientMu.Unlock()
 		if err != nil {
 			return errClientGone
 		}
@@ -224,8 +225,6 @@ func (f *frontend) train(ctx context.Context, cfg train.Config, data train.Data)
 // notice tells the client something while it waits. Only an action may: the queue is drained then.
 func (f *frontend) notice(format string, args ...any) error {
 	msg := pgproto3.NoticeResponse{Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: "00000", Message: fmt.Sprintf(format, args...)}
-	f.s.clientMu.Lock()
-	defer f.s.clientMu.Unlock()
 	if _, err := f.s.client.Write(encode(&msg)); err != nil {
 		return errClientGone
 	}

@@ -18,6 +18,7 @@ const (
 	codeObjectNotInState    = "55000"
 	codeQueryCanceled       = "57014"
 	codeAdminShutdown       = "57P01"
+	codeIdleSessionTimeout  = "57P05"
 	codeTooManyConnections  = "53300"
 	codeInvalidParameter    = "22023"
 	codeSystemError         = "58000"

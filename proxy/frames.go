@@ -13,10 +13,10 @@ const maxMessage = 0x3fffffff
 
 // frames finds protocol messages in a stream without copying them: they lie in buf[r:w].
 type frames struct {
-	src  io.Reader
 	buf  []byte
 	r, w int
 	full bool // the last read filled the buffer: there is more to come
+	lent bool // buf belongs to an event loop
 }
 
 // header returns the type and whole size of the next message if its header is here. A bad length gives ok and size -1.
@@ -38,12 +38,18 @@ func (f *frames) message(size int) []byte {
 	return m
 }
 
+// back undoes message.
+func (f *frames) back(size int) { f.r -= size }
+
 func (f *frames) has(size int) bool { return f.w-f.r >= size }
 
-// read gets more bytes: it moves what is left to the front, grows the buffer to want if there is no room, and reads
-// once. What message returned before is no longer valid. The buffer only grows as bytes come, so that a header alone,
-// whatever it claims, costs nothing.
-func (f *frames) read(want int) error {
+// rest is what was read and not taken.
+func (f *frames) rest() int { return f.w - f.r }
+
+// room moves what is left to the front and returns the space behind it: of a buffer of at least want bytes, and at
+// least as long as what is left. What message returned before is no longer valid. The buffer only grows as bytes
+// come, so that a header alone, whatever it claims, costs nothing.
+func (f *frames) room(want int) []byte {
 	if f.r > 0 {
 		copy(f.buf, f.buf[f.r:f.w])
 		f.w -= f.r
@@ -54,9 +60,19 @@ func (f *frames) read(want int) error {
 		copy(grown, f.buf[:f.w])
 		f.buf = grown
 	}
-	n, err := f.src.Read(f.buf[f.w:])
+	return f.buf[f.w:]
+}
+
+// got notes that n bytes were read into what room or lend returned.
+func (f *frames) got(n int) {
 	f.w += n
 	f.full = f.w == len(f.buf)
+}
+
+// read gets more bytes by one Read.
+func (f *frames) read(src io.Reader, want int) error {
+	n, err := src.Read(f.room(want))
+	f.got(n)
 	if n > 0 {
 		return nil
 	}
@@ -64,6 +80,24 @@ func (f *frames) read(want int) error {
 		err = io.ErrNoProgress
 	}
 	return err
+}
+
+// lend is room in a buffer of somebody else's, so that a session that has nothing to read has no buffer. A long rest
+// stays where it is: copying it for every read would cost its square.
+func (f *frames) lend(scratch []byte) []byte {
+	if f.rest() > len(scratch)/2 {
+		return f.room(0)
+	}
+	n := copy(scratch, f.buf[f.r:f.w])
+	f.buf, f.r, f.w, f.lent = scratch, 0, n, true
+	return f.buf[n:]
+}
+
+// giveBack ends a loan: what is left moves to memory of our own.
+func (f *frames) giveBack() {
+	if f.lent {
+		f.buf, f.r, f.w, f.lent = append([]byte(nil), f.buf[f.r:f.w]...), 0, f.rest(), false
+	}
 }
 
 // shrink gives back a large buffer that has been emptied.
@@ -74,6 +108,7 @@ func (f *frames) shrink() {
 }
 
 const (
-	baseBuffer = 16 << 10  // of each direction of a session
+	baseBuffer = 16 << 10  // of each direction of a session in goroutines
+	loopBuffer = 256 << 10 // of each event loop
 	fillBuffer = 256 << 10 // while rows are being filled: one read is one batch
 )

@@ -21,54 +21,74 @@ import (
 // maxStartupPacket is PostgreSQL's MAX_STARTUP_PACKET_LENGTH.
 const maxStartupPacket = 10000
 
-// serveConn is the story of a connection.
-func (srv *Server) serveConn(ctx context.Context, conn net.Conn) error {
-	if err := conn.SetDeadline(time.Now().Add(srv.startup)); err != nil {
-		return err
-	}
-	start, err := srv.greet(conn)
+// serveConn is the story of a connection. It returns when the connection has ended, or an event loop drives its session.
+func (srv *Server) serveConn(ctx context.Context, conn net.Conn) {
+	s, err := srv.open(ctx, conn)
 	if err != nil {
-		return err
+		srv.log.DebugContext(ctx, "connection ended", "client", conn.RemoteAddr(), "reason", err)
+	}
+	if s == nil {
+		_ = conn.Close()
+		return
+	}
+	s.inGoroutines(ctx)
+}
+
+// open greets a client, and begins its session by sending its startup packet upstream. It returns neither session nor
+// error for a cancel request.
+func (srv *Server) open(ctx context.Context, conn net.Conn) (*session, error) {
+	if err := conn.SetDeadline(time.Now().Add(srv.startup)); err != nil {
+		return nil, err
+	}
+	leave := srv.starting.enter(conn)
+	start, err := srv.greet(conn)
+	leave()
+	if err != nil {
+		return nil, err
 	}
 	if start.cancel != "" {
 		srv.forwardCancel(ctx, start.cancel)
-		return nil
+		return nil, nil
 	}
-	refuse := func(e *Error) error {
-		_, _ = start.conn.Write(e.encode())
-		return e
+	s, err := srv.newLogin(ctx, start)
+	if err != nil {
+		_, _ = start.conn.Write(clientError(err, "").encode())
+		return nil, err
 	}
+	return s, conn.SetDeadline(time.Time{}) // PostgreSQL's authentication_timeout takes over
+}
+
+// newLogin dials upstream for a client that has said who it is.
+func (srv *Server) newLogin(ctx context.Context, start start) (_ *session, err error) {
 	select {
 	case srv.slots <- struct{}{}:
-		defer func() { <-srv.slots }()
 	default:
-		return refuse(&Error{Code: codeTooManyConnections, Fatal: true, Message: "sorry, too many clients already"})
+		return nil, &Error{Code: codeTooManyConnections, Fatal: true, Message: "sorry, too many clients already"}
 	}
+	defer func() {
+		if err != nil {
+			<-srv.slots
+		}
+	}()
 	role, database, err := srv.login(ctx, start.packet)
 	if err != nil {
-		return refuse(clientError(err, ""))
+		return nil, err
 	}
+	unreachable := &Error{Code: codeConnectionFailure, Fatal: true, Message: "the upstream server cannot be reached"}
 	upstream, err := srv.dial(ctx)
 	if err != nil {
 		srv.log.ErrorContext(ctx, "upstream cannot be reached", "error", err)
-		return refuse(&Error{Code: codeConnectionFailure, Fatal: true, Message: "the upstream server cannot be reached"})
+		return nil, unreachable
 	}
-	defer func() { _ = upstream.Close() }()
 	packet := binary.BigEndian.AppendUint32(nil, uint32(len(start.packet)+4))
 	if _, err := upstream.Write(append(packet, start.packet...)); err != nil {
-		return refuse(&Error{Code: codeConnectionFailure, Fatal: true, Message: "the upstream server cannot be reached"})
+		_ = upstream.Close()
+		return nil, unreachable
 	}
-	if err := conn.SetDeadline(time.Time{}); err != nil { // PostgreSQL's authentication_timeout takes over
-		return err
-	}
-	srv.metrics.Sessions.Add(1)
-	s := &session{
-		srv: srv, log: srv.log, role: role, elsewhere: database != srv.catalog.Database(), client: start.conn, early: start.early, upstream: upstream,
-		statements: newNamed[*statement](), portals: newNamed[*portal](), params: map[string]string{},
-	}
-	s.queue = newQueue(s.dropped)
-	s.queue.push(&pending{}) // the startup packet: authentication ends with a ReadyForQuery
-	return s.run(ctx)
+	s := srv.newSession(start.conn, upstream, start.early)
+	s.role, s.elsewhere = role, database != srv.catalog.Database()
+	srv.register(s)
+	return s, nil
 }
 
 // start is what a client begins with.

@@ -5,74 +5,58 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"io"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// frontend is the half of a session that reads the client. Its fields are the frontend goroutine's alone.
+// frontend is the half of a session that reads the client. Its fields are its driver's alone.
 type frontend struct {
 	s   *session
 	in  frames
 	out []byte // messages on their way upstream
+	// rest counts the bytes of a CopyData that was begun and has not come yet.
+	rest int
 	// authenticated means that the server has sent its first ReadyForQuery. Until then nothing of the client's is read but
 	// passwords.
 	authenticated bool
 	// open means that extended messages were sent since the last Sync: the server has a transaction under way.
 	open bool
-}
-
-// frontendLoop relays from the client to the server until either is gone.
-func (s *session) frontendLoop(ctx context.Context) error {
-	f := &frontend{s: s, in: frames{src: io.MultiReader(bytes.NewReader(s.early), s.client)}}
-	for {
-		if err := f.in.read(baseBuffer); err != nil {
-			return errClientGone
-		}
-		if err := f.block(ctx); err != nil {
-			var fatal *Error
-			if errors.As(err, &fatal) && fatal.Fatal {
-				s.fatal(fatal)
-			}
-			return err
-		}
-		f.in.shrink()
-	}
+	// done means that the client will send no more.
+	done bool
 }
 
 // block handles all that one read brought.
 func (f *frontend) block(ctx context.Context) error {
 	for {
+		if f.rest > 0 {
+			n := min(f.rest, f.in.rest())
+			f.out = append(f.out, f.in.message(n)...)
+			f.rest -= n
+		}
 		kind, size, ok := f.in.header()
 		if !ok {
 			return f.flush()
 		}
-		if size < 0 {
+		if size < 0 || size > sizeLimit(kind) {
 			return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid message length"}
 		}
-		if size > sizeLimit(kind) {
-			return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid message length"}
-		}
-		if !f.in.has(size) {
-			if size > maxPassword && !f.authenticated && !f.authentication(kind) {
-				return errClientGone
-			}
-			if kind != 'd' {
-				return f.flush()
-			}
-			// CopyData can be huge and needs nothing: pass on what is here, then the rest as it comes.
-			if err := f.passOn(size); err != nil {
-				return err
-			}
+		whole := f.in.has(size)
+		switch {
+		case (whole || size > maxPassword) && !f.authenticated && !f.authentication(kind):
+			return errClientGone
+		case !whole && kind != 'd':
+			return f.flush()
+		case !whole: // CopyData can be huge and needs nothing: pass on what is here, then the rest as it comes
+			f.rest = size
 			continue
 		}
-		if !f.authenticated && !f.authentication(kind) {
-			return errClientGone
-		}
 		if err := f.message(ctx, kind, f.in.message(size)); err != nil {
+			if errors.Is(err, errWaits) {
+				f.in.back(size)
+			}
 			return err
 		}
-		if len(f.out) >= fillBuffer {
+		if len(f.out) >= loopBuffer {
 			if err := f.flush(); err != nil {
 				return err
 			}
@@ -108,30 +92,13 @@ func (f *frontend) authentication(kind byte) bool {
 	return f.authenticated
 }
 
-// passOn relays one message that is not all here.
-func (f *frontend) passOn(size int) error {
-	for size > 0 {
-		n := min(size, f.in.w-f.in.r)
-		f.out = append(f.out, f.in.message(n)...)
-		if err := f.flush(); err != nil {
-			return err
-		}
-		if size -= n; size > 0 {
-			if err := f.in.read(baseBuffer); err != nil {
-				return errClientGone
-			}
-		}
-	}
-	return nil
-}
-
 func (f *frontend) flush() error {
 	if len(f.out) == 0 {
 		return nil
 	}
-	_, err := f.s.upstream.Write(f.out)
+	_, err := f.s.upstream.write(f.out, f.rest > 0)
 	f.out = f.out[:0]
-	if cap(f.out) > 4*fillBuffer {
+	if cap(f.out) > keptBuffer {
 		f.out = nil
 	}
 	if err != nil {
@@ -140,14 +107,14 @@ func (f *frontend) flush() error {
 	return nil
 }
 
+// keptBuffer is how large a buffer for finished messages an idle session keeps.
+const keptBuffer = 4 << 10
+
+// relay sends a message about which there is nothing to know upstream as it is.
+func (f *frontend) relay(msg []byte) error { return f.forward(msg, &relayed[msg[0]]) }
+
 // forward sends a message upstream as it is, once p is in the queue. What the server will skip need not be sent.
 func (f *frontend) forward(msg []byte, p *pending) error {
-	if f.s.queue.crowded() { // a client that sends without reading the answers has to wait
-		if err := f.flush(); err != nil {
-			return err
-		}
-		f.s.queue.waitForRoom()
-	}
 	if f.s.queue.push(p) {
 		f.out = append(f.out, msg...)
 	}
@@ -163,8 +130,27 @@ func (f *frontend) send(msg pgproto3.FrontendMessage, p *pending) error {
 	return f.forward(b, p)
 }
 
-// message handles one whole message of the client's.
+// makeRoom lets a client that sends without reading the answers wait.
+func (f *frontend) makeRoom() error {
+	if !f.s.queue.crowded() {
+		return nil
+	}
+	if f.s.onLoop {
+		return errWaits
+	}
+	if err := f.flush(); err != nil {
+		return err
+	}
+	f.s.queue.waitForRoom()
+	return nil
+}
+
+// message handles one whole message of the client's. On an event loop it returns errWaits, before it has changed anything
+// that matters, where it would have to wait.
 func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
+	if err := f.makeRoom(); err != nil {
+		return err
+	}
 	switch kind {
 	case 'P', 'B', 'D', 'E', 'C':
 		f.open = true
@@ -181,25 +167,21 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 	case 'E':
 		return f.execute(ctx, msg)
 	case 'C':
-		p := &pending{kind: 'C'}
 		if body := msg[headerSize:]; len(body) > 1 && body[0] == 'S' {
-			p.closes, p.name = true, cString(body[1:])
+			return f.forward(msg, &pending{kind: 'C', closes: true, name: cString(body[1:])})
 		}
-		return f.forward(msg, p)
+		return f.relay(msg)
 	case 'S':
 		f.open = false
-		return f.forward(msg, &pending{kind: 'S'})
+		return f.relay(msg)
 	case 'F':
 		return f.functionCall(ctx, msg)
 	case 'c', 'f': // CopyDone, CopyFail
-		f.s.queue.push(&pending{kind: 'c'})
+		f.s.queue.push(&relayed['c'])
 		f.out = append(f.out, msg...)
-	case 'X':
+	case 'X': // the server answers what came before, and closes
+		f.s.leaving.Store(true)
 		f.out = append(f.out, msg...)
-		if err := f.flush(); err != nil {
-			return err
-		}
-		return errClientGone
 	case 'd', 'H', 'p':
 		f.out = append(f.out, msg...)
 	default:
@@ -222,6 +204,9 @@ func (f *frontend) refuse(kind byte, err error, text string) error {
 func (f *frontend) query(ctx context.Context, msg []byte) error {
 	text := cString(msg[headerSize:])
 	st, err := f.plan(ctx, text, !f.open)
+	if errors.Is(err, errWaits) {
+		return err
+	}
 	f.open = false // a Query ends with a transaction's end, or in one that was begun
 	var server *serverError
 	switch {
@@ -235,13 +220,16 @@ func (f *frontend) query(ctx context.Context, msg []byte) error {
 	case err != nil:
 		return f.refuse('Q', err, text)
 	case st == nil:
-		return f.forward(msg, &pending{kind: 'Q'})
+		return f.relay(msg)
 	case st.command != nil:
 		return f.command(ctx, st, true)
 	case len(st.plan.Seals) == 0:
 		return f.send(&pgproto3.Query{String: st.plan.SQL}, &pending{kind: 'Q', edited: st, results: &results{plan: st.plan}})
 	}
 	r, err := f.newResults(ctx, st, nil)
+	if errors.Is(err, errWaits) {
+		return err
+	}
 	if err != nil {
 		return f.refuse('Q', err, text)
 	}
@@ -315,6 +303,8 @@ func (f *frontend) unplanned(err error, text string) error {
 		return f.passError(server) // the server is skipping already
 	case errors.Is(err, errSkipped):
 		return nil
+	case errors.Is(err, errWaits):
+		return err
 	}
 	return f.refuse('P', err, text)
 }
@@ -325,8 +315,6 @@ func (f *frontend) passError(e *serverError) error {
 		return err
 	}
 	f.s.queue.drain()
-	f.s.clientMu.Lock()
-	defer f.s.clientMu.Unlock()
 	if _, err := f.s.client.Write(e.message); err != nil {
 		return errClientGone
 	}
@@ -337,12 +325,12 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	portalName, rest := cutString(msg[headerSize:])
 	name, _ := cutString(rest)
 	st := f.s.lookup(name)
+	if st == nil && !f.s.special() {
+		return f.relay(msg)
+	}
 	if st == nil {
-		p := &pending{kind: 'B', name: portalName}
-		if f.s.special() {
-			p.portal = &portal{relayed: true}
-			f.s.sendBind(portalName, p.portal)
-		}
+		p := &pending{kind: 'B', name: portalName, portal: &portal{relayed: true}}
+		f.s.sendBind(portalName, p.portal)
 		return f.forward(msg, p)
 	}
 	if st.command != nil {
@@ -360,7 +348,7 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	}
 	r, err := f.newResults(ctx, st, b.ResultFormatCodes)
 	if err != nil {
-		return f.refuse('P', err, "")
+		return f.unplanned(err, "")
 	}
 	if len(st.plan.Seals) > 0 && r.formats != nil {
 		b.ResultFormatCodes = r.upstreamFormats()
@@ -381,7 +369,7 @@ func (f *frontend) describe(ctx context.Context, msg []byte) error {
 		if st := f.s.lookup(name); st != nil && st.plan != nil {
 			r, err := f.newResults(ctx, st, nil)
 			if err != nil {
-				return f.refuse('P', err, "")
+				return f.unplanned(err, "")
 			}
 			p.stmt, p.results = st, r
 		}
@@ -398,7 +386,7 @@ func (f *frontend) execute(ctx context.Context, msg []byte) error {
 	p := f.s.portal(name)
 	switch {
 	case p == nil:
-		return f.forward(msg, &pending{kind: 'E'})
+		return f.relay(msg)
 	case p.stmt.command != nil && p.results.tag == "":
 		return f.command(ctx, p.stmt, false)
 	}
@@ -407,10 +395,14 @@ func (f *frontend) execute(ctx context.Context, msg []byte) error {
 
 // functionCall relays the old fast path for unmasked roles. Masked ones cannot use it: it has no text to plan.
 func (f *frontend) functionCall(ctx context.Context, msg []byte) error {
-	if f.s.planner.masks(ctx, f.s).Any() {
+	masks, err := f.s.planner.masks(ctx, f.s)
+	if err != nil {
+		return err
+	}
+	if masks.Any() {
 		return f.refuse('Q', &Error{Code: codeFeatureNotSupported, Message: "function calls by the fast path are not supported for masked roles"}, "")
 	}
-	return f.forward(msg, &pending{kind: 'F'})
+	return f.relay(msg)
 }
 
 // frame puts the type and length in front of a message body.

@@ -42,39 +42,46 @@ const (
 // masks returns the masks of the session's login role, looking at the grants again when the catalog changed, when the
 // server refused a privilege, and now and then. Of a role that was never looked up it says that nothing is masked: then
 // the server refuses what it may not read.
-func (p *planner) masks(ctx context.Context, s *session) policy.Masks {
+func (p *planner) masks(ctx context.Context, s *session) (policy.Masks, error) {
 	snapshot := s.srv.catalog.Snapshot()
 	if len(snapshot.Policies) == 0 || s.elsewhere {
 		if snapshot != p.version.snapshot {
 			*p = planner{version: planVersion{snapshot: snapshot, grants: p.version.grants + 1}}
 		}
-		return policy.Masks{}
+		return policy.Masks{}, nil
 	}
-	denied := s.denied.Swap(false)
+	denied := s.denied.Load()
 	if snapshot == p.version.snapshot && !denied && time.Since(p.looked) < grantsRefresh {
-		return p.current
+		return p.current, nil
 	}
+	if s.onLoop {
+		return policy.Masks{}, errWaits
+	}
+	s.denied.Store(false) // before looking: what is denied from now on needs another look
 	ctx, cancel := context.WithTimeout(ctx, catalogPatience)
 	defer cancel()
 	p.looked = time.Now() // also when it fails: not every statement shall wait for a catalog that does not answer
 	readable, err := s.srv.catalog.Readable(ctx, s.role)
 	if err != nil {
 		s.log.WarnContext(ctx, "grants cannot be read, keeping what was known", "error", err)
-		return p.current
+		return p.current, nil
 	}
 	if denied || snapshot != p.version.snapshot || !maps.Equal(readable, p.readable) {
 		p.version = planVersion{snapshot: snapshot, grants: p.version.grants + 1}
 		p.readable, p.current = readable, policy.For(snapshot, readable)
 		clear(p.plans)
 	}
-	return p.current
+	return p.current, nil
 }
 
 // plan decides what to do with the text of a Query or Parse. Nil means to relay it.
 // ownTx says that the client has nothing under way that a question of ours could end.
 func (f *frontend) plan(ctx context.Context, text string, ownTx bool) (*statement, error) {
 	s, p := f.s, &f.s.planner
-	masks := p.masks(ctx, s)
+	masks, err := p.masks(ctx, s)
+	if err != nil {
+		return nil, err
+	}
 	if !masks.Any() && !rewrite.MaybeCommand(text) {
 		return nil, nil
 	}
@@ -83,6 +90,9 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) (*statemen
 	}
 	if !s.readable(text) {
 		return nil, nil
+	}
+	if s.onLoop { // parsing takes its time, and names are looked up upstream
+		return nil, errWaits
 	}
 	protected := func(string) bool { return false }
 	if masks.Any() {
@@ -129,7 +139,9 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) (*statemen
 			if err := s.srv.catalog.Replace(ctx, p.version.snapshot); err != nil {
 				return nil, err
 			}
-			masks = p.masks(ctx, s)
+			if masks, err = p.masks(ctx, s); err != nil {
+				return nil, err
+			}
 			plan, err = in.Plan(resolved, masks)
 		}
 		if err != nil {
@@ -215,7 +227,9 @@ func textArray(list []string) string {
 // current returns the statement as it would be planned now. A prepared statement whose plan sends another text cannot
 // run: the server has the old one. PostgreSQL's words for that make drivers prepare it again.
 func (f *frontend) current(ctx context.Context, st *statement) (*statement, error) {
-	f.s.planner.masks(ctx, f.s)
+	if _, err := f.s.planner.masks(ctx, f.s); err != nil {
+		return nil, err
+	}
 	if st.version == f.s.planner.version {
 		return st, f.s.stillServed(st)
 	}
@@ -235,7 +249,11 @@ func (f *frontend) newResults(ctx context.Context, st *statement, formats []int1
 	r := &results{plan: st.plan, sealedType: st.version.snapshot.SealedType}
 	for _, seal := range st.plan.Seals {
 		e := seal.Policy.Encoder
-		enc, err := f.s.srv.library.Encoder(udf.EncoderSpec{Name: e.Name, Version: e.Version, SHA256: e.SHA256, Inputs: e.Inputs, Dims: e.Dims})
+		spec := udf.EncoderSpec{Name: e.Name, Version: e.Version, SHA256: e.SHA256, Inputs: e.Inputs, Dims: e.Dims}
+		if f.s.onLoop && !f.s.srv.library.Loaded(spec) {
+			return nil, errWaits
+		}
+		enc, err := f.s.srv.library.Encoder(spec)
 		if err != nil {
 			f.s.log.ErrorContext(ctx, "encoder cannot be loaded", "encoder", e.Name, "version", e.Version, "error", err)
 			return nil, &Error{

@@ -174,9 +174,9 @@ func FuzzFrames(f *testing.F) {
 		if cut < 1 {
 			cut = 1
 		}
-		fr := frames{src: &choppy{stream, cut}}
+		fr, src := frames{}, &choppy{stream, cut}
 		total := 0
-		for fr.read(baseBuffer) == nil {
+		for fr.read(src, baseBuffer) == nil {
 			for {
 				_, size, ok := fr.header()
 				if !ok || size < 0 || !fr.has(size) {

@@ -1,6 +1,9 @@
 package proxy
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // pending is a message that was sent upstream and will be answered.
 type pending struct {
@@ -18,13 +21,19 @@ type pending struct {
 	closes bool
 	// portal is what a Bind makes, when that is not simply the server's.
 	portal *portal
-	// syncs counts the messages up to this one that end in ReadyForQuery.
-	syncs int
 	// stmt is what a Parse or the Describe of a statement is about, when that is not simply the server's.
 	stmt *statement
 	// edited is the statement whose text was changed on its way upstream: positions in errors are mapped back.
 	edited *statement
 }
+
+// relayed has the entries of messages about which there is nothing to know but their type. They are never changed.
+var relayed = func() (entries [256]pending) {
+	for _, kind := range []byte("PBDECSQFc") {
+		entries[kind].kind = kind
+	}
+	return entries
+}()
 
 // endsInReady tells whether ReadyForQuery is the end of the message's answer. After an error in one of these the server
 // goes on by itself; after one in any other it skips to the next Sync.
@@ -40,7 +49,8 @@ func (p *pending) endsInReady() bool {
 // Sync, and so does the queue. Asynchronous messages never touch it.
 type queue struct {
 	mu       sync.Mutex
-	entries  []*pending
+	entries  []queued // in a buffer that is used again: those before first are answered
+	first    int
 	skipping bool       // the server ignores messages until the Sync that was not sent yet
 	copyIn   bool       // the server takes CopyData and ignores Sync
 	closed   bool       // the session ends
@@ -49,6 +59,15 @@ type queue struct {
 	changed  *sync.Cond // signalled when settled or closed was set, or room was made
 	dropped  func(*pending)
 }
+
+// queued is an entry with its place in the stream.
+type queued struct {
+	*pending
+	syncs int // messages up to this one that end in ReadyForQuery
+}
+
+// open returns the entries that are not answered. q.mu is held.
+func (q *queue) open() []queued { return q.entries[q.first:] }
 
 func newQueue(dropped func(*pending)) *queue {
 	q := &queue{dropped: dropped}
@@ -63,7 +82,7 @@ func (q *queue) push(p *pending) bool {
 	switch {
 	case p.kind == 'S' && q.copyIn:
 		return true // ignored by the server; nothing will answer it
-	case p.kind == 'c' && (q.copyIn || len(q.entries) == 0):
+	case p.kind == 'c' && (q.copyIn || len(q.open()) == 0):
 		q.copyIn = false
 		return true
 	}
@@ -77,8 +96,10 @@ func (q *queue) push(p *pending) bool {
 	if p.endsInReady() {
 		q.syncs++
 	}
-	p.syncs = q.syncs
-	q.entries = append(q.entries, p)
+	if q.first == len(q.entries) {
+		q.entries, q.first = q.entries[:0], 0
+	}
+	q.entries = append(q.entries, queued{p, q.syncs})
 	q.settled = false
 	return true
 }
@@ -89,14 +110,14 @@ const maxPending = 16 << 10
 func (q *queue) crowded() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.entries) >= maxPending
+	return len(q.open()) >= maxPending
 }
 
 // waitForRoom waits until half of what is pending was answered. Everything pushed must have been sent.
 func (q *queue) waitForRoom() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.entries) >= maxPending/2 && !q.closed {
+	for len(q.open()) >= maxPending/2 && !q.closed {
 		q.changed.Wait()
 	}
 }
@@ -105,7 +126,7 @@ func (q *queue) waitForRoom() {
 func (q *queue) idle() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.entries) == 0
+	return len(q.open()) == 0
 }
 
 func (q *queue) isSkipping() bool {
@@ -114,14 +135,31 @@ func (q *queue) isSkipping() bool {
 	return q.skipping
 }
 
+// isSettled tells whether everything is answered, and the answers are written to the client.
+func (q *queue) isSettled() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.settled && len(q.open()) == 0
+}
+
 // head returns the entry that the next answer belongs to, or nil.
 func (q *queue) head() *pending {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.entries) == 0 {
+	if len(q.open()) == 0 {
 		return nil
 	}
-	return q.entries[0]
+	return q.entries[q.first].pending
+}
+
+// headSyncs returns how many messages up to the head end in ReadyForQuery; 0 without one.
+func (q *queue) headSyncs() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.open()) == 0 {
+		return 0
+	}
+	return q.entries[q.first].syncs
 }
 
 // ready takes the head off on ReadyForQuery, which also ends skipping: in a COPY that failed the server can have met a
@@ -130,7 +168,7 @@ func (q *queue) ready() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.skipping = false
-	if len(q.entries) > 0 && !q.entries[0].endsInReady() {
+	if open := q.open(); len(open) > 0 && !open[0].endsInReady() {
 		return // the answer to that Sync
 	}
 	q.take()
@@ -146,12 +184,20 @@ func (q *queue) pop() {
 // take removes the head, and marks behind it. q.mu is held.
 func (q *queue) take() {
 	q.copyIn = false
-	for i := 0; len(q.entries) > 0 && (i == 0 || q.entries[0].kind == 'c'); i++ {
-		q.entries[0] = nil
-		q.entries = q.entries[1:]
+	for i := 0; len(q.open()) > 0 && (i == 0 || q.entries[q.first].kind == 'c'); i++ {
+		q.shift()
 	}
-	if len(q.entries) == maxPending/2-1 {
+	if len(q.open()) == maxPending/2-1 {
 		q.changed.Broadcast()
+	}
+}
+
+// shift forgets the head. q.mu is held.
+func (q *queue) shift() {
+	q.entries[q.first] = queued{}
+	q.first++
+	if q.first >= maxPending { // a client that never waits must not make the buffer grow without end
+		q.entries, q.first = append(q.entries[:0], q.open()...), 0
 	}
 }
 
@@ -160,11 +206,11 @@ func (q *queue) fail() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.copyIn = false
-	for len(q.entries) > 0 && q.entries[0].kind != 'S' {
-		q.dropped(q.entries[0])
-		q.entries = q.entries[1:]
+	for len(q.open()) > 0 && q.entries[q.first].kind != 'S' {
+		q.dropped(q.entries[q.first].pending)
+		q.shift()
 	}
-	q.skipping = len(q.entries) == 0
+	q.skipping = len(q.open()) == 0
 	q.changed.Broadcast()
 }
 
@@ -175,16 +221,24 @@ func (q *queue) sent() int {
 	return q.syncs
 }
 
-// settle is called when all that was read from the server has been written to the client.
-func (q *queue) settle() {
+// settle is called when all that was read from the server has been written to the client. It tells whether nothing is
+// unanswered.
+func (q *queue) settle() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.entries) == 0 {
-		q.entries = nil
-		q.settled = true
-		q.changed.Broadcast()
+	if len(q.open()) > 0 {
+		return false
 	}
+	if cap(q.entries) > smallQueue {
+		q.entries, q.first = nil, 0
+	}
+	q.settled = true
+	q.changed.Broadcast()
+	return true
 }
+
+// smallQueue is how many entries an idle session keeps room for.
+const smallQueue = 32
 
 // beginCopyIn is called when the server answers an Execute by CopyInResponse. In that state it ignores Sync, and libpq
 // sends one along with Execute: those between the head and the end of the data are not going to be answered.
@@ -192,14 +246,16 @@ func (q *queue) settle() {
 func (q *queue) beginCopyIn() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.entries) == 0 || q.entries[0].kind != 'E' && q.entries[0].kind != 'Q' {
+	open := q.open()
+	if len(open) == 0 || open[0].kind != 'E' && open[0].kind != 'Q' {
 		return
 	}
 	q.copyIn = true
-	for len(q.entries) > 1 && q.copyIn && (q.entries[1].kind == 'S' || q.entries[1].kind == 'c') {
-		q.copyIn = q.entries[1].kind == 'S'
-		q.entries = append(q.entries[:1], q.entries[2:]...)
+	for len(open) > 1 && q.copyIn && (open[1].kind == 'S' || open[1].kind == 'c') {
+		q.copyIn = open[1].kind == 'S'
+		open = slices.Delete(open, 1, 2)
 	}
+	q.entries = q.entries[:q.first+len(open)]
 }
 
 // drain waits until everything is answered and written to the client, so that the caller may write to it. It returns
@@ -218,9 +274,9 @@ func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	for _, p := range q.entries {
-		q.dropped(p)
+	for _, p := range q.open() {
+		q.dropped(p.pending)
 	}
-	q.entries = nil
+	q.entries, q.first = nil, 0
 	q.changed.Broadcast()
 }

@@ -1,12 +1,14 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +30,16 @@ type Config struct {
 	StartupTimeout time.Duration
 	// MaxConnections bounds the sessions at a time; the next one gets 53300. Default 1,000.
 	MaxConnections int
+	// MaxStarting bounds the connections that have not sent their startup packet. Where one more comes, the oldest of them
+	// is closed: an honest client takes milliseconds. Default 1,000.
+	MaxStarting int
+	// IdleTimeout ends sessions that have sent nothing for so long, outside of transactions, with 57P05, like PostgreSQL's
+	// idle_session_timeout. Default 0: never.
+	IdleTimeout time.Duration
+	// ShutdownTimeout is how long Serve waits at its end for transactions under way. Default 0: not at all.
+	ShutdownTimeout time.Duration
+	// Loops is the number of event loops that drive plain sessions. Default: one for every two CPUs.
+	Loops int
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
 }
@@ -46,14 +58,29 @@ type Server struct {
 	library  *udf.Library
 	tls      *tls.Config
 	startup  time.Duration
+	idle     time.Duration
+	patience time.Duration // for transactions under way when Serve ends
 	log      *slog.Logger
 	metrics  Metrics
 	cancels  cancels
 	slots    chan struct{} // one for each session
+	starting starting
+	loops    loops
+	draining atomic.Bool // no new sessions, and those that are at rest end
+
+	mu       sync.Mutex
+	sessions map[*session]struct{}
+	alive    sync.WaitGroup // connections and sessions
 }
 
 // errShutdown ends sessions when the server stops.
 var errShutdown = errors.New("server is shutting down")
+
+// What PostgreSQL says when it ends a session for these reasons.
+var (
+	errFarewell = &Error{Code: codeAdminShutdown, Fatal: true, Message: "terminating connection due to administrator command"}
+	errIdle     = &Error{Code: codeIdleSessionTimeout, Fatal: true, Message: "terminating connection due to idle-session timeout"}
+)
 
 // NewServer checks the configuration.
 func NewServer(cfg Config) (*Server, error) {
@@ -65,36 +92,48 @@ func NewServer(cfg Config) (*Server, error) {
 			return nil, fmt.Errorf("upstream %q is neither HOST:PORT nor the path of a Unix socket (.../.s.PGSQL.5432)", cfg.Upstream)
 		}
 	}
-	if cfg.MaxConnections < 0 || cfg.StartupTimeout < 0 {
-		return nil, errors.New("proxy: MaxConnections and StartupTimeout must not be negative")
+	if cfg.MaxConnections < 0 || cfg.MaxStarting < 0 || cfg.StartupTimeout < 0 || cfg.IdleTimeout < 0 || cfg.ShutdownTimeout < 0 || cfg.Loops < 0 {
+		return nil, errors.New("proxy: limits and timeouts must not be negative")
 	}
-	if cfg.StartupTimeout == 0 {
-		cfg.StartupTimeout = 10 * time.Second
-	}
-	if cfg.MaxConnections == 0 {
-		cfg.MaxConnections = 1000
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.Default()
-	}
+	cfg.StartupTimeout = cmp.Or(cfg.StartupTimeout, 10*time.Second)
+	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, 1000)
+	cfg.MaxStarting = cmp.Or(cfg.MaxStarting, 1000)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
 	return &Server{
 		upstream: cfg.Upstream, catalog: cfg.Catalog, library: cfg.Library, tls: cfg.TLS, startup: cfg.StartupTimeout,
-		log: cfg.Logger, cancels: cancels{sessions: map[cancelKey]*session{}}, slots: make(chan struct{}, cfg.MaxConnections),
+		idle: cfg.IdleTimeout, patience: cfg.ShutdownTimeout, log: cfg.Logger,
+		cancels: cancels{sessions: map[cancelKey]*session{}}, slots: make(chan struct{}, cfg.MaxConnections),
+		starting: starting{limit: cfg.MaxStarting},
+		loops:    loops{count: cmp.Or(cfg.Loops, max(1, runtime.GOMAXPROCS(0)/2))},
+		sessions: map[*session]struct{}{},
 	}, nil
 }
 
 // Metrics returns the server's counters.
 func (srv *Server) Metrics() *Metrics { return &srv.metrics }
 
-// Serve accepts connections until ctx ends, then ends all sessions with 57P01 and returns nil. It closes the listener.
+// Serve accepts connections until ctx ends. Then it closes the listener, tells sessions that are at rest that they end
+// (57P01), lets transactions under way come to their end for the shutdown timeout, tells the rest, and returns nil. It may
+// be called once.
 func (srv *Server) Serve(ctx context.Context, listener net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
-	// Sessions outlive ctx by the moment it takes to tell them why they end.
+	// Sessions outlive ctx.
 	serving, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	var sessions sync.WaitGroup
-	defer sessions.Wait()
-	defer end(errShutdown)
+	if err := srv.loops.start(serving, srv); err != nil {
+		end(nil)
+		return err
+	}
+	err := srv.accept(ctx, serving, listener)
+	srv.drain()
+	end(errShutdown)
+	srv.alive.Wait()
+	srv.loops.wait()
+	return err
+}
+
+// accept takes in connections until ctx ends.
+func (srv *Server) accept(ctx, serving context.Context, listener net.Listener) error {
 	for {
 		conn, err := listener.Accept()
 		switch {
@@ -112,12 +151,41 @@ func (srv *Server) Serve(ctx context.Context, listener net.Listener) error {
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
-		sessions.Go(func() {
-			defer func() { _ = conn.Close() }()
-			if err := srv.serveConn(serving, conn); err != nil {
-				srv.log.DebugContext(ctx, "session ended", "client", conn.RemoteAddr(), "reason", err)
-			}
-		})
+		srv.alive.Go(func() { srv.serveConn(serving, conn) })
+	}
+}
+
+// register puts a session on the books. It comes off them when it has ended.
+func (srv *Server) register(s *session) {
+	srv.metrics.Sessions.Add(1)
+	srv.alive.Add(1)
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	srv.sessions[s] = struct{}{}
+	s.release = func() {
+		srv.mu.Lock()
+		delete(srv.sessions, s)
+		srv.mu.Unlock()
+		<-srv.slots
+		srv.alive.Done()
+	}
+}
+
+// drain ends sessions that are at rest, and waits for the others as long as it may.
+func (srv *Server) drain() {
+	srv.draining.Store(true)
+	srv.starting.closeAll()
+	srv.loops.wakeUp()
+	for deadline := time.Now().Add(srv.patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		srv.mu.Lock()
+		left := len(srv.sessions)
+		for s := range srv.sessions {
+			s.nudge()
+		}
+		srv.mu.Unlock()
+		if left == 0 {
+			return
+		}
 	}
 }
 

@@ -2,12 +2,9 @@ package proxy
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,21 +37,26 @@ type portal struct {
 
 func (p *portal) isRelayed() bool { return p.relayed }
 
-// session is one client connection and its upstream connection.
+// session is one client connection and its upstream connection. lifecycle.go says who drives it.
 type session struct {
 	srv       *Server
 	log       *slog.Logger
 	role      string
 	elsewhere bool // in a database that the catalog says nothing about
-	client    net.Conn
-	early     []byte // bytes of the client's that came along with its startup packet
-	upstream  net.Conn
+	client    leg
+	upstream  leg
 	queue     *queue
+	front     frontend
+	back      backend
 
-	// clientMu is held while whole messages are written to the client, by whoever does.
-	clientMu sync.Mutex
+	// onLoop means that an event loop drives the session, and nothing may wait. It changes only between drivers.
+	onLoop bool
+	// homeable means that both legs are plain sockets, which an event loop can own.
+	homeable bool
+	// release is called once, when the session has ended.
+	release func()
 
-	// The plans of this session; the frontend goroutine's alone.
+	// The plans of this session; the frontend's alone.
 	planner planner
 
 	mu         sync.Mutex
@@ -69,56 +71,40 @@ type session struct {
 	changedCatalog atomic.Bool
 	// denied is set when the server refused a privilege, or a planned statement: grants or names may have changed.
 	denied atomic.Bool
+	// leaving is set when the client said that it goes: the server closing the connection is no loss then.
+	leaving atomic.Bool
+	// goingHome is set when nothing is left to wait for, and the goroutines shall end so that a loop takes over.
+	goingHome atomic.Bool
 }
 
-// errClientGone and errUpstreamGone say which leg ended first.
-var (
-	errClientGone   = errors.New("client closed the connection")
-	errUpstreamGone = errors.New("upstream closed the connection")
-)
-
-// run relays until one side ends. It closes both connections.
-func (s *session) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	// Whoever ends first ends the other: closing the connections wakes a goroutine that reads or writes.
-	stop := context.AfterFunc(ctx, func() {
-		s.queue.close()
-		if errors.Is(context.Cause(ctx), errShutdown) {
-			s.fatal(&Error{Code: codeAdminShutdown, Fatal: true, Message: "terminating connection due to administrator command"})
-		}
-		_ = s.client.Close()
-		_ = s.upstream.Close()
-	})
-	defer stop()
-
-	var both sync.WaitGroup
-	both.Go(func() { cancel(s.contain(ctx, s.backendLoop)) })
-	both.Go(func() { cancel(s.contain(ctx, s.frontendLoop)) })
-	both.Wait()
-	s.srv.cancels.remove(s.cancelKey())
-	return context.Cause(ctx)
-}
-
-// contain turns a panic of ours into the end of this session, so that it is not the end of everybody's.
-func (s *session) contain(ctx context.Context, loop func(context.Context) error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			s.log.ErrorContext(ctx, "session panicked", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			s.fatal(&Error{Code: codeInternal, Fatal: true, Message: "internal error"})
-			err = errors.New("panic")
-		}
-	}()
-	return loop(ctx)
+// newSession returns a session that has sent the startup packet. early are bytes of the client's that came along with it.
+func (srv *Server) newSession(client, upstream net.Conn, early []byte) *session {
+	s := &session{
+		srv: srv, log: srv.log, client: newLeg(client), upstream: newLeg(upstream),
+		statements: newNamed[*statement](), portals: newNamed[*portal](), params: map[string]string{}, homeable: canLoop(client) && canLoop(upstream),
+	}
+	s.front = frontend{s: s, in: frames{buf: early, w: len(early)}}
+	s.back = backend{s: s}
+	s.queue = newQueue(s.dropped)
+	s.queue.push(&pending{}) // the startup packet: authentication ends with a ReadyForQuery
+	return s
 }
 
 // fatal tells the client why the session ends, if it still listens.
-func (s *session) fatal(e *Error) {
-	// A client that does not read must not keep us: the deadline also ends a write that holds the lock.
-	_ = s.client.SetWriteDeadline(time.Now().Add(time.Second))
-	s.clientMu.Lock()
-	defer s.clientMu.Unlock()
-	_, _ = s.client.Write(e.encode())
+func (s *session) fatal(e *Error) { s.client.farewell(e.encode(), time.Second) }
+
+// nudge makes a session in goroutines look whether it shall end.
+func (s *session) nudge() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client.conn != nil {
+		interrupt(s.client.conn)
+	}
+}
+
+// atRest tells whether the session could end now and nothing would be lost: all is answered, and no transaction is open.
+func (s *session) atRest() bool {
+	return s.txStatus() == 'I' && s.queue.isSettled() && !s.front.open && s.front.in.rest() == 0
 }
 
 func (s *session) cancelKey() cancelKey {

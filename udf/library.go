@@ -73,6 +73,22 @@ func (l *Library) Encoder(spec EncoderSpec) (*Encoder, error) {
 	return s.enc, s.err
 }
 
+// Loaded tells whether Encoder would return at once.
+func (l *Library) Loaded(spec EncoderSpec) bool {
+	l.mu.Lock()
+	s, found := l.loaded[spec.key()]
+	l.mu.Unlock()
+	if !found {
+		return false
+	}
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Retain forgets every encoder that is not among those given.
 func (l *Library) Retain(specs []EncoderSpec) {
 	keep := map[modelKey]bool{}

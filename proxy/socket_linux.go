@@ -1,0 +1,85 @@
+package proxy
+
+import (
+	"errors"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// receive reads from a non-blocking socket. It is a raw system call: it never waits, so the scheduler need not be told.
+func receive(fd int, p []byte) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), 0, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// transmit writes to a non-blocking socket, as much as it takes.
+func transmit(fd int, p []byte) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_NOSIGNAL, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// writeSome sends what the socket takes and keeps the rest. l.mu is held.
+func (l *leg) writeSome(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if len(l.unsent) > 0 {
+		l.unsent = append(l.unsent, p...)
+		return len(p), nil
+	}
+	n, err := transmit(l.fd, p)
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
+		return 0, err
+	}
+	l.unsent = append(l.unsent, p[n:]...)
+	return len(p), nil
+}
+
+// flush sends more of what the socket did not take. It returns false if the socket will not take anything more.
+func (l *leg) flush() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n, err := 0, error(nil)
+	if len(l.unsent) > 0 {
+		n, err = transmit(l.fd, l.unsent)
+	}
+	l.unsent = l.unsent[n:]
+	if err != nil && !errors.Is(err, unix.EAGAIN) {
+		l.unsent = nil
+		return false
+	}
+	if len(l.unsent) == 0 {
+		l.unsent = nil
+		if l.closes {
+			l.shutdownWrite()
+		}
+	}
+	return true
+}
+
+// shutdownWrite sends the end of the stream, once everything before it is gone. l.mu is held.
+func (l *leg) shutdownWrite() {
+	l.closes = true
+	if len(l.unsent) == 0 {
+		_ = unix.Shutdown(l.fd, unix.SHUT_WR)
+	}
+}
+
+func closeFD(fd int) { _ = unix.Close(fd) }
