@@ -10,13 +10,15 @@ type named[T interface {
 	isRelayed() bool
 }] struct {
 	sent, confirmed map[string]T
+	// kept is a name that stays when all go.
+	kept string
 }
 
 func newNamed[T interface {
 	comparable
 	isRelayed() bool
-}]() named[T] {
-	return named[T]{sent: map[string]T{}, confirmed: map[string]T{}}
+}](kept string) named[T] {
+	return named[T]{sent: map[string]T{}, confirmed: map[string]T{}, kept: kept}
 }
 
 func (n named[T]) empty() bool { return len(n.sent) == 0 && len(n.confirmed) == 0 }
@@ -40,16 +42,17 @@ func (n named[T]) find(name string) T {
 // send notes that v is asked for.
 func (n named[T]) send(name string, v T) { n.sent[nameKey(name)] = v }
 
-// sendAll notes that everything was asked to go. v is relayed: it hides all but the names kept.
-func (n named[T]) sendAll(v T, kept ...string) {
+// sendAll notes that all names were asked to go; v is relayed.
+func (n named[T]) sendAll(v T) {
 	for name := range n.confirmed {
-		n.sent[name] = v
+		if name != n.kept {
+			n.sent[name] = v
+		}
 	}
 	for name := range n.sent {
-		n.sent[name] = v
-	}
-	for _, name := range kept {
-		n.drop(name, v)
+		if name != n.kept {
+			n.sent[name] = v
+		}
 	}
 }
 
@@ -63,11 +66,12 @@ func (n named[T]) confirm(name string, v T) {
 	n.confirmed[nameKey(name)] = v
 }
 
-// confirmAll is called when the server has done what sendAll noted.
+// confirmAll is called when the server has done what sendAll noted: what was confirmed before is gone.
 func (n named[T]) confirmAll(v T) {
-	for name, sent := range n.sent {
-		if sent == v {
-			n.confirm(name, v)
+	n.dropAll(v)
+	for name := range n.confirmed {
+		if name != n.kept {
+			delete(n.confirmed, name)
 		}
 	}
 }
@@ -81,7 +85,9 @@ func (n named[T]) drop(name string, v T) {
 
 // dropAll is called when the server will not do what sendAll noted.
 func (n named[T]) dropAll(v T) {
-	for name := range n.sent {
-		n.drop(name, v)
+	for name, sent := range n.sent {
+		if sent == v {
+			delete(n.sent, name)
+		}
 	}
 }

@@ -38,13 +38,18 @@ type Inspected struct {
 	Command Command
 	// Names must be resolved before Plan. Empty: the text is relayed as it is.
 	Names []Name
-	// MovesNames means that running the statement can change what names resolve to; plans kept for reuse must go.
+	// MovesNames means that running the statement can change what names resolve to; plans kept for reuse must go. What an
+	// EXECUTE runs is not known here.
 	MovesNames bool
 	// Statements of the text, in order. None: it is empty, or not PostgreSQL's grammar.
 	Statements []Statement
 
-	text string
+	text  string
+	nodes []*pg_query.Node // of Statements
 }
+
+// Text returns the whole text.
+func (in *Inspected) Text() string { return in.text }
 
 // Inspect reads the text of a Query or Parse message. protected tells whether an unqualified name can be a protected
 // relation or a masked view. Text that PostgreSQL's grammar does not take is relayed, so that the server says so itself.
@@ -60,8 +65,8 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 		in.MovesNames = true // it may do anything
 		return in, nil       //nolint:nilerr // the server reports it
 	}
-	in.Statements = statements(text, parsed.GetStmts())
-	in.MovesNames = slices.ContainsFunc(in.Statements, func(s Statement) bool { return movesNames(s.node) })
+	in.Statements, in.nodes = statements(text, parsed.GetStmts())
+	in.MovesNames = slices.ContainsFunc(in.nodes, movesNames)
 
 	found, touches, reads := []Name{}, false, false
 	walk(parsed.ProtoReflect(), func(m proto.Message) bool {
@@ -133,7 +138,7 @@ func compareNames(a, b Name) int {
 }
 
 // movesNames is true for everything but plain reading and writing of rows and the ends of transactions: SET, DDL,
-// DISCARD, EXECUTE, and calls of set_config. (A ROLLBACK can bring a search_path or a temporary table back.)
+// DISCARD, and calls of set_config. (A ROLLBACK can bring a search_path or a temporary table back.)
 func movesNames(stmt *pg_query.Node) bool {
 	switch n := stmt.GetNode().(type) {
 	case *pg_query.Node_SelectStmt:
@@ -142,7 +147,7 @@ func movesNames(stmt *pg_query.Node) bool {
 		}
 	case *pg_query.Node_InsertStmt, *pg_query.Node_UpdateStmt, *pg_query.Node_DeleteStmt, *pg_query.Node_MergeStmt,
 		*pg_query.Node_CopyStmt, *pg_query.Node_VariableShowStmt, *pg_query.Node_DeclareCursorStmt, *pg_query.Node_FetchStmt,
-		*pg_query.Node_PrepareStmt, *pg_query.Node_DeallocateStmt, *pg_query.Node_ClosePortalStmt:
+		*pg_query.Node_PrepareStmt, *pg_query.Node_ExecuteStmt, *pg_query.Node_DeallocateStmt, *pg_query.Node_ClosePortalStmt:
 	case *pg_query.Node_TransactionStmt:
 		switch n.TransactionStmt.GetKind() {
 		case pg_query.TransactionStmtKind_TRANS_STMT_ROLLBACK, pg_query.TransactionStmtKind_TRANS_STMT_ROLLBACK_TO,
@@ -179,7 +184,7 @@ func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) ([]*Pl
 	for i, s := range in.Statements {
 		a := &analysis{text: s.Text, resolved: resolved, masks: masks}
 		var err error
-		if plans[i], err = a.statement(s, len(in.Statements) > 1); err != nil {
+		if plans[i], err = a.statement(in.nodes[i], len(in.nodes) > 1); err != nil {
 			return nil, shifted(err, s.Offset)
 		}
 		planned = planned || plans[i] != nil
@@ -207,14 +212,13 @@ func shifted(err error, offset int) error {
 }
 
 // statement plans one statement. A part of a longer text is parsed once more, so that positions count from its beginning.
-func (a *analysis) statement(s Statement, part bool) (plan *Plan, err error) {
+func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err error) {
 	defer recovered(&err)
-	if !a.touchesMasked(s.node) {
+	if !a.touchesMasked(node) {
 		return nil, nil
 	}
-	node := s.node
 	if part {
-		parsed, err := pg_query.Parse(s.Text)
+		parsed, err := pg_query.Parse(a.text)
 		if err != nil || len(parsed.GetStmts()) != 1 {
 			refuse(codeFeatureNotSupported, -1, "Send each statement by itself.", "cannot read this statement apart from those around it")
 		}

@@ -16,8 +16,8 @@ type Statement struct {
 	// WantsBlock is true for what runs differently alone than among others in one message, which is a transaction block to
 	// PostgreSQL: DECLARE, SAVEPOINT and LOCK need one, VACUUM and CALL mind it.
 	WantsBlock bool
-
-	node *pg_query.Node
+	// Gathers is true for what computes all its rows before the first is sent: everything but a SELECT that only reads.
+	Gathers bool
 }
 
 // Effect is what a statement does to the prepared statements and cursors of its session.
@@ -52,9 +52,9 @@ func (e Effect) Makes() bool { return e.Verb == Prepares || e.Verb == Declares }
 func (e Effect) Uses() bool { return e.Verb == Executes || e.Verb == Fetches }
 
 // statements cuts a text at the parser's offsets. White space before a statement is left out, comments are not.
-func statements(text string, raws []*pg_query.RawStmt) []Statement {
-	list := make([]Statement, 0, len(raws))
-	for _, raw := range raws {
+func statements(text string, raws []*pg_query.RawStmt) ([]Statement, []*pg_query.Node) {
+	list, nodes := make([]Statement, len(raws)), make([]*pg_query.Node, len(raws))
+	for i, raw := range raws {
 		start, end := int(raw.GetStmtLocation()), len(text)
 		if raw.GetStmtLen() > 0 {
 			end = start + int(raw.GetStmtLen())
@@ -65,16 +65,16 @@ func statements(text string, raws []*pg_query.RawStmt) []Statement {
 		for len(raws) > 1 && start < end && isSpace(text[start]) {
 			start++
 		}
-		list = append(list, statement(text[start:end], start, raw.GetStmt()))
+		list[i], nodes[i] = statement(text[start:end], start, raw.GetStmt()), raw.GetStmt()
 	}
-	return list
+	return list, nodes
 }
 
 // isSpace is PostgreSQL's scanner_isspace.
 func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
 
 func statement(text string, offset int, node *pg_query.Node) Statement {
-	s := Statement{Text: text, Offset: offset, Effect: effect(node), WantsBlock: wantsBlock(node), node: node}
+	s := Statement{Text: text, Offset: offset, Effect: effect(node), WantsBlock: wantsBlock(node), Gathers: gathers(node)}
 	if c := node.GetCopyStmt(); c != nil {
 		s.CopiesIn = c.GetIsFrom() && !c.GetIsProgram() && c.GetFilename() == ""
 	}
@@ -137,6 +137,19 @@ func wantsBlock(node *pg_query.Node) bool {
 		return false
 	}
 	return true
+}
+
+func gathers(node *pg_query.Node) bool {
+	sel := node.GetSelectStmt()
+	if sel == nil {
+		return true
+	}
+	for _, cte := range sel.GetWithClause().GetCtes() {
+		if cte.GetCommonTableExpr().GetCtequery().GetSelectStmt() == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // RefuseCopyIn says why a COPY FROM STDIN cannot stand next to a statement that needs the extended protocol: while the
