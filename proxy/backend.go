@@ -195,6 +195,9 @@ func (b *backend) message(ctx context.Context, kind byte, size int, head *pendin
 	if want := requests[kind]; want != 0 && head.kind != want && head.kind != 'Q' {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server's answers are out of step"}
 	}
+	if head.relies != nil && !b.s.reliable(head) {
+		return shapeError()
+	}
 	switch kind {
 	case '1', '2', '3':
 		b.s.done(head, "")
@@ -397,15 +400,15 @@ func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error 
 
 // executed handles the end of an Execute: CommandComplete, EmptyQueryResponse or PortalSuspended.
 func (b *backend) executed(ctx context.Context, kind byte, msg []byte, head *pending) error {
-	answer, changed := msg, head.silent || head.results.fills()
+	answer, changed := msg, head.results.fills()
 	if kind == 'C' {
 		b.s.done(head, cString(msg[headerSize:]))
 		if ours := head.results.completion(msg); ours != nil {
 			answer, changed = ours, true
 		}
 	}
-	if head.silent {
-		answer = nil
+	if head.silent || head.kind == 'Q' && head.held != nil {
+		answer, changed = nil, true
 	}
 	waited := head.held.take()
 	if head.last {

@@ -115,7 +115,7 @@ func (f *frontend) executeCursor(name string, p *portal, maxRows uint32) error {
 	for i, m := range messages {
 		entry := &pending{kind: "CCPBE"[i], silent: i < 4}
 		if i == 4 {
-			entry.results = r
+			entry.results, entry.relies = r, []change{{name: name, portal: p}}
 		}
 		if err := f.send(m, entry); err != nil {
 			return err

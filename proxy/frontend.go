@@ -274,6 +274,7 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	if err := b.Decode(msg[headerSize:]); err != nil {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "malformed Bind message"}
 	}
+	relies := []change{{name: name, stmt: st}}
 	if st.plan != nil {
 		var err error
 		if st, err = f.current(ctx, st); err != nil {
@@ -286,7 +287,7 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	}
 	b.ResultFormatCodes = x.formats
 	p := &portal{stmt: st, results: x.results, declares: x.cursor, from: x.from}
-	return f.send(&b, &pending{kind: 'B', edited: st, changes: f.s.send(change{name: portalName, portal: p})})
+	return f.send(&b, &pending{kind: 'B', edited: st, relies: relies, changes: f.s.send(change{name: portalName, portal: p})})
 }
 
 // errNoUnnamed is PostgreSQL's error for it.
@@ -311,10 +312,11 @@ func (f *frontend) describe(ctx context.Context, msg []byte) error {
 		if err != nil {
 			return f.unplanned(err, "")
 		}
-		return f.forward(msg, &pending{kind: 'D', ofStatement: true, results: x.results})
+		relies := append(x.from.reliance(st), change{name: name, stmt: st})
+		return f.forward(msg, &pending{kind: 'D', ofStatement: true, results: x.results, relies: relies})
 	case 'P':
 		if portal := f.s.portal(name); portal != nil {
-			return f.forward(msg, &pending{kind: 'D', results: portal.results})
+			return f.forward(msg, &pending{kind: 'D', results: portal.results, relies: []change{{name: name, portal: portal}}})
 		}
 	}
 	return f.relay(msg)
@@ -331,11 +333,14 @@ func (f *frontend) execute(ctx context.Context, msg []byte) error {
 	case p.cursor && p.results.fills() && len(rest) == 4:
 		return f.executeCursor(name, p, binary.BigEndian.Uint32(rest))
 	case p.cursor:
-		return f.forward(msg, &pending{kind: 'E', results: p.results})
+		return f.forward(msg, &pending{kind: 'E', results: p.results, relies: []change{{name: name, portal: p}}})
 	case p.stmt.Effect.Uses() && f.origin(p.stmt) != p.from:
 		return f.refuse('P', errOutdatedPlan, "") // the name that it uses has been given anew since
 	}
-	return f.forward(msg, &pending{kind: 'E', results: p.results, edited: p.stmt, changes: f.s.send(f.s.effect(p.stmt, p.declares))})
+	relies := append(p.from.reliance(p.stmt), change{name: name, portal: p})
+	return f.forward(msg, &pending{
+		kind: 'E', results: p.results, edited: p.stmt, relies: relies, changes: f.s.send(f.s.effect(p.stmt, p.declares)),
+	})
 }
 
 // close relays a Close of a statement or portal.

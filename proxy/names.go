@@ -196,7 +196,22 @@ func (s *session) ready(status byte, syncs int) {
 	if status == 'I' { // those bound after the Sync that is answered here are of the next transaction
 		s.endTransaction(!s.failed, syncs)
 	}
-	s.failed = false
+	s.failed = status == 'E'
+}
+
+// reliable tells, once for an entry, whether the names that it relies on have what was planned with. A name that something
+// was on its way to when the message was sent can have another: the message that would have given it anew failed.
+// Answers come in order, so what is confirmed now is what the server had when it ran the message.
+func (s *session) reliable(p *pending) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range p.relies {
+		if c.stmt != nil && s.statements.confirmed[nameKey(c.name)] != c.stmt || c.portal != nil && s.portals.confirmed[nameKey(c.name)] != c.portal {
+			return false
+		}
+	}
+	p.relies = nil
+	return true
 }
 
 // lookup finds the statement that a Bind or Describe by this name will meet.

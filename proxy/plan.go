@@ -253,6 +253,9 @@ func (f *frontend) current(ctx context.Context, st *statement) (*statement, erro
 	if st.version == f.s.planner.version {
 		return st, f.s.stillServed([]*statement{st})
 	}
+	if f.s.txStatus() == 'E' && f.s.queue.idle() {
+		return st, nil // the server refuses it in its own words
+	}
 	now, err := f.plan(ctx, st.Text, false)
 	if err != nil {
 		return nil, err

@@ -18,6 +18,8 @@ type pending struct {
 	replace *Error
 	// changes is what the message does to the session's names: one, or for a Query one for each statement.
 	changes []change
+	// relies is what must have its name when the server runs the message, or the answer is not what was planned.
+	relies []change
 	// ofStatement says that a Describe is of a statement.
 	ofStatement bool
 	// held keeps back what the simple protocol says later than the extended one; gathers says that a Describe's answer

@@ -64,6 +64,14 @@ type origin struct {
 	portal *portal
 }
 
+// reliance is what a run of a statement relies on.
+func (o origin) reliance(st *statement) []change {
+	if o == (origin{}) {
+		return nil
+	}
+	return []change{{name: st.Effect.Name, stmt: o.stmt, portal: o.portal}}
+}
+
 func (p *portal) isRelayed() bool { return p.relayed }
 
 // session is one client connection and its upstream connection. lifecycle.go says who drives it.

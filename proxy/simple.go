@@ -137,33 +137,54 @@ func (f *frontend) converted(ctx context.Context, list []*statement, first *exec
 	if ok, err := f.caughtUp(); !ok {
 		return err
 	}
-	var err error
-	h, fresh := &held{}, true
+	block := f.wantsBlock(list)
+	if block {
+		if err := f.silently("BEGIN"); err != nil {
+			return err
+		}
+	}
+	h := &held{}
+	if err := f.parts(ctx, list, first, h); err != nil {
+		return err
+	}
+	// A simple query leaves no unnamed statement behind.
+	if err := f.send(&pgproto3.Close{ObjectType: 'S'}, &pending{kind: 'C', silent: true}); err != nil {
+		return err
+	}
+	if !block {
+		return f.send(&pgproto3.Sync{}, &pending{kind: 'S', held: h})
+	}
+	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+		return err
+	}
+	// It also ends, as ROLLBACK, a block in which something failed.
+	return f.send(&pgproto3.Query{String: "COMMIT"}, &pending{kind: 'Q', held: h, changes: f.s.send(change{ends: true})})
+}
+
+func (f *frontend) parts(ctx context.Context, list []*statement, first *execution, h *held) error {
 	for i, st := range list {
 		x := first
 		if i > 0 || x == nil {
+			var err error
 			if x, err = f.execution(ctx, st, nil); err != nil {
-				if err := f.unplanned(err, st.Text); err != nil {
-					return err
-				}
-				break // the server skips to our Sync
+				return f.unplanned(err, st.Text) // the server skips to our Sync
 			}
 		}
-		if fresh && st.WantsBlock && len(list) > 1 {
-			if err := f.beginBlock(); err != nil {
-				return err
-			}
-		}
-		fresh = st.Effect.Verb == rewrite.Ends
 		if err := f.part(st, x, h, i == len(list)-1); err != nil {
 			return err
 		}
 	}
-	// A simple query leaves no unnamed statement or portal behind.
-	if err := f.send(&pgproto3.Close{ObjectType: 'S'}, &pending{kind: 'C', silent: true}); err != nil {
-		return err
+	return nil
+}
+
+// wantsBlock tells whether statements need the implicit transaction block that the simple protocol makes around several
+// and the extended, before PostgreSQL 18, does not. An explicit one stands for it, but not where they end one themselves.
+func (f *frontend) wantsBlock(list []*statement) bool {
+	if len(list) == 1 || !slices.ContainsFunc(list, func(st *statement) bool { return st.WantsBlock }) ||
+		slices.ContainsFunc(list, func(st *statement) bool { return st.InTransactions }) {
+		return false
 	}
-	return f.send(&pgproto3.Sync{}, &pending{kind: 'S', held: h})
+	return f.s.queue.drain() && f.s.txStatus() == 'I'
 }
 
 // caughtUp tells whether a Sync of ours would end what we sent and nothing else: after an error in messages that the
@@ -182,16 +203,11 @@ func (f *frontend) caughtUp() (bool, error) {
 	return f.s.queue.drain(), nil
 }
 
-// beginBlock makes an implicit transaction block, which the simple protocol has from its first statement on when there are
-// several, and the extended from its second.
-func (f *frontend) beginBlock() error {
-	const nothing = "SELECT WHERE false"
-	for _, m := range []pgproto3.FrontendMessage{&pgproto3.Parse{Query: nothing}, &pgproto3.Bind{}, &pgproto3.Execute{}} {
-		b, err := m.Encode(nil)
-		if err != nil {
-			return err
-		}
-		if err := f.forward(b, &pending{kind: b[0], silent: true}); err != nil {
+// silently sends a statement that the client hears nothing of, unless it fails.
+func (f *frontend) silently(sql string) error {
+	messages := []pgproto3.FrontendMessage{&pgproto3.Parse{Query: sql}, &pgproto3.Bind{}, &pgproto3.Execute{}}
+	for i, m := range messages {
+		if err := f.send(m, &pending{kind: "PBE"[i], silent: true}); err != nil {
 			return err
 		}
 	}
@@ -211,8 +227,8 @@ func (f *frontend) part(st *statement, x *execution, h *held, last bool) error {
 	entries := []pending{
 		{kind: 'P', silent: true, edited: st, changes: f.s.send(f.s.usesUnnamed())},
 		{kind: 'B', silent: true, edited: st, changes: f.s.send(f.s.hidesPortal(""))},
-		{kind: 'D', results: x.results, edited: st, held: h, gathers: st.Gathers},
-		{kind: 'E', results: x.results, edited: st, held: h, last: last, changes: changes},
+		{kind: 'D', results: x.results, edited: st, held: h, gathers: st.Gathers, relies: x.from.reliance(st)},
+		{kind: 'E', results: x.results, edited: st, held: h, last: last, changes: changes, relies: x.from.reliance(st)},
 	}
 	for i, m := range messages {
 		if err := f.send(m, &entries[i]); err != nil {

@@ -13,9 +13,11 @@ type Statement struct {
 	Stores string
 	// CopiesIn is true for COPY FROM STDIN: the client sends data before the next statement may be sent.
 	CopiesIn bool
-	// WantsBlock is true for what runs differently alone than among others in one message, which is a transaction block to
-	// PostgreSQL: DECLARE, SAVEPOINT and LOCK need one, VACUUM and CALL mind it.
+	// WantsBlock is true for what runs differently alone than among others in one message, which are a transaction block
+	// to PostgreSQL: DECLARE and LOCK need one, VACUUM and CALL mind it.
 	WantsBlock bool
+	// InTransactions is true for BEGIN, COMMIT, SAVEPOINT and their like.
+	InTransactions bool
 	// Gathers is true for what computes all its rows before the first is sent: everything but a SELECT that only reads.
 	Gathers bool
 }
@@ -74,7 +76,7 @@ func statements(text string, raws []*pg_query.RawStmt) ([]Statement, []*pg_query
 func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
 
 func statement(text string, offset int, node *pg_query.Node) Statement {
-	s := Statement{Text: text, Offset: offset, Effect: effect(node), WantsBlock: wantsBlock(node), Gathers: gathers(node)}
+	s := Statement{Text: text, Offset: offset, Effect: effect(node), WantsBlock: wantsBlock(node), Gathers: gathers(node), InTransactions: node.GetTransactionStmt() != nil}
 	if c := node.GetCopyStmt(); c != nil {
 		s.CopiesIn = c.GetIsFrom() && !c.GetIsProgram() && c.GetFilename() == ""
 	}
@@ -121,20 +123,15 @@ func effect(node *pg_query.Node) Effect {
 	return Effect{}
 }
 
-// wantsBlock is true for everything but what reads and writes rows, looks at names, or begins and ends transactions.
+// wantsBlock is true for everything but what reads and writes rows, or looks at names.
 func wantsBlock(node *pg_query.Node) bool {
 	switch n := node.GetNode().(type) {
 	case *pg_query.Node_SelectStmt, *pg_query.Node_InsertStmt, *pg_query.Node_UpdateStmt, *pg_query.Node_DeleteStmt, *pg_query.Node_MergeStmt,
 		*pg_query.Node_CopyStmt, *pg_query.Node_ExplainStmt, *pg_query.Node_PrepareStmt, *pg_query.Node_ExecuteStmt, *pg_query.Node_DeallocateStmt,
-		*pg_query.Node_FetchStmt, *pg_query.Node_ClosePortalStmt, *pg_query.Node_VariableSetStmt, *pg_query.Node_VariableShowStmt:
+		*pg_query.Node_FetchStmt, *pg_query.Node_ClosePortalStmt, *pg_query.Node_VariableShowStmt, *pg_query.Node_TransactionStmt:
 		return false
-	case *pg_query.Node_TransactionStmt:
-		switch n.TransactionStmt.GetKind() {
-		case pg_query.TransactionStmtKind_TRANS_STMT_SAVEPOINT, pg_query.TransactionStmtKind_TRANS_STMT_RELEASE,
-			pg_query.TransactionStmtKind_TRANS_STMT_ROLLBACK_TO:
-			return true
-		}
-		return false
+	case *pg_query.Node_VariableSetStmt: // SET LOCAL, SET TRANSACTION
+		return n.VariableSetStmt.GetIsLocal() || n.VariableSetStmt.GetKind() == pg_query.VariableSetKind_VAR_SET_MULTI
 	}
 	return true
 }
