@@ -68,5 +68,5 @@ func must(t *testing.T, err error) {
 
 // soon is a context for a statement that will be cancelled.
 func soon(t *testing.T) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(t.Context(), 300*time.Millisecond)
+	return context.WithTimeout(t.Context(), 500*time.Millisecond)
 }

@@ -13,17 +13,16 @@ import (
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 )
 
-var pgxSections = []string{
-	"codes prepared", "types", "codes rollback", "rollback", "error", "codes batch", "codes cursor", "copy", "refused copy", "notify", "cancel",
-}
-
 func TestPgx(t *testing.T) {
 	t.Parallel()
+	sections := []string{
+		"codes prepared", "types", "codes rollback", "rollback", "error", "codes batch", "codes cursor", "copy", "refused copy", "notify", "cancel",
+	}
 	for _, mode := range []pgx.QueryExecMode{
 		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec,
 		pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol,
 	} {
-		t.Run(strings.ReplaceAll(mode.String(), " ", "_"), func(t *testing.T) { works(t, pgxProgram(mode), pgxSections...) })
+		t.Run(strings.ReplaceAll(mode.String(), " ", "_"), func(t *testing.T) { works(t, pgxProgram(mode), sections...) })
 	}
 }
 

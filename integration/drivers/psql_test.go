@@ -3,7 +3,7 @@
 package drivers_test
 
 import (
-	"bytes"
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,33 +29,48 @@ func TestPsql(t *testing.T) {
 func TestPsqlCancel(t *testing.T) {
 	onEach(t, func(t *testing.T, w *world) {
 		for _, role := range []string{risk, analyst} {
-			out := interrupted(t, w.through(role), time.Second, sleepy)
+			name := channel() // tells this psql from others
+			asleep := func(string) bool {
+				return one(t, w.admin(database), `SELECT count(*)::text FROM pg_stat_activity
+					WHERE application_name = '`+name+`' AND wait_event = 'PgSleep'`) == "1"
+			}
+			out := interrupted(t, w.through(role), name, asleep, sleepy+";\n")
 			if !strings.Contains(out, "canceling statement due to user request") {
 				t.Errorf("%s: psql printed %q", role, out)
 			}
-			out = interrupted(t, w.through(role), time.Second, `SELECT id, age FROM customers WHERE id = 1 \watch 0.1`)
-			if strings.Count(out, "1|") < 2 || strings.Contains(out, "ERROR") {
+			twice := func(out string) bool { return strings.Count(out, "1|") >= 2 }
+			out = interrupted(t, w.through(role), name, twice, "SELECT id, age FROM customers WHERE id = 1 \\watch 0.1\n")
+			if strings.Contains(out, "ERROR") {
 				t.Errorf("%s: \\watch printed %q", role, out)
 			}
 		}
 	})
 }
 
-// interrupted runs a statement in psql and sends SIGINT when it has run for a while.
-func interrupted(t *testing.T, to login, after time.Duration, statement string) string {
+// interrupted runs a statement in psql, sends SIGINT when the time has come, and returns what psql printed.
+func interrupted(t *testing.T, to login, name string, ripe func(out string) bool, statement string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), tool(t, "psql", postgresql), "-X", "-q", "-A", "-t")
-	cmd.Env = append(os.Environ(), to.environ()...)
-	cmd.Stdin = strings.NewReader(statement + ";\n")
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	begin := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, tool(t, "psql", postgresql), "-X", "-q", "-A", "-t")
+	cmd.Env = append(append(os.Environ(), "PGAPPNAME="+name), to.environ()...)
+	cmd.Stdin = strings.NewReader(statement)
+	path := filepath.Join(t.TempDir(), "out")
+	file, err := os.Create(path)
+	must(t, err)
+	defer func() { _ = file.Close() }()
+	cmd.Stdout, cmd.Stderr = file, file
 	must(t, cmd.Start())
-	interrupt := time.AfterFunc(after, func() { _ = cmd.Process.Signal(os.Interrupt) })
-	defer interrupt.Stop()
-	_ = cmd.Wait() // the status tells of the interrupt only
-	if took := time.Since(begin); took < after || took > limit/2 {
-		t.Errorf("psql ended after %s", took)
+	for !ripe(readFile(t, path)) {
+		if ctx.Err() != nil {
+			t.Fatalf("%s: psql printed %q", statement, readFile(t, path))
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
-	return out.String()
+	must(t, cmd.Process.Signal(os.Interrupt))
+	_ = cmd.Wait() // the status tells of the interrupt only
+	if ctx.Err() != nil {
+		t.Errorf("%s: psql did not heed SIGINT", statement)
+	}
+	return readFile(t, path)
 }

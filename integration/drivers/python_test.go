@@ -13,9 +13,18 @@ func TestPsycopg2(t *testing.T) {
 		"codes scroll", "copy", "refused copy", "notify", "cancel")
 }
 
+// TestPsycopg3 runs over protocol 3.0, and over the newest that the server has: psycopg brings a libpq that knows 3.2.
 func TestPsycopg3(t *testing.T) {
-	works(t, python("psycopg3_driver.py"), "codes prepared", "codes binary", "codes pipeline", "pipeline error", "types", "codes rollback", "rollback", "error",
-		"codes stream", "codes cursor", "copy", "refused copy", "notify", "cancel")
+	t.Parallel()
+	sections := []string{
+		"protocol", "codes prepared", "codes binary", "codes pipeline", "pipeline error", "types", "codes rollback", "rollback", "error",
+		"codes stream", "codes cursor", "copy", "refused copy", "notify", "cancel",
+	}
+	for _, protocol := range []string{"3.0", "latest"} {
+		t.Run("protocol_"+protocol, func(t *testing.T) {
+			works(t, python("psycopg3_driver.py", "max_protocol_version="+protocol), sections...)
+		})
+	}
 }
 
 func TestAsyncpg(t *testing.T) {

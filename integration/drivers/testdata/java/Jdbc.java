@@ -203,7 +203,7 @@ public class Jdbc {
                         throw new IllegalStateException(e);
                     }
                 }
-            }, 300);
+            }, 500);
             fails(() -> s.executeQuery("SELECT id, age, pg_sleep(30) FROM customers WHERE id = 1"));
         }
         query(conn, "SELECT 1");

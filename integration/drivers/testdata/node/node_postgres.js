@@ -81,7 +81,7 @@ async function main() {
     canceller.on('connect', () => canceller.cancel(client.processID, client.secretKey))
     canceller.on('error', () => {})
     canceller.connect(client.port, client.host)
-  }, 300)
+  }, 500)
   console.log(await sleeping)
   print((await client.query('SELECT 1')).rows)
   await client.end()

@@ -72,7 +72,7 @@ async function main() {
 
   section('cancel')
   const sleeping = sql`SELECT id, age, pg_sleep(30) FROM customers WHERE id = 1`
-  setTimeout(() => sleeping.cancel(), 300)
+  setTimeout(() => sleeping.cancel(), 500)
   console.log(await code(sleeping))
   print(await sql`SELECT 1`)
   await sql.end()

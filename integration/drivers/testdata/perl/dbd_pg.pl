@@ -97,7 +97,7 @@ show($later->fetchall_arrayref);
 section('cancel');
 $later = $dbh->prepare($sleepy, { pg_async => PG_ASYNC });
 $later->execute;
-select(undef, undef, undef, 0.3);
+select(undef, undef, undef, 0.5);
 $dbh->pg_cancel;
 print $dbh->state || $later->state, "\n";
 rows('SELECT 1');

@@ -89,7 +89,7 @@ async def main():
     print(await asyncio.wait_for(heard, 10))
 
     section("cancel")
-    await failing(conn.fetch(SLEEPY, timeout=0.3))
+    await failing(conn.fetch(SLEEPY, timeout=0.5))
     rows(await conn.fetch("SELECT 1"))
     await conn.close()
 

@@ -66,7 +66,7 @@ failing(pyodbc.Error, lambda: (run("CREATE TEMP TABLE stored AS SELECT id, age F
 conn.rollback()
 
 section("cancel")
-threading.Timer(0.3, cur.cancel).start()
+threading.Timer(0.5, cur.cancel).start()
 failing(pyodbc.Error, lambda: run(SLEEPY))
 conn.rollback()
 rows(run("SELECT 1"))

@@ -91,6 +91,6 @@ while not conn.notifies:
 print(conn.notifies[0].payload)
 
 section("cancel")
-threading.Timer(0.3, conn.cancel).start()
+threading.Timer(0.5, conn.cancel).start()
 failing(psycopg2.Error, lambda: run(SLEEPY))
 rows(run("SELECT 1"))

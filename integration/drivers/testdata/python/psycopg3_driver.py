@@ -1,7 +1,8 @@
 """psycopg 3: server-side parameters in text and binary, prepared statements, pipeline mode, both kinds of cursors, COPY,
-LISTEN, cancel."""
+LISTEN, cancel. Argument: more of the connection string."""
 
 import os
+import sys
 import threading
 
 import psycopg
@@ -9,8 +10,11 @@ from psycopg.types.json import Jsonb
 
 from show import BY_REGION, EVERYBODY, SLEEPY, failing, rows, section
 
-conn = psycopg.connect("", autocommit=True)
+conn = psycopg.connect(sys.argv[1], autocommit=True)
 query = BY_REGION.format("%s", "%s")
+
+section("protocol")
+print(conn.pgconn.full_protocol_version)
 
 section("codes prepared")
 for most in (5, 10, 20, 30, 40, 50, 60):  # prepared by itself after the fifth
@@ -106,6 +110,6 @@ for n in conn.notifies(timeout=10, stop_after=1):
 
 section("cancel")
 for cancel in (conn.cancel, conn.cancel_safe):
-    threading.Timer(0.3, cancel).start()
+    threading.Timer(0.5, cancel).start()
     failing(psycopg.Error, lambda: conn.execute(SLEEPY))
     rows(conn.execute("SELECT 1"))
