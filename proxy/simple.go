@@ -66,18 +66,16 @@ func (f *frontend) takesPart(st *statement) bool {
 
 // relayAll sends statements as they came, and notes what they do.
 func (f *frontend) relayAll(msg []byte, list []*statement) error {
-	var changes []change
-	for _, st := range list {
-		changes = append(changes, f.s.effect(st, nil))
+	changes, known := make([]change, len(list)), false
+	for i, st := range list {
+		changes[i] = f.s.effect(st, nil)
+		known = f.s.send(changes[i]) != nil || known
 		if st.Effect.Verb == rewrite.Executes { // it may run anything
 			clear(f.s.planner.plans)
 		}
 	}
-	if !slices.ContainsFunc(changes, func(c change) bool { return !c.nothing() }) {
+	if !known {
 		return f.relay(msg)
-	}
-	for _, c := range changes {
-		f.s.send(c)
 	}
 	return f.forward(msg, &pending{kind: 'Q', changes: changes})
 }
@@ -184,7 +182,7 @@ func (f *frontend) wantsBlock(list []*statement) bool {
 		slices.ContainsFunc(list, func(st *statement) bool { return st.InTransactions }) {
 		return false
 	}
-	return f.s.queue.drain() && f.s.txStatus() == 'I'
+	return f.flush() == nil && f.s.queue.drain() && f.s.txStatus() == 'I'
 }
 
 // caughtUp tells whether a Sync of ours would end what we sent and nothing else: after an error in messages that the
