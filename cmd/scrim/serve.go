@@ -6,15 +6,17 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/native"
@@ -51,7 +53,8 @@ func runServe(ctx context.Context, args []string, stderr io.Writer) error {
 	dsn := fs.String("catalog", "", "connection string of the role that ran scrim init")
 	listen := fs.String("listen", "127.0.0.1:6432", "address to accept clients at")
 	models := fs.String("models", "models", "folder of model files, made if it is not there; all proxies of a database share it")
-	maxConnections := fs.Int("max-connections", 0, "sessions at a time; 0 for 1000")
+	cfg := proxy.Config{}
+	limitFlags(fs, &cfg)
 	cert := fs.String("tls-cert", "", "certificate to offer TLS to clients with")
 	key := fs.String("tls-key", "", "private key of the certificate")
 	level := slog.LevelInfo
@@ -59,7 +62,7 @@ func runServe(ctx context.Context, args []string, stderr io.Writer) error {
 	if err := parse(fs, args, "upstream", "catalog"); err != nil {
 		return err
 	}
-	cfg := proxy.Config{Upstream: *upstream, MaxConnections: *maxConnections}
+	cfg.Upstream = *upstream
 	cfg.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
 	if (*cert == "") != (*key == "") {
 		return errors.New("serve: --tls-cert and --tls-key go together")
@@ -85,6 +88,16 @@ func runServe(ctx context.Context, args []string, stderr io.Writer) error {
 	err = s.serve(ctx, listener)
 	cfg.Logger.InfoContext(ctx, "stopped")
 	return err
+}
+
+// limitFlags defines what bounds the proxy. The defaults are named here for --help; zero stands for them in cfg.
+func limitFlags(fs *flag.FlagSet, cfg *proxy.Config) {
+	fs.IntVar(&cfg.MaxConnections, "max-connections", 1000, "sessions at a time; one more gets SQLSTATE 53300")
+	fs.IntVar(&cfg.MaxStarting, "max-starting", 1000, "connections that have not sent their startup packet; one more closes the oldest")
+	fs.DurationVar(&cfg.StartupTimeout, "startup-timeout", 10*time.Second, "how long a client may take to send its startup packet")
+	fs.DurationVar(&cfg.IdleTimeout, "idle-timeout", 0, "ends sessions that send nothing for so long outside of transactions (57P05); 0 for never")
+	fs.DurationVar(&cfg.ShutdownTimeout, "shutdown-timeout", 30*time.Second, "how long transactions under way may take to end on SIGINT or SIGTERM; a second signal ends them at once")
+	fs.IntVar(&cfg.Loops, "event-loops", 0, "threads that relay; 0 for one for every two CPUs")
 }
 
 // service is what `serve` and `demo` share: catalog, models and proxy wired together.
@@ -131,15 +144,15 @@ func openService(ctx context.Context, cfg proxy.Config, dsn, models string, prog
 	return s, nil
 }
 
-// serve runs until ctx ends.
+// serve runs until ctx ends. The catalog is followed a little longer: sessions may end their transactions.
 func (s *service) serve(ctx context.Context, listener net.Listener) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		_ = s.catalog.Run(ctx) // ends with ctx only
-		return nil
-	})
-	group.Go(func() error { return s.proxy.Serve(ctx, listener) })
-	return group.Wait()
+	following, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var followed sync.WaitGroup
+	followed.Go(func() { _ = s.catalog.Run(following) }) // ends with its context only
+	err := s.proxy.Serve(ctx, listener)
+	stop()
+	followed.Wait()
+	return err
 }
 
 func (s *service) close() {
