@@ -305,8 +305,10 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 	case head.replace != nil:
 		instead = head.replace.encode()
 	case head.edited != nil && response.Position > 0:
-		response.Position = head.edited.position(response.Position)
-		instead = encode(&response)
+		if at := head.edited.position(response.Position); at != response.Position {
+			response.Position = at
+			instead = encode(&response)
+		}
 	}
 	if head != nil {
 		head.held.take()
