@@ -200,7 +200,7 @@ func (b *backend) message(ctx context.Context, kind byte, size int, head *pendin
 	}
 	switch kind {
 	case '1', '2', '3':
-		b.s.done(head, "")
+		b.s.done(head, nil)
 		b.s.queue.pop()
 	case 'T':
 		return b.rowDescription(ctx, msg, head)
@@ -305,8 +305,10 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 	case head.replace != nil:
 		instead = head.replace.encode()
 	case head.edited != nil && response.Position > 0:
-		response.Position = head.edited.position(response.Position)
-		instead = encode(&response)
+		if at := head.edited.position(response.Position); at != response.Position {
+			response.Position = at
+			instead = encode(&response)
+		}
 	}
 	if head != nil {
 		head.held.take()
@@ -402,7 +404,7 @@ func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error 
 func (b *backend) executed(ctx context.Context, kind byte, msg []byte, head *pending) error {
 	answer, changed := msg, head.results.fills()
 	if kind == 'C' {
-		b.s.done(head, cString(msg[headerSize:]))
+		b.s.done(head, msg[headerSize:])
 		if ours := head.results.completion(msg); ours != nil {
 			answer, changed = ours, true
 		}

@@ -4,24 +4,46 @@
 // # A connection
 //
 // [Server.Serve] accepts; frontdoor.go reads the start (psql-wire's Handshake: TLS, GSSENC refusal, cancel requests) and
-// dials the upstream as the client's own role. From there two goroutines share a session:
+// dials the upstream as the client's own role. From there a session has two halves:
 //
-//   - frontend.go reads what the client sends. Each message that will be answered is put in a queue (queue.go) before it
+//   - frontend.go handles what the client sends. Each message that will be answered is put in a queue (queue.go) before it
 //     is forwarded. Query and Parse are looked at: Scrim's own statements become actions (command.go), statements of a
-//     masked role are planned (plan.go) by package rewrite; everything else goes on as it came.
-//   - backend.go reads what the server sends, in large blocks. The head of the queue says what each answer belongs to.
+//     masked role are planned (plan.go) by package rewrite and sent (simple.go); everything else goes on as it came.
+//   - backend.go handles what the server sends, in large blocks. The head of the queue says what each answer belongs to.
 //     Runs of messages that need nothing are written on as they lie in the buffer. Rows with sealed columns are opened,
 //     encoded in one model call for a block, and written with their codes (fill.go, seal.go).
 //
+// # Who drives it
+//
+// At home a session is on an event loop (loop_linux.go): one goroutine that reads, handles and writes for many sessions,
+// and never waits. Wake-ups are what a relay costs, and a loop has few. Where something has to wait (log-in, a statement
+// to parse and resolve, a model to load, an action, a large result to encode) the session moves into two goroutines, one
+// for each half, and back when all is answered (lifecycle.go). The halves do not know who drives them, but for one rule:
+// with session.onLoop set, a handler that would wait returns errWaits before it has changed anything. Sessions with TLS
+// stay in goroutines, as do all of them where there is no epoll.
+//
+// A leg (leg.go) is one of the two connections, under either driver. What is written while it is on a loop and the socket does
+// not take it is kept, and nothing more is read for it until it is gone.
+//
+// The end: a client that says it is done (end of stream, Terminate) has that passed on, and gets what is still to come; the
+// server closing is what ends a session. A lost server is told to the client, unless it happens inside a message.
+// [Server.Serve] lets sessions end at rest: all answered, no transaction open.
+//
 // Authentication is relayed: Scrim never sees more of a password than the wire does, and the server's own log and rights
-// apply. Only the frontend goroutine writes upstream, only whole messages are written to the client by anyone but the
-// backend goroutine, and then under a lock.
+// apply. Only the frontend writes upstream, and only the backend writes parts of messages to the client.
 //
 // # Questions of our own
 //
 // Where the session has to ask the server something (what a name means, to train an encoder, to create a policy), it asks
 // on the client's own connection, between the client's messages, and the queue keeps the answers apart (call.go). So no
 // statement runs with more rights than the client has, and what a statement does belongs to the client's transaction.
+//
+// # Names
+//
+// What a masked statement or cursor gives is known by its name, whether the protocol made it (Parse, Bind) or SQL (PREPARE,
+// DECLARE): names.go. A change of a name is noted when its message is sent, done when the server says so, and undone when
+// it fails. A message that relies on a name is checked against what is confirmed when its answer comes: messages may be
+// on their way behind one that fails. execution.go works out what a run gives, simple.go sends a simple Query.
 //
 // # Errors
 //

@@ -24,10 +24,9 @@ type execution struct {
 // where text comes, or from a binary cursor binary.
 func (f *frontend) execution(ctx context.Context, st *statement, formats []int16) (*execution, error) {
 	x := &execution{formats: formats, from: f.origin(st)}
-	if stored := f.s.lookup(st.Stores); st.Stores != "" && stored != nil && stored.plan != nil {
-		return nil, &Error{
-			Code: codeFeatureNotSupported, Message: "masked columns cannot be stored by CREATE TABLE AS EXECUTE yet",
-			Hint: "Select the columns that are not masked.",
+	if st.Stores != "" {
+		if stored := f.s.lookup(st.Stores); stored != nil && stored.plan != nil {
+			return nil, errStores
 		}
 	}
 	var err error
@@ -49,6 +48,11 @@ func (f *frontend) execution(ctx context.Context, st *statement, formats []int16
 		x.formats = x.results.upstreamFormats()
 	}
 	return x, err
+}
+
+var errStores = &Error{
+	Code: codeFeatureNotSupported, Message: "masked columns cannot be stored by CREATE TABLE AS EXECUTE yet",
+	Hint: "Select the columns that are not masked.",
 }
 
 // origin finds what an EXECUTE or FETCH would take its rows from now.

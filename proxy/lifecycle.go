@@ -145,6 +145,7 @@ func (s *session) backendLoop(ctx context.Context) error {
 		}
 		switch err := b.in.read(s.upstream.conn, want); {
 		case err == nil:
+			s.active.Store(time.Now().UnixNano())
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return errGoesHome
 		default:
@@ -175,32 +176,30 @@ func interrupt(conn net.Conn) { _ = conn.SetReadDeadline(time.Unix(1, 0)) }
 
 // readClient waits for bytes of the client's, or for a reason to end.
 func (s *session) readClient(ctx context.Context) error {
-	for last := time.Now(); ; {
+	for {
 		// The deadline first, then the reasons to interrupt: one that comes in between is not lost.
 		deadline := time.Time{}
 		if s.srv.idle > 0 {
-			deadline = last.Add(s.srv.idle)
+			deadline = time.Now().Add(s.srv.idle)
 		}
 		if err := s.client.conn.SetReadDeadline(deadline); err != nil {
 			return errClientGone
 		}
-		switch resting := s.atRest(); {
-		case s.srv.draining.Load() && (resting || s.txStatus() == 0): // or not even logged in
+		switch {
+		case s.srv.draining.Load() && (s.atRest() || s.txStatus() == 0): // or not even logged in
 			return errFarewell
-		case resting && s.srv.idle > 0 && time.Since(last) >= s.srv.idle:
+		case s.idleFor(s.srv.idle, time.Now()):
 			return errIdle
 		case s.goingHome.Load():
 			return errGoesHome
 		}
 		switch err := s.front.in.read(s.client.conn, baseBuffer); {
 		case err == nil:
+			s.active.Store(time.Now().UnixNano())
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			if s.srv.idle > 0 && !s.atRest() {
-				last = time.Now()
-			}
 		case errors.Is(err, io.EOF):
 			return errClientDone
 		default:

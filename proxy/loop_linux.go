@@ -45,7 +45,6 @@ type end struct {
 
 // home is what a loop keeps of a session.
 type home struct {
-	active     time.Time // when the client last sent something
 	clientDone bool      // it will send no more
 	lingers    time.Time // the server is gone; until then the client may still take what it said
 }
@@ -161,7 +160,7 @@ func (lp *loop) receive(ctx context.Context) {
 	lp.mu.Unlock()
 	for _, s := range arrived {
 		s.front.authenticated = true // it would not have come here before
-		lp.sessions[s] = &home{active: lp.now}
+		lp.sessions[s] = &home{}
 		lp.own(end{s, true})
 		lp.own(end{s, false})
 		lp.watch(s)
@@ -198,7 +197,7 @@ func (lp *loop) sweep(ctx context.Context) {
 		case lp.drain && s.atRest():
 			s.fatal(errFarewell)
 			lp.end(ctx, s, errShutdown)
-		case lp.idle > 0 && lp.now.Sub(h.active) >= lp.idle && s.atRest():
+		case s.idleFor(lp.idle, lp.now):
 			s.fatal(errIdle)
 			lp.end(ctx, s, errIdle)
 		}
@@ -208,6 +207,7 @@ func (lp *loop) sweep(ctx context.Context) {
 // ready handles what epoll said of one socket. A panic of ours ends this session only.
 func (lp *loop) ready(ctx context.Context, e end, events uint32) {
 	s := e.s
+	s.active.Store(lp.now.UnixNano())
 	err := s.contain(ctx, func(ctx context.Context) error {
 		if events&unix.EPOLLOUT != 0 && !e.leg().flush() && e.client {
 			return errClientGone
@@ -255,7 +255,6 @@ func (lp *loop) fromClient(ctx context.Context, s *session) error {
 		return nil
 	}
 	f.in.got(n)
-	h.active = lp.now
 	if err = f.block(ctx); errors.Is(err, errUpstreamGone) {
 		h.clientDone = true // the server's last words may still be there to read
 		s.upstream.unsent = nil

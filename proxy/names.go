@@ -114,8 +114,9 @@ func (s *session) send(c change) []change {
 	return []change{c}
 }
 
-// done is called when the server has run the message of an entry, or one statement of a Query. tag is the command tag.
-func (s *session) done(p *pending, tag string) {
+// done is called when the server has run the message of an entry, or one statement of a Query. tag is the command tag
+// as it is on the wire.
+func (s *session) done(p *pending, tag []byte) {
 	if len(p.changes) == 0 {
 		return
 	}
@@ -136,7 +137,7 @@ func (s *session) done(p *pending, tag string) {
 		s.portals.confirm(c.name, c.portal)
 	}
 	if c.ends {
-		s.endTransaction(tag == "COMMIT", math.MaxInt)
+		s.endTransaction(string(tag) == "COMMIT\x00", math.MaxInt)
 	}
 }
 

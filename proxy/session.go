@@ -111,6 +111,8 @@ type session struct {
 	denied atomic.Bool
 	// leaving is set when the client said that it goes: the server closing the connection is no loss then.
 	leaving atomic.Bool
+	// active is when something last came from either side, in Unix nanoseconds.
+	active atomic.Int64
 	// goingHome is set when nothing is left to wait for, and the goroutines shall end so that a loop takes over.
 	goingHome atomic.Bool
 }
@@ -136,6 +138,11 @@ func (srv *Server) newSession(client, upstream net.Conn, early []byte) *session 
 
 // fatal tells the client why the session ends, if it still listens.
 func (s *session) fatal(e *Error) { s.client.farewell(e.encode(), time.Second) }
+
+// idleFor tells whether nothing has happened for so long; zero stands for never.
+func (s *session) idleFor(d time.Duration, now time.Time) bool {
+	return d > 0 && now.Sub(time.Unix(0, s.active.Load())) >= d && s.atRest()
+}
 
 // nudge makes a session in goroutines look whether it shall end.
 func (s *session) nudge() {

@@ -26,19 +26,11 @@ func (f *frontend) query(ctx context.Context, msg []byte) error {
 func (f *frontend) simple(ctx context.Context, msg []byte) error {
 	text := cString(msg[headerSize:])
 	list, err := f.plan(ctx, text, !f.open)
-	var server *serverError
 	switch {
 	case errors.Is(err, errWaits):
 		return err
-	case errors.As(err, &server): // what we asked failed, and so would the statement: in the same words
-		if err := f.passError(server); err != nil {
-			return err
-		}
-		return f.send(&pgproto3.Sync{}, &pending{kind: 'S'})
-	case errors.Is(err, errSkipped): // the server ignores a Query too until the next Sync
-		return nil
 	case err != nil:
-		return f.refuse('Q', err, text)
+		return f.refused(err, text)
 	case list == nil:
 		return f.relay(msg)
 	case list[0].command != nil:
@@ -51,33 +43,27 @@ func (f *frontend) simple(ctx context.Context, msg []byte) error {
 	return f.relayAll(msg, list)
 }
 
-// takesPart tells whether a statement of several makes or gives masked columns.
+// takesPart tells whether a statement of several makes, gives or would store masked columns.
 func (f *frontend) takesPart(st *statement) bool {
-	switch st.Effect.Verb {
-	case rewrite.Executes:
-		made := f.s.lookup(st.Effect.Name)
-		return made != nil && made.plan != nil
-	case rewrite.Fetches:
-		cursor := f.s.portal(st.Effect.Name)
-		return cursor != nil && cursor.results.planned()
+	from := f.origin(st)
+	if st.Stores != "" {
+		from.stmt = f.s.lookup(st.Stores)
 	}
-	return st.plan != nil || st.Stores != ""
+	return st.plan != nil || from.stmt != nil && from.stmt.plan != nil || from.portal != nil && from.portal.results.planned()
 }
 
 // relayAll sends statements as they came, and notes what they do.
 func (f *frontend) relayAll(msg []byte, list []*statement) error {
-	var changes []change
-	for _, st := range list {
-		changes = append(changes, f.s.effect(st, nil))
+	changes, known := make([]change, len(list)), false
+	for i, st := range list {
+		changes[i] = f.s.effect(st, nil)
+		known = f.s.send(changes[i]) != nil || known
 		if st.Effect.Verb == rewrite.Executes { // it may run anything
 			clear(f.s.planner.plans)
 		}
 	}
-	if !slices.ContainsFunc(changes, func(c change) bool { return !c.nothing() }) {
+	if !known {
 		return f.relay(msg)
-	}
-	for _, c := range changes {
-		f.s.send(c)
 	}
 	return f.forward(msg, &pending{kind: 'Q', changes: changes})
 }
@@ -89,7 +75,7 @@ func (f *frontend) one(ctx context.Context, msg []byte, st *statement) error {
 	case errors.Is(err, errWaits):
 		return err
 	case err != nil:
-		return f.refused(err, st)
+		return f.refused(err, st.Text)
 	case x.results.fills():
 		return f.converted(ctx, []*statement{st}, x)
 	case st.plan == nil && x.results == nil:
@@ -102,19 +88,19 @@ func (f *frontend) one(ctx context.Context, msg []byte, st *statement) error {
 	return f.send(&pgproto3.Query{String: sql}, &pending{kind: 'Q', edited: st, results: x.results, changes: f.s.send(f.s.effect(st, x.cursor))})
 }
 
-// refused answers a simple Query whose one statement cannot be run.
-func (f *frontend) refused(err error, st *statement) error {
+// refused answers a simple Query that cannot be run.
+func (f *frontend) refused(err error, text string) error {
 	var server *serverError
 	switch {
-	case errors.As(err, &server):
+	case errors.As(err, &server): // what we asked failed, and so would the statement: in the same words
 		if err := f.passError(server); err != nil {
 			return err
 		}
 		return f.send(&pgproto3.Sync{}, &pending{kind: 'S'})
-	case errors.Is(err, errSkipped):
+	case errors.Is(err, errSkipped): // the server ignores a Query too until the next Sync
 		return nil
 	}
-	return f.refuse('Q', err, st.Text)
+	return f.refuse('Q', err, text)
 }
 
 // script sends several statements.
@@ -184,7 +170,7 @@ func (f *frontend) wantsBlock(list []*statement) bool {
 		slices.ContainsFunc(list, func(st *statement) bool { return st.InTransactions }) {
 		return false
 	}
-	return f.s.queue.drain() && f.s.txStatus() == 'I'
+	return f.flush() == nil && f.s.queue.drain() && f.s.txStatus() == 'I'
 }
 
 // caughtUp tells whether a Sync of ours would end what we sent and nothing else: after an error in messages that the

@@ -76,7 +76,10 @@ func statements(text string, raws []*pg_query.RawStmt) ([]Statement, []*pg_query
 func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
 
 func statement(text string, offset int, node *pg_query.Node) Statement {
-	s := Statement{Text: text, Offset: offset, Effect: effect(node), WantsBlock: wantsBlock(node), Gathers: gathers(node), InTransactions: node.GetTransactionStmt() != nil}
+	s := Statement{
+		Text: text, Offset: offset, Effect: effect(node), WantsBlock: wantsBlock(node), Gathers: gathers(node),
+		InTransactions: node.GetTransactionStmt() != nil,
+	}
 	if c := node.GetCopyStmt(); c != nil {
 		s.CopiesIn = c.GetIsFrom() && !c.GetIsProgram() && c.GetFilename() == ""
 	}
@@ -136,6 +139,7 @@ func wantsBlock(node *pg_query.Node) bool {
 	return true
 }
 
+// gathers looks for a query that PostgreSQL runs to its end first: the portal strategies other than PORTAL_ONE_SELECT.
 func gathers(node *pg_query.Node) bool {
 	sel := node.GetSelectStmt()
 	if sel == nil {

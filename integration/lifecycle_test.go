@@ -1,0 +1,255 @@
+package integration_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/scrimdb/scrim/proxy"
+	"github.com/scrimdb/scrim/udf"
+)
+
+// serve starts another proxy of the same database, as change makes it. stop ends it and waits until it has ended.
+func (e *env) serve(t *testing.T, change func(*proxy.Config)) (other *env, stop func()) {
+	t.Helper()
+	store, err := udf.NewStore(e.models)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := proxy.Config{Upstream: e.server.Addr(), Catalog: e.catalog, Library: udf.NewLibrary(e.rt, store), Logger: logger()}
+	change(&cfg)
+	srv, err := proxy.NewServer(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ctx, listener) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return &env{world: e.world, database: e.database, catalog: e.catalog, proxy: srv, addr: listener.Addr().String()}, stop
+}
+
+// eventually waits until done, or fails after ten seconds.
+func eventually(t *testing.T, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it has not come to pass in ten seconds")
+		}
+	}
+}
+
+// TestShutdown: a session at rest is told at once, a transaction may end, one that does not is told when the time is up.
+func TestShutdown(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		p, stop := e.serve(t, func(c *proxy.Config) { c.ShutdownTimeout = 2 * time.Second })
+		e.exec(t, e.admin(t), `CREATE TABLE notes (t text)`, `GRANT ALL ON notes TO risk`)
+		resting, working, stuck := p.connect(t, risk), p.connect(t, risk), p.connect(t, risk)
+		e.exec(t, working, `BEGIN`, `INSERT INTO notes VALUES ('kept')`)
+		e.exec(t, stuck, `BEGIN`, `INSERT INTO notes VALUES ('lost')`)
+		started := time.Now()
+		ended := make(chan time.Duration, 1)
+		go func() { stop(); ended <- time.Since(started) }()
+		time.Sleep(300 * time.Millisecond)
+		if _, err := text(t, resting, `SELECT 1`); code(err) != "57P01" {
+			t.Errorf("a session at rest: %v", err)
+		}
+		if _, err := pgconn.Connect(t.Context(), p.dsn(risk)); err == nil {
+			t.Error("a connection was taken in during shutdown")
+		}
+		e.exec(t, working, `INSERT INTO notes VALUES ('kept too')`, `COMMIT`)
+		if took := <-ended; took < 1900*time.Millisecond || took > 10*time.Second {
+			t.Errorf("shutdown took %s", took)
+		}
+		for name, conn := range map[string]interface{ PgConn() *pgconn.PgConn }{"after its commit": working, "stuck": stuck} {
+			if _, err := conn.PgConn().Exec(t.Context(), `SELECT 1`).ReadAll(); code(err) != "57P01" {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if got := mustText(t, e.connect(t, risk), `SELECT t FROM notes ORDER BY t`); got != "kept\nkept too\n" {
+			t.Errorf("committed: %q", got)
+		}
+	})
+}
+
+// TestIdleTimeout ends who says nothing, and leaves who works or has a transaction open.
+func TestIdleTimeout(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		p, _ := e.serve(t, func(c *proxy.Config) { c.IdleTimeout = 700 * time.Millisecond })
+		idle, inTransaction, busy := p.connect(t, risk), p.connect(t, risk), p.connect(t, risk)
+		e.exec(t, inTransaction, `BEGIN`)
+		e.exec(t, busy, `SELECT pg_sleep(3)`)
+		if _, err := text(t, idle, `SELECT 1`); code(err) != "57P05" {
+			t.Errorf("idle: %v", err)
+		}
+		e.exec(t, inTransaction, `COMMIT`)
+		e.exec(t, busy, `SELECT 1`)
+	})
+}
+
+// TestLimits: one session too many is told so; connections that say nothing make room for those that speak.
+func TestLimits(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		p, _ := e.serve(t, func(c *proxy.Config) { c.MaxConnections, c.MaxStarting, c.StartupTimeout = 2, 20, time.Minute })
+		first := p.connect(t, risk)
+		_ = p.connect(t, risk)
+		if _, err := pgconn.Connect(t.Context(), p.dsn(risk)); code(err) != "53300" {
+			t.Errorf("the third of two: %v", err)
+		}
+		_ = first.Close(t.Context())
+		connects := func() bool {
+			conn, err := pgconn.Connect(t.Context(), p.dsn(risk))
+			return err == nil && conn.Close(t.Context()) == nil
+		}
+		eventually(t, connects) // a session takes a moment to end
+		var silent []net.Conn
+		for range 50 {
+			conn, err := net.Dial("tcp", p.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = conn.Close() }()
+			silent = append(silent, conn)
+		}
+		eventually(t, connects)
+		_ = silent[0].SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := silent[0].Read(make([]byte, 1)); err == nil || strings.Contains(err.Error(), "timeout") {
+			t.Errorf("the oldest silent connection is still open: %v", err)
+		}
+	})
+}
+
+// TestHalfClosed: a client that has said all gets all of its answers.
+func TestHalfClosed(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		for _, role := range []string{risk, analyst} {
+			h := rawConn(t, e.dsn(role))
+			want := script(t, rawConn(t, e.dsn(role)), 1, &pgproto3.Query{String: `SELECT id, income FROM customers WHERE id < 30`})
+			h.Frontend.SendQuery(&pgproto3.Query{String: `SELECT pg_sleep(0.2)`})
+			h.Frontend.SendQuery(&pgproto3.Query{String: `SELECT id, income FROM customers WHERE id < 30`})
+			if err := h.Frontend.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			if err := h.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if got := script(t, h, 2); got != "TD()CZI "+want {
+				t.Errorf("%s: %.300s", role, got)
+			}
+			if _, err := h.Frontend.Receive(); err == nil {
+				t.Error("the connection is still open")
+			}
+		}
+	})
+}
+
+// TestSlowReader: a client that reads slowly gets everything, others do not wait for it, and the proxy does not gather what
+// it has not read.
+func TestSlowReader(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		for _, role := range []string{risk, analyst} {
+			slow := rawConn(t, e.dsn(role))
+			_ = slow.Conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+			query := `SELECT c.id, c.income, repeat('x', 10000) FROM customers c ORDER BY c.id`
+			slow.Frontend.SendQuery(&pgproto3.Query{String: query})
+			if err := slow.Frontend.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(300 * time.Millisecond)
+			e.exec(t, e.connect(t, role), `SELECT 1`)
+			rows := 0
+			for done := false; !done; {
+				msg, err := slow.Frontend.Receive()
+				if err != nil {
+					t.Fatal(err)
+				}
+				switch msg := msg.(type) {
+				case *pgproto3.DataRow:
+					rows++
+					if len(msg.Values[2]) != 10000 || string(msg.Values[0]) != fmt.Sprint(rows) {
+						t.Fatalf("%s: row %d is %.20s", role, rows, msg.Values[0])
+					}
+				case *pgproto3.ReadyForQuery:
+					done = true
+				}
+			}
+			if rows != 2000 {
+				t.Errorf("%s: %d rows", role, rows)
+			}
+		}
+	})
+}
+
+// TestMovingHome: sessions move between event loops and goroutines all the time, with statements under way, and every
+// answer is right.
+func TestMovingHome(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		want := mustText(t, e.connect(t, analyst), `SELECT id, income FROM customers WHERE id = 77`)
+		var all sync.WaitGroup
+		for i := range 8 {
+			conn := e.connect(t, analyst)
+			all.Go(func() {
+				for j := range 60 {
+					// A text never seen before has to be parsed and resolved; the second is known by then.
+					for range 2 {
+						query := fmt.Sprintf(`SELECT id, income FROM customers WHERE id = 77 AND %d < %d`, i, 100+j)
+						if got, err := text(t, conn, query); got != want || err != nil {
+							t.Errorf("%s: %q, %v", query, got, err)
+							return
+						}
+					}
+				}
+			})
+		}
+		all.Wait()
+	})
+}
+
+// TestHugeStatement: a statement of megabytes passes, whatever pieces it comes in.
+func TestHugeStatement(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		for _, role := range []string{risk, analyst} {
+			conn := e.connect(t, role)
+			value := strings.Repeat("y", 20<<20)
+			if got := mustText(t, conn, `SELECT length('`+value+`')`); got != fmt.Sprintln(len(value)) {
+				t.Errorf("%s: %s", role, got)
+			}
+			r := conn.PgConn().ExecParams(t.Context(), `SELECT length($1)`, [][]byte{[]byte(value)}, nil, nil, nil).Read()
+			if r.Err != nil || string(r.Rows[0][0]) != fmt.Sprint(len(value)) {
+				t.Errorf("%s: %v", role, r.Err)
+			}
+			var sent strings.Builder
+			for range 200_000 {
+				sent.WriteString("some row of text\n")
+			}
+			if _, err := conn.PgConn().Exec(t.Context(), `CREATE TEMP TABLE lines (t text)`).ReadAll(); err != nil {
+				t.Fatal(explain(err))
+			}
+			tag, err := conn.PgConn().CopyFrom(t.Context(), strings.NewReader(sent.String()), `COPY lines FROM STDIN`)
+			if err != nil || tag.RowsAffected() != 200_000 {
+				t.Errorf("%s: %v, %v", role, tag, explain(err))
+			}
+			if _, err := conn.PgConn().CopyTo(t.Context(), io.Discard, `COPY lines TO STDOUT`); err != nil {
+				t.Errorf("%s: %v", role, explain(err))
+			}
+		}
+	})
+}
