@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -52,7 +53,7 @@ func (b *backend) block(ctx context.Context) error {
 		}
 		whole := b.in.has(size)
 		switch {
-		case (kind == 'D' || kind == 'd') && (head == nil || head.call == nil && !head.results.fills()):
+		case (kind == 'D' || kind == 'd') && (head == nil || head.plainRows()):
 			if !whole { // rows may be huge and need nothing: do not wait for the end
 				b.rest = size
 				continue
@@ -194,23 +195,21 @@ func (b *backend) message(ctx context.Context, kind byte, size int, head *pendin
 	if want := requests[kind]; want != 0 && head.kind != want && head.kind != 'Q' {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server's answers are out of step"}
 	}
+	if head.relies != nil && !b.s.reliable(head) {
+		return shapeError()
+	}
 	switch kind {
-	case '1':
-		b.s.parsed(head)
-		b.s.queue.pop()
-	case '3':
-		if head.closes {
-			b.s.closed(head.name)
-		}
-		b.s.queue.pop()
-	case '2':
-		b.s.bound(head)
+	case '1', '2', '3':
+		b.s.done(head, nil)
 		b.s.queue.pop()
 	case 'T':
 		return b.rowDescription(ctx, msg, head)
 	case 'n':
 		if head.kind == 'D' {
 			b.s.queue.pop()
+		}
+		if head.held != nil { // the simple protocol has no such message
+			return b.instead(ctx, len(msg), nil)
 		}
 	case 'D':
 		return b.dataRow(ctx, msg, head)
@@ -273,6 +272,11 @@ func (b *backend) readyForQuery(ctx context.Context, msg []byte) error {
 			return err
 		}
 	}
+	if head != nil && head.held.waits() {
+		if err := b.instead(ctx, len(msg), append(head.held.take(), msg...)); err != nil {
+			return err
+		}
+	}
 	b.s.queue.ready()
 	if head != nil && head.call != nil {
 		head.call.finish(nil)
@@ -287,9 +291,10 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server sent a malformed message"}
 	}
 	b.ended = response.SeverityUnlocalized == "FATAL" || response.SeverityUnlocalized == "PANIC"
-	if response.Code == "42501" || head != nil && head.edited != nil {
+	if response.Code == "42501" || head != nil && (head.edited != nil && head.edited.plan != nil || head.results.planned()) {
 		b.s.denied.Store(true)
 	}
+	b.s.fail()
 	var instead []byte
 	swallow := false
 	switch {
@@ -299,9 +304,15 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 		head.call.finish(bytes.Clone(msg))
 	case head.replace != nil:
 		instead = head.replace.encode()
-	case head.edited != nil && head.edited.plan != nil && response.Position > 0:
-		response.Position = originalPosition(head.edited, response.Position)
-		instead = encode(&response)
+	case head.edited != nil && response.Position > 0:
+		if at := head.edited.position(response.Position); at != response.Position {
+			response.Position = at
+			instead = encode(&response)
+		}
+	}
+	if head != nil {
+		head.held.take()
+		b.s.undone(head)
 	}
 	if swallow || instead != nil || b.filling() {
 		if instead == nil && !swallow {
@@ -328,17 +339,24 @@ func originalPosition(st *statement, position int32) int32 {
 			break
 		}
 	}
-	original := min(max(st.plan.Original(offset), 0), len(st.text))
-	return int32(utf8.RuneCountInString(st.text[:original])) + 1
+	original := min(max(st.plan.Original(offset), 0), len(st.Text))
+	return int32(utf8.RuneCountInString(st.Text[:original])) + 1
 }
 
 func (b *backend) rowDescription(ctx context.Context, msg []byte, head *pending) error {
-	var err error
-	if head.results != nil && head.results.plan != nil {
-		changed, shape := head.results.rowDescription(msg, head.kind == 'D' && head.stmt != nil)
-		if shape != nil {
+	changed := msg
+	if head.results.planned() {
+		var shape *Error
+		if changed, shape = head.results.rowDescription(msg, head.ofStatement); shape != nil {
 			return shape
 		}
+	}
+	var err error
+	switch {
+	case head.gathers:
+		head.held.messages = bytes.Clone(changed)
+		err = b.instead(ctx, len(msg), nil)
+	case head.results.planned():
 		err = b.instead(ctx, len(msg), changed)
 	}
 	if head.kind == 'D' {
@@ -351,10 +369,17 @@ func (b *backend) rowDescription(ctx context.Context, msg []byte, head *pending)
 const maxBatch = 4096
 
 func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error {
-	if !head.results.fills() {
+	r := head.results
+	switch waited := head.held.take(); {
+	case waited != nil && !r.fills():
+		return b.instead(ctx, len(msg), append(waited, msg...))
+	case waited != nil:
+		if err := b.instead(ctx, len(msg), waited); err != nil {
+			return err
+		}
+	case !r.fills():
 		return nil
 	}
-	r := head.results
 	if b.in.r-b.run > len(msg) { // what came before goes first: the row description, or a notice between rows
 		if err := b.instead(ctx, len(msg), nil); err != nil {
 			return err
@@ -377,14 +402,24 @@ func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error 
 
 // executed handles the end of an Execute: CommandComplete, EmptyQueryResponse or PortalSuspended.
 func (b *backend) executed(ctx context.Context, kind byte, msg []byte, head *pending) error {
-	var err error
-	if head.results != nil && head.results.tag != "" && kind == 'C' {
-		err = b.instead(ctx, len(msg), encode(&pgproto3.CommandComplete{CommandTag: []byte(head.results.tag)}))
-	} else if head.results.fills() {
-		err = b.instead(ctx, len(msg), bytes.Clone(msg))
+	answer, changed := msg, head.results.fills()
+	if kind == 'C' {
+		b.s.done(head, msg[headerSize:])
+		if ours := head.results.completion(msg); ours != nil {
+			answer, changed = ours, true
+		}
 	}
-	if err != nil {
-		return err
+	if head.silent || head.kind == 'Q' && head.held != nil {
+		answer, changed = nil, true
+	}
+	waited := head.held.take()
+	if head.last {
+		head.held.messages, answer, changed = bytes.Clone(answer), nil, true
+	}
+	if len(waited) > 0 || changed {
+		if err := b.instead(ctx, len(msg), slices.Concat(waited, answer)); err != nil {
+			return err
+		}
 	}
 	if head.kind == 'E' {
 		b.s.queue.pop()

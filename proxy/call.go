@@ -82,7 +82,7 @@ func (s *session) ask(ctx context.Context, ownTx bool, sql string, params []stri
 		}
 	}
 	for _, k := range []byte(kinds) {
-		if !s.queue.push(&pending{kind: k, silent: true, call: c, name: callName}) {
+		if !s.queue.push(&pending{kind: k, silent: true, call: c}) {
 			return errSkipped
 		}
 	}

@@ -53,7 +53,7 @@ func (f *frontend) command(ctx context.Context, st *statement, simple bool) erro
 	case errors.Is(err, errSkipped), errors.Is(err, errUpstreamGone), errors.Is(err, errClientGone):
 		return err
 	default:
-		if err := f.refuse('P', err, st.text); err != nil {
+		if err := f.refuse('P', err, st.Text); err != nil {
 			return err
 		}
 	}

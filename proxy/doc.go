@@ -8,7 +8,7 @@
 //
 //   - frontend.go handles what the client sends. Each message that will be answered is put in a queue (queue.go) before it
 //     is forwarded. Query and Parse are looked at: Scrim's own statements become actions (command.go), statements of a
-//     masked role are planned (plan.go) by package rewrite; everything else goes on as it came.
+//     masked role are planned (plan.go) by package rewrite and sent (simple.go); everything else goes on as it came.
 //   - backend.go handles what the server sends, in large blocks. The head of the queue says what each answer belongs to.
 //     Runs of messages that need nothing are written on as they lie in the buffer. Rows with sealed columns are opened,
 //     encoded in one model call for a block, and written with their codes (fill.go, seal.go).
@@ -39,6 +39,13 @@
 // Where the session has to ask the server something (what a name means, to train an encoder, to create a policy), it asks
 // on the client's own connection, between the client's messages, and the queue keeps the answers apart (call.go). So no
 // statement runs with more rights than the client has, and what a statement does belongs to the client's transaction.
+//
+// # Names
+//
+// What a masked statement or cursor gives is known by its name, whether the protocol made it (Parse, Bind) or SQL (PREPARE,
+// DECLARE): names.go. A change of a name is noted when its message is sent, done when the server says so, and undone when
+// it fails. A message that relies on a name is checked against what is confirmed when its answer comes: messages may be
+// on their way behind one that fails. execution.go works out what a run gives, simple.go sends a simple Query.
 //
 // # Errors
 //

@@ -2,7 +2,10 @@ package proxy
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math"
+	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -28,12 +31,63 @@ type results struct {
 	encoders []*udf.Encoder
 	// tag replaces the command tag; rows are passed on. For SHOW.
 	tag string
+	// portal says that a FETCH stands for an Execute of a cursor's portal, of so many rows at most (0 for all).
+	portal  bool
+	maxRows int
 
 	batch *batch
 }
 
+// planned tells whether the description of the rows must be changed.
+func (r *results) planned() bool { return r != nil && r.plan != nil }
+
 // fills tells whether rows must be changed.
-func (r *results) fills() bool { return r != nil && r.plan != nil && len(r.plan.Seals) > 0 }
+func (r *results) fills() bool { return r.planned() && len(r.plan.Seals) > 0 }
+
+// again returns what gives the same columns once more, in other formats.
+func (r *results) again(formats []int16) (*results, error) {
+	again := &results{plan: r.plan, sealedType: r.sealedType, encoders: r.encoders}
+	return again, again.setFormats(formats)
+}
+
+// completion returns the CommandComplete, or PortalSuspended, that stands for the server's; nil to pass that on.
+func (r *results) completion(msg []byte) []byte {
+	switch {
+	case r == nil || !r.portal && r.tag == "":
+		return nil
+	case !r.portal:
+		return encode(&pgproto3.CommandComplete{CommandTag: []byte(r.tag)})
+	}
+	count := strings.TrimPrefix(cString(msg[headerSize:]), "FETCH ")
+	if rows, err := strconv.Atoi(count); err == nil && rows == r.maxRows && rows > 0 {
+		return encode(&pgproto3.PortalSuspended{})
+	}
+	return encode(&pgproto3.CommandComplete{CommandTag: []byte("SELECT " + count)})
+}
+
+// setFormats takes formats as they are in a Bind message: none for text, one for all, or one for each column.
+func (r *results) setFormats(formats []int16) error {
+	n := len(r.plan.Outputs)
+	switch len(formats) {
+	case 0:
+		r.formats = make([]int16, n)
+	case 1:
+		r.formats = make([]int16, n)
+		for i := range r.formats {
+			r.formats[i] = formats[0]
+		}
+	case n:
+		r.formats = formats
+	default:
+		r.formats = nil // the server will refuse the Bind
+	}
+	for _, code := range r.formats {
+		if code != formatText && code != formatBinary {
+			return &Error{Code: codeInvalidParameter, Message: fmt.Sprintf("unsupported format code: %d", code)}
+		}
+	}
+	return nil
+}
 
 // rowDescription checks the server's description against the plan and tells the client of the columns it asked for.
 func (r *results) rowDescription(msg []byte, describesStatement bool) ([]byte, *Error) {

@@ -21,6 +21,8 @@ type frontend struct {
 	authenticated bool
 	// open means that extended messages were sent since the last Sync: the server has a transaction under way.
 	open bool
+	// planned means that statements of the session were planned: what they made may still be used, whatever the masks say.
+	planned bool
 	// done means that the client will send no more.
 	done bool
 }
@@ -190,10 +192,7 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 	case 'E':
 		return f.execute(ctx, msg)
 	case 'C':
-		if body := msg[headerSize:]; len(body) > 1 && body[0] == 'S' {
-			return f.forward(msg, &pending{kind: 'C', closes: true, name: cString(body[1:])})
-		}
-		return f.relay(msg)
+		return f.close(msg)
 	case 'S':
 		f.open = false
 		return f.relay(msg)
@@ -221,101 +220,34 @@ func (f *frontend) refuse(kind byte, err error, text string) error {
 	if kind == 'Q' {
 		return f.send(&pgproto3.Query{String: nonsense}, &pending{kind: 'Q', replace: e})
 	}
-	return f.send(&pgproto3.Parse{Name: callName, Query: nonsense}, &pending{kind: 'P', name: callName, replace: e})
-}
-
-func (f *frontend) query(ctx context.Context, msg []byte) error {
-	text := cString(msg[headerSize:])
-	st, err := f.plan(ctx, text, !f.open)
-	if errors.Is(err, errWaits) {
-		return err
-	}
-	f.open = false // a Query ends with a transaction's end, or in one that was begun
-	var server *serverError
-	switch {
-	case errors.As(err, &server): // what we asked failed, and so would the statement: in the same words
-		if err := f.passError(server); err != nil {
-			return err
-		}
-		return f.send(&pgproto3.Sync{}, &pending{kind: 'S'})
-	case errors.Is(err, errSkipped): // the server ignores a Query too until the next Sync
-		return nil
-	case err != nil:
-		return f.refuse('Q', err, text)
-	case st == nil:
-		return f.relay(msg)
-	case st.command != nil:
-		return f.command(ctx, st, true)
-	case len(st.plan.Seals) == 0:
-		return f.send(&pgproto3.Query{String: st.plan.SQL}, &pending{kind: 'Q', edited: st, results: &results{plan: st.plan}})
-	}
-	r, err := f.newResults(ctx, st, nil)
-	if errors.Is(err, errWaits) {
-		return err
-	}
-	if err != nil {
-		return f.refuse('Q', err, text)
-	}
-	// Sealed columns come in binary, which the simple protocol cannot ask for.
-	out := []pgproto3.FrontendMessage{
-		&pgproto3.Parse{Query: st.plan.SQL},
-		&pgproto3.Bind{ResultFormatCodes: r.upstreamFormats()},
-		&pgproto3.Describe{ObjectType: 'P'},
-		&pgproto3.Execute{},
-		&pgproto3.Close{ObjectType: 'S'}, // a simple query leaves no unnamed statement behind
-		&pgproto3.Sync{},
-	}
-	entries := []*pending{
-		{kind: 'P', silent: true, edited: st},
-		{kind: 'B', silent: true, edited: st},
-		{kind: 'D', results: r},
-		{kind: 'E', results: r, edited: st},
-		{kind: 'C', silent: true, closes: true},
-		{kind: 'S'},
-	}
-	if f.s.queue.isSkipping() {
-		return nil // our Sync must not end what the client's has to
-	}
-	for i, m := range out {
-		if err := f.send(m, entries[i]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return f.send(&pgproto3.Parse{Name: callName, Query: nonsense}, &pending{kind: 'P', replace: e})
 }
 
 func (f *frontend) parse(ctx context.Context, msg []byte) error {
 	name, rest := cutString(msg[headerSize:])
 	text, types := cutString(rest)
-	st, err := f.plan(ctx, text, false)
+	list, err := f.plan(ctx, text, false)
 	switch {
 	case err != nil:
 		return f.unplanned(err, text)
-	case st == nil:
-		p := &pending{kind: 'P', name: name}
-		if f.s.lookup(name) != nil {
-			p.stmt = &statement{relayed: true}
-			f.s.sendParse(name, p.stmt)
+	case len(list) != 1: // of several the server says that they are too many
+		changes := f.s.send(f.s.hides(name))
+		if changes == nil {
+			return f.relay(msg)
 		}
-		return f.forward(msg, p)
+		return f.forward(msg, &pending{kind: 'P', changes: changes})
 	}
-	p := &pending{kind: 'P', name: name, stmt: st, edited: st}
-	sql := ""
+	st := list[0]
+	p := &pending{kind: 'P', edited: st, changes: f.s.send(change{name: name, stmt: st})}
+	sql := st.Text
 	switch {
 	case st.plan != nil:
 		sql = st.plan.SQL
-	case tagOf(st.command) != "":
-		sql = showQuery(st.command)
+	case st.command != nil:
+		sql, types = showQuery(st.command), []byte{0, 0} // our statements take no parameters
 	}
-	var changed []byte
-	changed = append(append(changed, name...), 0)
-	changed = append(append(changed, sql...), 0)
-	if st.plan == nil {
-		types = []byte{0, 0} // our statements take no parameters
-	}
-	changed = append(changed, types...)
-	f.s.sendParse(name, st)
-	return f.forward(frame('P', changed), p)
+	changed := append(append(append([]byte(name), 0), sql...), 0)
+	return f.forward(frame('P', append(changed, types...)), p)
 }
 
 // unplanned answers an extended message whose plan could not be made.
@@ -348,72 +280,104 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	portalName, rest := cutString(msg[headerSize:])
 	name, _ := cutString(rest)
 	st := f.s.lookup(name)
-	if st == nil && !f.s.special() {
-		return f.relay(msg)
-	}
-	if st == nil {
-		p := &pending{kind: 'B', name: portalName, portal: &portal{relayed: true}}
-		f.s.sendBind(portalName, p.portal)
-		return f.forward(msg, p)
-	}
-	if st.command != nil {
+	switch {
+	case st == nil:
+		changes := f.s.send(f.s.hidesPortal(portalName))
+		if changes == nil {
+			return f.relay(msg)
+		}
+		return f.forward(msg, &pending{kind: 'B', changes: changes})
+	case st.gone:
+		return f.refuse('P', errNoUnnamed, "")
+	case st.command != nil:
 		p := &portal{stmt: st, results: &results{tag: tagOf(st.command)}}
-		f.s.sendBind(portalName, p)
-		return f.forward(msg, &pending{kind: 'B', name: portalName, portal: p})
-	}
-	st, err := f.current(ctx, st)
-	if err != nil {
-		return f.unplanned(err, "")
+		return f.forward(msg, &pending{kind: 'B', changes: f.s.send(change{name: portalName, portal: p})})
 	}
 	var b pgproto3.Bind
 	if err := b.Decode(msg[headerSize:]); err != nil {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "malformed Bind message"}
 	}
-	r, err := f.newResults(ctx, st, b.ResultFormatCodes)
+	relies := []change{{name: name, stmt: st}}
+	if st.plan != nil {
+		var err error
+		if st, err = f.current(ctx, st); err != nil {
+			return f.unplanned(err, "")
+		}
+	}
+	x, err := f.execution(ctx, st, append([]int16{}, b.ResultFormatCodes...)) // not nil: the client has its say
 	if err != nil {
 		return f.unplanned(err, "")
 	}
-	if len(st.plan.Seals) > 0 && r.formats != nil {
-		b.ResultFormatCodes = r.upstreamFormats()
-	}
-	p := &portal{stmt: st, results: r}
-	f.s.sendBind(portalName, p)
-	return f.send(&b, &pending{kind: 'B', name: portalName, portal: p, edited: st})
+	b.ResultFormatCodes = x.formats
+	p := &portal{stmt: st, results: x.results, declares: x.cursor, from: x.from}
+	return f.send(&b, &pending{kind: 'B', edited: st, relies: relies, changes: f.s.send(change{name: portalName, portal: p})})
 }
+
+// errNoUnnamed is PostgreSQL's error for it.
+var errNoUnnamed = &Error{Code: "26000", Message: "unnamed prepared statement does not exist"}
 
 func (f *frontend) describe(ctx context.Context, msg []byte) error {
 	body := msg[headerSize:]
 	if len(body) < 2 {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "malformed Describe message"}
 	}
-	p := &pending{kind: 'D'}
-	switch name := cString(body[1:]); body[0] {
+	name := cString(body[1:])
+	switch body[0] {
 	case 'S':
-		if st := f.s.lookup(name); st != nil && st.plan != nil {
-			r, err := f.newResults(ctx, st, nil)
-			if err != nil {
-				return f.unplanned(err, "")
-			}
-			p.stmt, p.results = st, r
+		st := f.s.lookup(name)
+		switch {
+		case st == nil || st.command != nil:
+			return f.relay(msg)
+		case st.gone:
+			return f.refuse('P', errNoUnnamed, "")
 		}
+		x, err := f.execution(ctx, st, []int16{})
+		if err != nil {
+			return f.unplanned(err, "")
+		}
+		relies := append(x.from.reliance(st), change{name: name, stmt: st})
+		return f.forward(msg, &pending{kind: 'D', ofStatement: true, results: x.results, relies: relies})
 	case 'P':
 		if portal := f.s.portal(name); portal != nil {
-			p.results = portal.results
+			return f.forward(msg, &pending{kind: 'D', results: portal.results, relies: []change{{name: name, portal: portal}}})
 		}
 	}
-	return f.forward(msg, p)
+	return f.relay(msg)
 }
 
 func (f *frontend) execute(ctx context.Context, msg []byte) error {
-	name, _ := cutString(msg[headerSize:])
+	name, rest := cutString(msg[headerSize:])
 	p := f.s.portal(name)
 	switch {
 	case p == nil:
 		return f.relay(msg)
 	case p.stmt.command != nil && p.results.tag == "":
 		return f.command(ctx, p.stmt, false)
+	case p.cursor && p.results.fills() && len(rest) == 4:
+		return f.executeCursor(name, p, binary.BigEndian.Uint32(rest))
+	case p.cursor:
+		return f.forward(msg, &pending{kind: 'E', results: p.results, relies: []change{{name: name, portal: p}}})
+	case p.stmt.Effect.Uses() && f.origin(p.stmt) != p.from:
+		return f.refuse('P', errOutdatedPlan, "") // the name that it uses has been given anew since
 	}
-	return f.forward(msg, &pending{kind: 'E', results: p.results, edited: p.stmt})
+	relies := append(p.from.reliance(p.stmt), change{name: name, portal: p})
+	return f.forward(msg, &pending{
+		kind: 'E', results: p.results, edited: p.stmt, relies: relies, changes: f.s.send(f.s.effect(p.stmt, p.declares)),
+	})
+}
+
+// close relays a Close of a statement or portal.
+func (f *frontend) close(msg []byte) error {
+	var changes []change
+	if body := msg[headerSize:]; len(body) > 1 && body[0] == 'S' {
+		changes = f.s.send(f.s.hides(cString(body[1:])))
+	} else if len(body) > 1 {
+		changes = f.s.send(f.s.hidesPortal(cString(body[1:])))
+	}
+	if changes == nil {
+		return f.relay(msg)
+	}
+	return f.forward(msg, &pending{kind: 'C', changes: changes})
 }
 
 // functionCall relays the old fast path for unmasked roles. Masked ones cannot use it: it has no text to plan.

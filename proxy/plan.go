@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -27,7 +28,7 @@ type planner struct {
 	readable map[catalog.ColumnKey]bool
 	current  policy.Masks
 	looked   time.Time
-	plans    map[string]*statement // nil for text that is relayed
+	plans    map[string][]*statement // nil for text that is relayed
 }
 
 const (
@@ -74,19 +75,19 @@ func (p *planner) masks(ctx context.Context, s *session) (policy.Masks, error) {
 	return p.current, nil
 }
 
-// plan decides what to do with the text of a Query or Parse. Nil means to relay it.
+// plan decides what to do with the text of a Query or Parse: what its statements are, or nil to relay it unseen.
 // ownTx says that the client has nothing under way that a question of ours could end.
-func (f *frontend) plan(ctx context.Context, text string, ownTx bool) (*statement, error) {
+func (f *frontend) plan(ctx context.Context, text string, ownTx bool) ([]*statement, error) {
 	s, p := f.s, &f.s.planner
 	masks, err := p.masks(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	if !masks.Any() && !rewrite.MaybeCommand(text) {
+	if !masks.Any() && !f.planned && !rewrite.MaybeCommand(text) {
 		return nil, nil
 	}
-	if st, ok := p.plans[text]; ok {
-		return st, s.stillServed(st)
+	if list, ok := p.plans[text]; ok {
+		return list, s.stillServed(list)
 	}
 	if !s.readable(text) {
 		return nil, nil
@@ -105,64 +106,83 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) (*statemen
 	if in.MovesNames {
 		clear(p.plans)
 	}
-	if in.Forgets && masks.Any() {
-		s.forget()
-	}
-	if in.Command != nil && s.elsewhere {
-		return nil, &Error{Code: codeFeatureNotSupported, Message: "this proxy runs Scrim's statements in database " + s.srv.catalog.Database() + " only"}
-	}
 	if in.Command != nil {
-		return &statement{text: text, command: in.Command}, nil
+		return s.own(in.Command, text)
 	}
-	for _, name := range in.Executes {
-		if st := s.lookup(name); st != nil && st.plan != nil {
-			return nil, &Error{
-				Code: codeFeatureNotSupported, Message: "a statement that reads masked columns cannot be run by EXECUTE yet",
-				Hint: "Bind it by the protocol it was prepared with.",
-			}
-		}
-	}
-	var st *statement
+	var plans []*rewrite.Plan
 	if len(in.Names) > 0 {
-		if s.txStatus() == 'E' && s.queue.idle() {
-			return nil, nil // the server refuses it in its own words
+		if s.txStatus() == 'E' && s.queue.idle() { // nothing can be asked, and the server refuses in its own words
+			return f.list(in, nil), nil
 		}
-		if err := f.flush(); err != nil {
+		if plans, err = f.decide(ctx, in, masks, ownTx); err != nil {
 			return nil, err
-		}
-		resolved, err := f.resolve(ctx, in.Names, ownTx)
-		if err != nil {
-			return nil, err
-		}
-		plan, err := in.Plan(resolved, masks)
-		if errors.Is(err, rewrite.ErrOutdated) {
-			if err := s.srv.catalog.Replace(ctx, p.version.snapshot); err != nil {
-				return nil, err
-			}
-			if masks, err = p.masks(ctx, s); err != nil {
-				return nil, err
-			}
-			plan, err = in.Plan(resolved, masks)
-		}
-		if err != nil {
-			return nil, err
-		}
-		if plan != nil {
-			st = &statement{text: text, plan: plan, version: p.version}
 		}
 	}
+	list := f.list(in, plans)
 	if len(text) <= maxPlanText && !in.MovesNames {
 		if p.plans == nil || len(p.plans) >= maxPlans {
-			p.plans = map[string]*statement{}
+			p.plans = map[string][]*statement{}
 		}
-		p.plans[text] = st
+		p.plans[text] = list
 	}
-	return st, s.stillServed(st)
+	return list, s.stillServed(list)
+}
+
+// own makes the statement of a command, where it can be run.
+func (s *session) own(cmd rewrite.Command, text string) ([]*statement, error) {
+	if s.elsewhere {
+		return nil, &Error{Code: codeFeatureNotSupported, Message: "this proxy runs Scrim's statements in database " + s.srv.catalog.Database() + " only"}
+	}
+	return []*statement{{Statement: rewrite.Statement{Text: text}, command: cmd}}, nil
+}
+
+// decide resolves the names of a text and plans its statements.
+func (f *frontend) decide(ctx context.Context, in *rewrite.Inspected, masks policy.Masks, ownTx bool) ([]*rewrite.Plan, error) {
+	if err := f.flush(); err != nil {
+		return nil, err
+	}
+	resolved, err := f.resolve(ctx, in.Names, ownTx)
+	if err != nil {
+		return nil, err
+	}
+	plans, err := in.Plan(resolved, masks)
+	if errors.Is(err, rewrite.ErrOutdated) {
+		p := &f.s.planner
+		if err := f.s.srv.catalog.Replace(ctx, p.version.snapshot); err != nil {
+			return nil, err
+		}
+		if masks, err = p.masks(ctx, f.s); err != nil {
+			return nil, err
+		}
+		plans, err = in.Plan(resolved, masks)
+	}
+	return plans, err
+}
+
+// list makes the statements of a text that was planned, or nil where there is nothing to know about any of them.
+func (f *frontend) list(in *rewrite.Inspected, plans []*rewrite.Plan) []*statement {
+	known := plans != nil
+	for _, s := range in.Statements {
+		known = known || s.Effect.Verb != rewrite.Plain || s.Stores != ""
+	}
+	if !known {
+		return nil
+	}
+	f.planned = f.planned || plans != nil
+	list := make([]*statement, len(in.Statements))
+	for i, s := range in.Statements {
+		list[i] = &statement{Statement: s, before: utf8.RuneCountInString(in.Text()[:s.Offset]), version: f.s.planner.version}
+		if plans != nil {
+			list[i].plan = plans[i]
+		}
+	}
+	return list
 }
 
 // stillServed refuses a planned statement when the catalog was not heard of for too long: its policies may be outdated.
-func (s *session) stillServed(st *statement) error {
-	if st != nil && !s.srv.catalog.Fresh() {
+func (s *session) stillServed(list []*statement) error {
+	reads := func(st *statement) bool { return st.plan != nil }
+	if slices.ContainsFunc(list, reads) && !s.srv.catalog.Fresh() {
 		return &Error{Code: codeObjectNotInState, Message: "masked columns cannot be read while Scrim's catalog is out of reach", Hint: "Try again."}
 	}
 	return nil
@@ -231,20 +251,28 @@ func (f *frontend) current(ctx context.Context, st *statement) (*statement, erro
 		return nil, err
 	}
 	if st.version == f.s.planner.version {
-		return st, f.s.stillServed(st)
+		return st, f.s.stillServed([]*statement{st})
 	}
-	now, err := f.plan(ctx, st.text, false)
+	if f.s.txStatus() == 'E' && f.s.queue.idle() {
+		return st, nil // the server refuses it in its own words
+	}
+	now, err := f.plan(ctx, st.Text, false)
 	if err != nil {
 		return nil, err
 	}
-	if now == nil || now.plan == nil || now.plan.SQL != st.plan.SQL {
-		return nil, &Error{Code: codeFeatureNotSupported, Message: "cached plan must not change result type"}
+	if len(now) != 1 || now[0].plan == nil || now[0].plan.SQL != st.plan.SQL {
+		return nil, errOutdatedPlan
 	}
-	return now, nil
+	if st.Effect.Verb == rewrite.Plain { // a PREPARE brought it
+		return now[0].made(), nil
+	}
+	return now[0], nil
 }
 
-// newResults gets the models that a statement needs and works out the formats. Formats are as in a Bind message: none
-// for text, one for all, or one for each column.
+// errOutdatedPlan is in PostgreSQL's words for it: they make drivers prepare anew.
+var errOutdatedPlan = &Error{Code: codeFeatureNotSupported, Message: "cached plan must not change result type"}
+
+// newResults gets the models that a statement needs and works out the formats.
 func (f *frontend) newResults(ctx context.Context, st *statement, formats []int16) (*results, error) {
 	r := &results{plan: st.plan, sealedType: st.version.snapshot.SealedType}
 	for _, seal := range st.plan.Seals {
@@ -268,24 +296,5 @@ func (f *frontend) newResults(ctx context.Context, st *statement, formats []int1
 			return nil, &Error{Code: codeSystemError, Message: "the masking policy has more columns than its encoder has components"}
 		}
 	}
-	n := len(st.plan.Outputs)
-	switch len(formats) {
-	case 0:
-		r.formats = make([]int16, n)
-	case 1:
-		r.formats = make([]int16, n)
-		for i := range r.formats {
-			r.formats[i] = formats[0]
-		}
-	case n:
-		r.formats = formats
-	default:
-		r.formats = nil // the server will refuse the Bind
-	}
-	for _, code := range r.formats {
-		if code != formatText && code != formatBinary {
-			return nil, &Error{Code: codeInvalidParameter, Message: fmt.Sprintf("unsupported format code: %d", code)}
-		}
-	}
-	return r, nil
+	return r, r.setFormats(formats)
 }

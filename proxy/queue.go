@@ -16,16 +16,39 @@ type pending struct {
 	call *call
 	// replace is sent in the place of the server's ErrorResponse.
 	replace *Error
-	// name is what a Parse or Bind names, or with closes, a Close.
-	name   string
-	closes bool
-	// portal is what a Bind makes, when that is not simply the server's.
-	portal *portal
-	// stmt is what a Parse or the Describe of a statement is about, when that is not simply the server's.
-	stmt *statement
-	// edited is the statement whose text was changed on its way upstream: positions in errors are mapped back.
+	// changes is what the message does to the session's names: one, or for a Query one for each statement.
+	changes []change
+	// relies is what must have its name when the server runs the message, or the answer is not what was planned.
+	relies []change
+	// ofStatement says that a Describe is of a statement.
+	ofStatement bool
+	// held keeps back what the simple protocol says later than the extended one; gathers says that a Describe's answer
+	// is to wait there, last that an Execute's end is. All are of statements of a Query.
+	held          *held
+	gathers, last bool
+	// edited is the statement whose text or place was changed on its way upstream: positions in errors are mapped back.
 	edited *statement
 }
+
+// held is what waits for the end of a statement that was sent by the extended protocol in the place of the simple one: the
+// description of rows that the server gathers before it sends the first, and the tag of the last statement, which the
+// simple protocol sends after the commit. Neither comes if there is an error before.
+type held struct{ messages []byte }
+
+func (h *held) waits() bool { return h != nil && len(h.messages) > 0 }
+
+// take returns what waits, for once.
+func (h *held) take() []byte {
+	if !h.waits() {
+		return nil
+	}
+	m := h.messages
+	h.messages = nil
+	return m
+}
+
+// plainRows tells whether rows are passed on as they come.
+func (p *pending) plainRows() bool { return p.call == nil && !p.results.fills() && !p.held.waits() }
 
 // relayed has the entries of messages about which there is nothing to know but their type. They are never changed.
 var relayed = func() (entries [256]pending) {

@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -16,23 +15,61 @@ import (
 // viewColumn is a column of a masked view.
 type viewColumn = catalog.ViewColumn
 
-// statement is a prepared statement that is not simply the server's: one that was planned, or is one of ours.
+// statement is one of the client's that is not simply the server's: one that was planned, one that makes or uses what was,
+// or one of ours. It never changes.
 type statement struct {
-	text    string // what the client sent
-	plan    *rewrite.Plan
-	command rewrite.Command
-	version planVersion // what the plan was made under
-	relayed bool        // nothing but a name: it hides what was prepared under that name before
+	rewrite.Statement     // as the client sent it
+	before            int // characters of the message before it
+	plan              *rewrite.Plan
+	command           rewrite.Command
+	version           planVersion // what the plan was made under
+	relayed           bool        // nothing but a name: it hides what was prepared under that name before
+	gone              bool        // nothing at all, where the server may have something
 }
 
 func (st *statement) isRelayed() bool { return st.relayed }
 
-// portal is a bound statement that is not simply the server's.
+// made is what a PREPARE prepares.
+func (st *statement) made() *statement {
+	made := *st
+	made.Effect = rewrite.Effect{}
+	return &made
+}
+
+// position maps a character position in what was sent upstream to one in the client's message.
+func (st *statement) position(at int32) int32 {
+	if st.plan != nil {
+		at = originalPosition(st, at)
+	}
+	return at + int32(st.before)
+}
+
+// portal is a bound statement, or a cursor, that is not simply the server's.
 type portal struct {
 	stmt    *statement
-	results *results
-	syncs   int  // how many Sync and Query messages were sent before its Bind
-	relayed bool // nothing but a name: it hides what was bound under that name before
+	results *results // what it gives, or for a cursor, what FETCH gives; nil for what is simply the server's
+	// declares is what the cursor will give that the statement declares.
+	declares *results
+	from     origin // of an EXECUTE or FETCH: what it was bound to
+	syncs    int    // how many Sync and Query messages were sent before it
+	relayed  bool   // nothing but a name: it hides what was bound under that name before
+
+	// Of a cursor that SQL declared. hold and binary are as declared; held means that it has outlived its transaction.
+	cursor, hold, held, binary bool
+}
+
+// origin is what an EXECUTE or FETCH takes its rows from.
+type origin struct {
+	stmt   *statement
+	portal *portal
+}
+
+// reliance is what a run of a statement relies on.
+func (o origin) reliance(st *statement) []change {
+	if o == (origin{}) {
+		return nil
+	}
+	return []change{{name: st.Effect.Name, stmt: o.stmt, portal: o.portal}}
 }
 
 func (p *portal) isRelayed() bool { return p.relayed }
@@ -63,6 +100,7 @@ type session struct {
 	statements named[*statement]
 	portals    named[*portal]
 	status     byte // of the last ReadyForQuery: I, T or E
+	failed     bool // there was an error since then
 	params     map[string]string
 	cancel     context.CancelCauseFunc // ends the action that runs now
 	key        cancelKey
@@ -79,11 +117,17 @@ type session struct {
 	goingHome atomic.Bool
 }
 
+// DEALLOCATE ALL leaves the unnamed statement, CLOSE ALL leaves no portal.
+const (
+	unnamedStays = ""
+	noneStays    = "\x00" // in no name
+)
+
 // newSession returns a session that has sent the startup packet. early are bytes of the client's that came along with it.
 func (srv *Server) newSession(client, upstream net.Conn, early []byte) *session {
 	s := &session{
 		srv: srv, log: srv.log, client: newLeg(client), upstream: newLeg(upstream),
-		statements: newNamed[*statement](), portals: newNamed[*portal](), params: map[string]string{}, homeable: canLoop(client) && canLoop(upstream),
+		statements: newNamed[*statement](unnamedStays), portals: newNamed[*portal](noneStays), params: map[string]string{}, homeable: canLoop(client) && canLoop(upstream),
 	}
 	s.front = frontend{s: s, in: frames{buf: early, w: len(early)}}
 	s.back = backend{s: s}
@@ -128,99 +172,6 @@ func (s *session) action() context.CancelCauseFunc {
 		return func(error) {}
 	}
 	return s.cancel
-}
-
-// lookup finds the statement that a Bind or Describe by this name will meet.
-func (s *session) lookup(name string) *statement {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.statements.find(name)
-}
-
-// portal finds the portal that an Execute or Describe by this name will meet.
-func (s *session) portal(name string) *portal {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.portals.find(name)
-}
-
-// special tells whether any statement or portal needs more than relaying.
-func (s *session) special() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return !s.statements.empty() || !s.portals.empty()
-}
-
-// sendParse notes that a Parse of this name is on its way.
-func (s *session) sendParse(name string, st *statement) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.statements.sent[name] = st
-}
-
-// sendBind notes that a Bind of this portal is on its way.
-func (s *session) sendBind(name string, p *portal) {
-	p.syncs = s.queue.sent()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.portals.sent[name] = p
-}
-
-// parsed is called on ParseComplete.
-func (s *session) parsed(p *pending) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.statements.confirm(p.name, p.stmt)
-}
-
-// bound is called on BindComplete. (The portal of a Bind that was not noted belongs to a session that had nothing special.)
-func (s *session) bound(p *pending) {
-	if p.portal == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.portals.confirm(p.name, p.portal)
-}
-
-// dropped is called for every message that the server will not run.
-func (s *session) dropped(p *pending) {
-	if p.call != nil {
-		p.call.finish(nil)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case p.kind == 'B' && p.portal != nil:
-		s.portals.drop(p.name, p.portal)
-	case p.kind == 'P' && p.stmt != nil:
-		s.statements.drop(p.name, p.stmt)
-	}
-}
-
-func (s *session) closed(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.statements.confirmed, name)
-}
-
-// forget drops what is known of prepared statements: others may take their names.
-func (s *session) forget() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.statements.clear()
-	s.portals.clear()
-}
-
-// ready notes a ReadyForQuery.
-func (s *session) ready(status byte, syncs int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.status = status
-	if status == 'I' {
-		// They live in a transaction. Those bound after the Sync that is answered here are of the next one.
-		maps.DeleteFunc(s.portals.confirmed, func(_ string, p *portal) bool { return p.syncs < syncs })
-	}
 }
 
 func (s *session) txStatus() byte {

@@ -485,5 +485,7 @@ func literal(s string) string {
 	return q
 }
 
-// quote quotes an identifier.
+// Quote quotes an identifier.
+func Quote(s string) string { return quote(s) }
+
 func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }

@@ -8,8 +8,9 @@
 //     grammar, and lists the relation names that must be resolved. No names: the statement is relayed as it is.
 //  2. The session resolves the names in the client's own session, where search_path and temporary tables mean what
 //     PostgreSQL says they mean.
-//  3. [Inspected.Plan] replaces each protected relation whose masked columns are touched by a subselect over its masked
-//     view, by splicing text at the parser's byte offsets, and proves that every masked column only travels to the output.
+//  3. [Inspected.Plan] plans each statement of the text. It replaces each protected relation whose masked columns are
+//     touched by a subselect over its masked view, by splicing text at the parser's byte offsets, and proves that every
+//     masked column only travels to the output. Of PREPARE and DECLARE it plans the query inside.
 //
 // The proof is small and pessimistic. A masked column is a slot; a slot may be passed on as a bare column through
 // subselects, CTEs, joins and UNION ALL, and nothing else. Whatever is not understood is refused ([Refusal]), with

@@ -59,25 +59,31 @@ func FuzzInspect(f *testing.F) {
 				resolved[name] = rel
 			}
 		}
-		plan, err := in.Plan(resolved, masks)
+		plans, err := in.Plan(resolved, masks)
 		check(err)
-		if plan == nil {
-			return
-		}
-		if !strings.Contains(plan.SQL, "scrim_runtime.") || len(plan.Views) == 0 {
-			t.Fatalf("%q: a plan without a masked view: %s", text, plan.SQL)
-		}
-		for i := range plan.SQL {
-			if at := plan.Original(i); at < 0 || at > len(text) {
-				t.Fatalf("%q: byte %d of %q maps to %d", text, i, plan.SQL, at)
-			}
-		}
-		for i, o := range plan.Outputs {
-			if o.Seal >= len(plan.Seals) || o.Seal >= 0 && plan.Seals[o.Seal].Column > i {
-				t.Fatalf("%q: output %d: %+v of %+v", text, i, o, plan.Seals)
+		for i, plan := range plans {
+			if plan != nil {
+				checkPlan(t, in.Statements[i].Text, plan)
 			}
 		}
 	})
+}
+
+// checkPlan checks a plan for one statement.
+func checkPlan(t *testing.T, text string, plan *rewrite.Plan) {
+	if !strings.Contains(plan.SQL, "scrim_runtime.") || len(plan.Views) == 0 {
+		t.Fatalf("%q: a plan without a masked view: %s", text, plan.SQL)
+	}
+	for i := range plan.SQL {
+		if at := plan.Original(i); at < 0 || at > len(text) {
+			t.Fatalf("%q: byte %d of %q maps to %d", text, i, plan.SQL, at)
+		}
+	}
+	for i, o := range plan.Outputs {
+		if o.Seal >= len(plan.Seals) || o.Seal >= 0 && plan.Seals[o.Seal].Column > i {
+			t.Fatalf("%q: output %d: %+v of %+v", text, i, o, plan.Seals)
+		}
+	}
 }
 
 // FuzzMaybeCommand: the cheap test never says no to a statement of ours.

@@ -38,16 +38,18 @@ type Inspected struct {
 	Command Command
 	// Names must be resolved before Plan. Empty: the text is relayed as it is.
 	Names []Name
-	// MovesNames means that running the statement can change what names resolve to; plans kept for reuse must go.
+	// MovesNames means that running the statement can change what names resolve to; plans kept for reuse must go. What an
+	// EXECUTE runs is not known here.
 	MovesNames bool
-	// Executes names the prepared statements that the text runs by EXECUTE.
-	Executes []string
-	// Forgets means that a prepared statement may go, or another take its name: DEALLOCATE, PREPARE, DISCARD.
-	Forgets bool
+	// Statements of the text, in order. None: it is empty, or not PostgreSQL's grammar.
+	Statements []Statement
 
 	text  string
-	stmts []*pg_query.RawStmt
+	nodes []*pg_query.Node // of Statements
 }
+
+// Text returns the whole text.
+func (in *Inspected) Text() string { return in.text }
 
 // Inspect reads the text of a Query or Parse message. protected tells whether an unqualified name can be a protected
 // relation or a masked view. Text that PostgreSQL's grammar does not take is relayed, so that the server says so itself.
@@ -63,17 +65,11 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 		in.MovesNames = true // it may do anything
 		return in, nil       //nolint:nilerr // the server reports it
 	}
-	in.stmts = parsed.GetStmts()
-	for _, s := range in.stmts {
-		in.Forgets = in.Forgets || s.GetStmt().GetDeallocateStmt() != nil || s.GetStmt().GetPrepareStmt() != nil || s.GetStmt().GetDiscardStmt() != nil
-	}
-	in.MovesNames = slices.ContainsFunc(in.stmts, func(s *pg_query.RawStmt) bool { return movesNames(s.GetStmt()) })
+	in.Statements, in.nodes = statements(text, parsed.GetStmts())
+	in.MovesNames = slices.ContainsFunc(in.nodes, movesNames)
 
 	found, touches, reads := []Name{}, false, false
 	walk(parsed.ProtoReflect(), func(m proto.Message) bool {
-		if execute, ok := m.(*pg_query.ExecuteStmt); ok {
-			in.Executes = append(in.Executes, execute.GetName())
-		}
 		rv, ok := m.(*pg_query.RangeVar)
 		if !ok {
 			reads = reads || readsRows(m)
@@ -142,7 +138,7 @@ func compareNames(a, b Name) int {
 }
 
 // movesNames is true for everything but plain reading and writing of rows and the ends of transactions: SET, DDL,
-// DISCARD, EXECUTE, and calls of set_config. (A ROLLBACK can bring a search_path or a temporary table back.)
+// DISCARD, and calls of set_config. (A ROLLBACK can bring a search_path or a temporary table back.)
 func movesNames(stmt *pg_query.Node) bool {
 	switch n := stmt.GetNode().(type) {
 	case *pg_query.Node_SelectStmt:
@@ -150,7 +146,8 @@ func movesNames(stmt *pg_query.Node) bool {
 			return true
 		}
 	case *pg_query.Node_InsertStmt, *pg_query.Node_UpdateStmt, *pg_query.Node_DeleteStmt, *pg_query.Node_MergeStmt,
-		*pg_query.Node_CopyStmt, *pg_query.Node_VariableShowStmt, *pg_query.Node_DeclareCursorStmt, *pg_query.Node_FetchStmt:
+		*pg_query.Node_CopyStmt, *pg_query.Node_VariableShowStmt, *pg_query.Node_DeclareCursorStmt, *pg_query.Node_FetchStmt,
+		*pg_query.Node_PrepareStmt, *pg_query.Node_ExecuteStmt, *pg_query.Node_DeallocateStmt, *pg_query.Node_ClosePortalStmt:
 	case *pg_query.Node_TransactionStmt:
 		switch n.TransactionStmt.GetKind() {
 		case pg_query.TransactionStmtKind_TRANS_STMT_ROLLBACK, pg_query.TransactionStmtKind_TRANS_STMT_ROLLBACK_TO,
@@ -174,41 +171,72 @@ func movesNames(stmt *pg_query.Node) bool {
 // ErrOutdated means that a protected table has other columns now than the masks say: get newer ones.
 var ErrOutdated = &Refusal{Code: codeFeatureNotSupported, Message: "a protected table was altered", Hint: "Try again.", Offset: -1}
 
-// Plan decides how to run the statement, given what each of Names resolved to (names that resolve to nothing are left
-// out) and the masks of the login role. A nil plan means: relay the text as it is. The only errors are Refusals.
-func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) (plan *Plan, err error) {
-	defer recovered(&err)
-	a := &analysis{text: in.text, resolved: resolved, masks: masks}
+// Plan decides how to run each of Statements, given what each of Names resolved to (names that resolve to nothing are left
+// out) and the masks of the login role. A nil plan means: relay the statement as it is; no plans at all: the whole text.
+// The only errors are Refusals.
+func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) ([]*Plan, error) {
 	for _, rel := range resolved {
 		if mask, ok := masks.Of(rel.OID); ok && !mask.Policy.Relation.SameColumns(rel.Columns) {
 			return nil, ErrOutdated
 		}
 	}
-	if !a.touchesMasked(in.stmts) {
+	plans, planned := make([]*Plan, len(in.Statements)), false
+	for i, s := range in.Statements {
+		a := &analysis{text: s.Text, resolved: resolved, masks: masks}
+		var err error
+		if plans[i], err = a.statement(in.nodes[i], len(in.nodes) > 1); err != nil {
+			return nil, shifted(err, s.Offset)
+		}
+		planned = planned || plans[i] != nil
+	}
+	if !planned {
 		return nil, nil
 	}
-	if len(in.stmts) != 1 {
-		refuse(codeFeatureNotSupported, -1, "Send each statement by itself.",
-			"several statements in one message, one of which reads masked columns, are not supported yet")
-	}
-	stmt := in.stmts[0].GetStmt()
-	if explain := stmt.GetExplainStmt(); explain != nil {
-		if sel := explain.GetQuery().GetSelectStmt(); sel != nil {
-			if out := a.query(sel, nil, nil); a.anyUsed() {
-				plan = a.plan(out.cols)
-				plan.Outputs, plan.Seals = nil, nil // the result is text about the plan: nothing to fill
-			}
-			return plan, nil
+	for _, s := range in.Statements {
+		if s.CopiesIn && len(in.Statements) > 1 {
+			return nil, s.RefuseCopyIn()
 		}
 	}
-	sel := stmt.GetSelectStmt()
+	return plans, nil
+}
+
+// shifted moves the position of a refusal from a statement's text to the whole.
+func shifted(err error, offset int) error {
+	var r *Refusal
+	if errors.As(err, &r) && r.Offset >= 0 {
+		moved := *r
+		moved.Offset += offset
+		return &moved
+	}
+	return err
+}
+
+// statement plans one statement. A part of a longer text is parsed once more, so that positions count from its beginning.
+func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err error) {
+	defer recovered(&err)
+	if !a.touchesMasked(node) {
+		return nil, nil
+	}
+	if part {
+		parsed, err := pg_query.Parse(a.text)
+		if err != nil || len(parsed.GetStmts()) != 1 {
+			refuse(codeFeatureNotSupported, -1, "Send each statement by itself.", "cannot read this statement apart from those around it")
+		}
+		node = parsed.GetStmts()[0].GetStmt()
+	}
+	sel, explained := inside(node)
 	if sel == nil {
-		refuse(codeFeatureNotSupported, -1, "A masked column can be read by a plain SELECT. Server-side cursors (DECLARE, FETCH_COUNT in psql, named cursors of drivers) are such statements too.",
+		refuse(codeFeatureNotSupported, -1, "A masked column can be read by SELECT: by itself, prepared (PREPARE), or through a cursor (DECLARE).",
 			"masked columns are not supported in this kind of statement yet")
 	}
 	out := a.query(sel, nil, nil)
 	if !a.anyUsed() {
 		return nil, nil
+	}
+	if explained { // the result is text about the plan: nothing to fill
+		plan := a.plan(out.cols)
+		plan.Outputs, plan.Seals = nil, nil
+		return plan, nil
 	}
 	if out.hasSlots() && out.open {
 		refuse(codeFeatureNotSupported, -1, "List the columns instead of using a star.", "cannot tell which columns a star stands for next to masked columns")
@@ -216,9 +244,25 @@ func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) (plan 
 	return a.plan(out.cols), nil
 }
 
+// inside finds the query of a statement that hands on a query's rows, now or later.
+func inside(node *pg_query.Node) (sel *pg_query.SelectStmt, explained bool) {
+	switch n := node.GetNode().(type) {
+	case *pg_query.Node_ExplainStmt:
+		node, explained = n.ExplainStmt.GetQuery(), true
+		if declare := node.GetDeclareCursorStmt(); declare != nil {
+			node = declare.GetQuery()
+		}
+	case *pg_query.Node_PrepareStmt:
+		node = n.PrepareStmt.GetQuery()
+	case *pg_query.Node_DeclareCursorStmt:
+		node = n.DeclareCursorStmt.GetQuery()
+	}
+	return node.GetSelectStmt(), explained
+}
+
 // touchesMasked tells whether the statement can name a masked column at all: by name, star or whole row. It looks at
 // names only, so a yes may be wrong and a no is not: columns that are renamed without being named count as named.
-func (a *analysis) touchesMasked(stmts []*pg_query.RawStmt) bool {
+func (a *analysis) touchesMasked(stmt *pg_query.Node) bool {
 	words := map[string]bool{}
 	for name, rel := range a.resolved {
 		mask, ok := a.masks.Of(rel.OID)
@@ -239,37 +283,33 @@ func (a *analysis) touchesMasked(stmts []*pg_query.RawStmt) bool {
 		return false
 	}
 	touched := false
-	for _, s := range stmts {
-		walk(s.ProtoReflect(), func(m proto.Message) bool {
-			switch m := m.(type) {
-			case *pg_query.RangeVar:
-				if words[m.GetRelname()] && m.GetAlias() != nil {
-					words[m.GetAlias().GetAliasname()] = true // a whole row by its alias
-					touched = touched || len(m.GetAlias().GetColnames()) > 0
-				}
-			case *pg_query.JoinExpr:
-				touched = touched || m.GetIsNatural() || len(m.GetAlias().GetColnames()) > 0
-				for _, u := range m.GetUsingClause() {
-					touched = touched || words[u.GetString_().GetSval()]
-				}
-			case *pg_query.CopyStmt:
-				touched = touched || a.copiesMasked(m)
+	walk(stmt.ProtoReflect(), func(m proto.Message) bool {
+		switch m := m.(type) {
+		case *pg_query.RangeVar:
+			if words[m.GetRelname()] && m.GetAlias() != nil {
+				words[m.GetAlias().GetAliasname()] = true // a whole row by its alias
+				touched = touched || len(m.GetAlias().GetColnames()) > 0
 			}
-			return true
-		})
-	}
-	for _, s := range stmts {
-		walk(s.ProtoReflect(), func(m proto.Message) bool {
-			ref, ok := m.(*pg_query.ColumnRef)
-			if !ok {
-				return !touched
+		case *pg_query.JoinExpr:
+			touched = touched || m.GetIsNatural() || len(m.GetAlias().GetColnames()) > 0
+			for _, u := range m.GetUsingClause() {
+				touched = touched || words[u.GetString_().GetSval()]
 			}
-			fields := ref.GetFields()
-			last := fields[len(fields)-1]
-			touched = touched || last.GetAStar() != nil || words[last.GetString_().GetSval()]
-			return false
-		})
-	}
+		case *pg_query.CopyStmt:
+			touched = touched || a.copiesMasked(m)
+		}
+		return true
+	})
+	walk(stmt.ProtoReflect(), func(m proto.Message) bool {
+		ref, ok := m.(*pg_query.ColumnRef)
+		if !ok {
+			return !touched
+		}
+		fields := ref.GetFields()
+		last := fields[len(fields)-1]
+		touched = touched || last.GetAStar() != nil || words[last.GetString_().GetSval()]
+		return false
+	})
 	return touched
 }
 

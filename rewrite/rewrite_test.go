@@ -116,17 +116,28 @@ func plan(t *testing.T, text string, masks policy.Masks) string {
 			resolved[name] = rel
 		}
 	}
-	p, err := in.Plan(resolved, masks)
+	plans, err := in.Plan(resolved, masks)
 	if err != nil {
 		return refusal(err, text)
 	}
-	if p == nil {
+	if plans == nil {
 		return "relayed\n"
 	}
-	if len(p.Views) == 0 {
-		t.Error("a plan without a masked view")
+	var b strings.Builder
+	for i, p := range plans {
+		if len(plans) > 1 {
+			fmt.Fprintf(&b, "statement %d, at byte %d: ", i+1, in.Statements[i].Offset)
+		}
+		if p == nil {
+			b.WriteString("relayed\n")
+			continue
+		}
+		if len(p.Views) == 0 {
+			t.Error("a plan without a masked view")
+		}
+		b.WriteString(p.Format())
 	}
-	return p.Format()
+	return b.String()
 }
 
 func command(text string) string {

@@ -1,0 +1,129 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/scrimdb/scrim/rewrite"
+)
+
+// execution is what one run of a statement gives back.
+type execution struct {
+	results *results // nil for what is simply the server's
+	// formats to ask the server for, as in a Bind message.
+	formats []int16
+	// cursor is what FETCH will give, where the statement declares a cursor over masked columns.
+	cursor *results
+	// from is what an EXECUTE or FETCH takes its rows from.
+	from origin
+}
+
+// execution works out what a run of a statement will give, when the client asks for formats: nil in the simple protocol,
+// where text comes, or from a binary cursor binary.
+func (f *frontend) execution(ctx context.Context, st *statement, formats []int16) (*execution, error) {
+	x := &execution{formats: formats, from: f.origin(st)}
+	if st.Stores != "" {
+		if stored := f.s.lookup(st.Stores); stored != nil && stored.plan != nil {
+			return nil, errStores
+		}
+	}
+	var err error
+	switch st.Effect.Verb {
+	case rewrite.Executes:
+		err = f.executed(ctx, x)
+	case rewrite.Fetches:
+		err = x.fetched()
+	case rewrite.Declares:
+		if st.plan != nil {
+			x.cursor, err = f.newResults(ctx, st, nil)
+		}
+	case rewrite.Plain:
+		if st.plan != nil {
+			x.results, err = f.newResults(ctx, st, formats)
+		}
+	}
+	if x.results.fills() && x.results.formats != nil {
+		x.formats = x.results.upstreamFormats()
+	}
+	return x, err
+}
+
+var errStores = &Error{
+	Code: codeFeatureNotSupported, Message: "masked columns cannot be stored by CREATE TABLE AS EXECUTE yet",
+	Hint: "Select the columns that are not masked.",
+}
+
+// origin finds what an EXECUTE or FETCH would take its rows from now.
+func (f *frontend) origin(st *statement) origin {
+	switch st.Effect.Verb {
+	case rewrite.Executes:
+		return origin{stmt: f.s.lookup(st.Effect.Name)}
+	case rewrite.Fetches:
+		return origin{portal: f.s.portal(st.Effect.Name)}
+	}
+	return origin{}
+}
+
+// executed works out what an EXECUTE gives.
+func (f *frontend) executed(ctx context.Context, x *execution) error {
+	made := x.from.stmt
+	if made == nil || made.plan == nil { // it may run anything
+		clear(f.s.planner.plans)
+		return nil
+	}
+	made, err := f.current(ctx, made)
+	if err != nil {
+		return err
+	}
+	x.results, err = f.newResults(ctx, made, x.formats)
+	return err
+}
+
+// fetched works out what a FETCH gives.
+func (x *execution) fetched() error {
+	cursor := x.from.portal
+	if cursor == nil {
+		return nil
+	}
+	if x.formats == nil && cursor.binary { // the simple protocol follows the cursor
+		x.formats = []int16{formatBinary}
+	}
+	if cursor.results == nil {
+		return nil
+	}
+	var err error
+	x.results, err = cursor.results.again(x.formats)
+	return err
+}
+
+// executeCursor runs the portal of a cursor that SQL declared. Its own format is text, so a FETCH that asks for binary
+// stands for it.
+func (f *frontend) executeCursor(name string, p *portal, maxRows uint32) error {
+	r, err := p.results.again(nil)
+	if err != nil {
+		return err
+	}
+	r.portal, r.maxRows = true, int(int32(maxRows))
+	count := "ALL"
+	if r.maxRows > 0 {
+		count = fmt.Sprint(r.maxRows)
+	}
+	messages := []pgproto3.FrontendMessage{
+		&pgproto3.Close{ObjectType: 'P', Name: callName}, &pgproto3.Close{ObjectType: 'S', Name: callName},
+		&pgproto3.Parse{Name: callName, Query: "FETCH FORWARD " + count + " FROM " + rewrite.Quote(name)},
+		&pgproto3.Bind{DestinationPortal: callName, PreparedStatement: callName, ResultFormatCodes: r.upstreamFormats()},
+		&pgproto3.Execute{Portal: callName},
+	}
+	for i, m := range messages {
+		entry := &pending{kind: "CCPBE"[i], silent: i < 4}
+		if i == 4 {
+			entry.results, entry.relies = r, []change{{name: name, portal: p}}
+		}
+		if err := f.send(m, entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}

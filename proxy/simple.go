@@ -1,0 +1,225 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/scrimdb/scrim/rewrite"
+)
+
+// A simple Query of a masked role. What gives no sealed columns goes upstream as a Query. Sealed columns come in binary,
+// which the simple protocol cannot ask for, so where one statement gives some, all of the message go as Parse, Bind,
+// Describe and Execute of the unnamed statement with one Sync at the end. That is one implicit transaction too. What the
+// simple protocol would not show is kept from the client, and what it shows later is held back (see held).
+
+func (f *frontend) query(ctx context.Context, msg []byte) error {
+	err := f.simple(ctx, msg)
+	if !errors.Is(err, errWaits) {
+		f.open = false // a Query ends with a transaction's end, or in one that was begun
+	}
+	return err
+}
+
+func (f *frontend) simple(ctx context.Context, msg []byte) error {
+	text := cString(msg[headerSize:])
+	list, err := f.plan(ctx, text, !f.open)
+	switch {
+	case errors.Is(err, errWaits):
+		return err
+	case err != nil:
+		return f.refused(err, text)
+	case list == nil:
+		return f.relay(msg)
+	case list[0].command != nil:
+		return f.command(ctx, list[0], true)
+	case len(list) == 1:
+		return f.one(ctx, msg, list[0])
+	case slices.ContainsFunc(list, f.takesPart):
+		return f.script(ctx, list)
+	}
+	return f.relayAll(msg, list)
+}
+
+// takesPart tells whether a statement of several makes, gives or would store masked columns.
+func (f *frontend) takesPart(st *statement) bool {
+	from := f.origin(st)
+	if st.Stores != "" {
+		from.stmt = f.s.lookup(st.Stores)
+	}
+	return st.plan != nil || from.stmt != nil && from.stmt.plan != nil || from.portal != nil && from.portal.results.planned()
+}
+
+// relayAll sends statements as they came, and notes what they do.
+func (f *frontend) relayAll(msg []byte, list []*statement) error {
+	changes, known := make([]change, len(list)), false
+	for i, st := range list {
+		changes[i] = f.s.effect(st, nil)
+		known = f.s.send(changes[i]) != nil || known
+		if st.Effect.Verb == rewrite.Executes { // it may run anything
+			clear(f.s.planner.plans)
+		}
+	}
+	if !known {
+		return f.relay(msg)
+	}
+	return f.forward(msg, &pending{kind: 'Q', changes: changes})
+}
+
+// one sends the only statement of a message.
+func (f *frontend) one(ctx context.Context, msg []byte, st *statement) error {
+	x, err := f.execution(ctx, st, nil)
+	switch {
+	case errors.Is(err, errWaits):
+		return err
+	case err != nil:
+		return f.refused(err, st.Text)
+	case x.results.fills():
+		return f.converted(ctx, []*statement{st}, x)
+	case st.plan == nil && x.results == nil:
+		return f.relayAll(msg, []*statement{st})
+	}
+	sql := st.Text
+	if st.plan != nil {
+		sql = st.plan.SQL
+	}
+	return f.send(&pgproto3.Query{String: sql}, &pending{kind: 'Q', edited: st, results: x.results, changes: f.s.send(f.s.effect(st, x.cursor))})
+}
+
+// refused answers a simple Query that cannot be run.
+func (f *frontend) refused(err error, text string) error {
+	var server *serverError
+	switch {
+	case errors.As(err, &server): // what we asked failed, and so would the statement: in the same words
+		if err := f.passError(server); err != nil {
+			return err
+		}
+		return f.send(&pgproto3.Sync{}, &pending{kind: 'S'})
+	case errors.Is(err, errSkipped): // the server ignores a Query too until the next Sync
+		return nil
+	}
+	return f.refuse('Q', err, text)
+}
+
+// script sends several statements.
+func (f *frontend) script(ctx context.Context, list []*statement) error {
+	if f.s.onLoop { // it may have to ask or to wait, and must not begin twice
+		return errWaits
+	}
+	for _, st := range list {
+		if st.CopiesIn {
+			refusal := *clientError(st.RefuseCopyIn(), "")
+			refusal.Position = int32(st.before) + 1
+			return f.refuse('Q', &refusal, "")
+		}
+	}
+	return f.converted(ctx, list, nil)
+}
+
+// converted sends statements by the extended protocol. first is what is known of the first; nil to find out.
+func (f *frontend) converted(ctx context.Context, list []*statement, first *execution) error {
+	if ok, err := f.caughtUp(); !ok {
+		return err
+	}
+	block := f.wantsBlock(list)
+	if block {
+		if err := f.silently("BEGIN"); err != nil {
+			return err
+		}
+	}
+	h := &held{}
+	if err := f.parts(ctx, list, first, h); err != nil {
+		return err
+	}
+	// A simple query leaves no unnamed statement behind.
+	if err := f.send(&pgproto3.Close{ObjectType: 'S'}, &pending{kind: 'C', silent: true}); err != nil {
+		return err
+	}
+	if !block {
+		return f.send(&pgproto3.Sync{}, &pending{kind: 'S', held: h})
+	}
+	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+		return err
+	}
+	// It also ends, as ROLLBACK, a block in which something failed.
+	return f.send(&pgproto3.Query{String: "COMMIT"}, &pending{kind: 'Q', held: h, changes: f.s.send(change{ends: true})})
+}
+
+func (f *frontend) parts(ctx context.Context, list []*statement, first *execution, h *held) error {
+	for i, st := range list {
+		x := first
+		if i > 0 || x == nil {
+			var err error
+			if x, err = f.execution(ctx, st, nil); err != nil {
+				return f.unplanned(err, st.Text) // the server skips to our Sync
+			}
+		}
+		if err := f.part(st, x, h, i == len(list)-1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wantsBlock tells whether statements need the implicit transaction block that the simple protocol makes around several
+// and the extended, before PostgreSQL 18, does not. An explicit one stands for it, but not where they end one themselves.
+func (f *frontend) wantsBlock(list []*statement) bool {
+	if len(list) == 1 || !slices.ContainsFunc(list, func(st *statement) bool { return st.WantsBlock }) ||
+		slices.ContainsFunc(list, func(st *statement) bool { return st.InTransactions }) {
+		return false
+	}
+	return f.flush() == nil && f.s.queue.drain() && f.s.txStatus() == 'I'
+}
+
+// caughtUp tells whether a Sync of ours would end what we sent and nothing else: after an error in messages that the
+// client has not ended by a Sync, the server skips a simple Query too, and waits for the client's.
+func (f *frontend) caughtUp() (bool, error) {
+	switch {
+	case !f.open:
+		return !f.s.queue.isSkipping(), nil
+	case f.s.onLoop:
+		return false, errWaits
+	}
+	f.out = append(f.out, frame('H', nil)...)
+	if err := f.flush(); err != nil {
+		return false, err
+	}
+	return f.s.queue.drain(), nil
+}
+
+// silently sends a statement that the client hears nothing of, unless it fails.
+func (f *frontend) silently(sql string) error {
+	messages := []pgproto3.FrontendMessage{&pgproto3.Parse{Query: sql}, &pgproto3.Bind{}, &pgproto3.Execute{}}
+	for i, m := range messages {
+		if err := f.send(m, &pending{kind: "PBE"[i], silent: true}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// part sends one statement of a Query by the extended protocol.
+func (f *frontend) part(st *statement, x *execution, h *held, last bool) error {
+	sql := st.Text
+	if st.plan != nil {
+		sql = st.plan.SQL
+	}
+	changes := f.s.send(f.s.effect(st, x.cursor))
+	messages := []pgproto3.FrontendMessage{
+		&pgproto3.Parse{Query: sql}, &pgproto3.Bind{ResultFormatCodes: x.formats}, &pgproto3.Describe{ObjectType: 'P'}, &pgproto3.Execute{},
+	}
+	entries := []pending{
+		{kind: 'P', silent: true, edited: st, changes: f.s.send(f.s.usesUnnamed())},
+		{kind: 'B', silent: true, edited: st, changes: f.s.send(f.s.hidesPortal(""))},
+		{kind: 'D', results: x.results, edited: st, held: h, gathers: st.Gathers, relies: x.from.reliance(st)},
+		{kind: 'E', results: x.results, edited: st, held: h, last: last, changes: changes, relies: x.from.reliance(st)},
+	}
+	for i, m := range messages {
+		if err := f.send(m, &entries[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
