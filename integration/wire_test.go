@@ -2,14 +2,9 @@ package integration_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/binary"
 	"fmt"
-	"math/big"
 	"net"
 	"strings"
 	"testing"
@@ -423,15 +418,7 @@ func TestCommands(t *testing.T) {
 
 // TestRoads: clients may come by TLS, and the proxy may reach its server by a Unix socket.
 func TestRoads(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	der, err := x509.CreateCertificate(rand.Reader, certificate, certificate, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	certificate := newAuthority(t, "roads").issue(t, "proxy")
 	onEachProtected(t, func(t *testing.T, e *env) {
 		store, err := udf.NewStore(e.models)
 		if err != nil {
@@ -440,7 +427,7 @@ func TestRoads(t *testing.T) {
 		srv, err := proxy.NewServer(proxy.Config{
 			Upstream: fmt.Sprintf("%s/.s.PGSQL.%d", e.server.SocketDir(), e.server.Port()),
 			Catalog:  e.catalog, Library: udf.NewLibrary(e.rt, store), Logger: logger(),
-			TLS: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS12},
+			TLS: proxy.ClientTLS{CertFile: certificate.cert, KeyFile: certificate.key},
 		})
 		if err != nil {
 			t.Fatal(err)

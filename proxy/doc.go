@@ -30,7 +30,9 @@
 // [Server.Serve] lets sessions end at rest: all answered, no transaction open.
 //
 // Authentication is relayed: Scrim never sees more of a password than the wire does, and the server's own log and rights
-// apply. Only the frontend writes upstream, and only the backend writes parts of messages to the client.
+// apply. Where both legs are TLS, SCRAM's channel binding makes it hold two exchanges and pass a key (auth.go, scram.go).
+// TLS is in tls.go (clients) and upstream.go (server). Only the frontend writes upstream, and only the backend writes parts
+// of messages to the client.
 //
 // # Questions of our own
 //

@@ -12,18 +12,19 @@ import (
 
 // SQLSTATEs that are born in this package. https://www.postgresql.org/docs/current/errcodes-appendix.html
 const (
-	codeProtocolViolation   = "08P01"
-	codeConnectionFailure   = "08006"
-	codeFeatureNotSupported = "0A000"
-	codeObjectNotInState    = "55000"
-	codeQueryCanceled       = "57014"
-	codeAdminShutdown       = "57P01"
-	codeIdleSessionTimeout  = "57P05"
-	codeTooManyConnections  = "53300"
-	codeInvalidParameter    = "22023"
-	codeSystemError         = "58000"
-	codeDataCorrupted       = "XX001"
-	codeInternal            = "XX000"
+	codeProtocolViolation    = "08P01"
+	codeConnectionFailure    = "08006"
+	codeFeatureNotSupported  = "0A000"
+	codeObjectNotInState     = "55000"
+	codeQueryCanceled        = "57014"
+	codeAdminShutdown        = "57P01"
+	codeIdleSessionTimeout   = "57P05"
+	codeTooManyConnections   = "53300"
+	codeInvalidParameter     = "22023"
+	codeInvalidAuthorization = "28000"
+	codeSystemError          = "58000"
+	codeDataCorrupted        = "XX001"
+	codeInternal             = "XX000"
 )
 
 // Error is an error as the client sees it.

@@ -109,6 +109,6 @@ func (f *frames) shrink() {
 
 const (
 	baseBuffer = 16 << 10  // of each direction of a session in goroutines
-	loopBuffer = 256 << 10 // of each event loop
+	loopBuffer = 128 << 10 // of each event loop
 	fillBuffer = 256 << 10 // while rows are being filled: one read is one batch
 )

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -52,7 +53,9 @@ func (srv *Server) open(ctx context.Context, conn net.Conn) (*session, error) {
 	}
 	s, err := srv.newLogin(ctx, start)
 	if err != nil {
-		_, _ = start.conn.Write(clientError(err, "").encode())
+		if own := (*Error)(nil); errors.As(err, &own) { // others were told, or are gone
+			_, _ = start.conn.Write(own.encode())
+		}
 		return nil, err
 	}
 	return s, conn.SetDeadline(time.Time{}) // PostgreSQL's authentication_timeout takes over
@@ -71,21 +74,31 @@ func (srv *Server) newLogin(ctx context.Context, start start) (_ *session, err e
 		}
 	}()
 	role, database, err := srv.login(ctx, start.packet)
+	if err == nil {
+		err = srv.tls.clientConfig.checkClient(start.conn, role)
+	}
 	if err != nil {
 		return nil, err
 	}
-	unreachable := &Error{Code: codeConnectionFailure, Fatal: true, Message: "the upstream server cannot be reached"}
 	upstream, err := srv.dial(ctx)
 	if err != nil {
 		srv.log.ErrorContext(ctx, "upstream cannot be reached", "error", err)
-		return nil, unreachable
+		return nil, unreachable(err)
 	}
+	defer func() {
+		if err != nil {
+			_ = upstream.Close()
+		}
+	}()
 	packet := binary.BigEndian.AppendUint32(nil, uint32(len(start.packet)+4))
 	if _, err := upstream.Write(append(packet, start.packet...)); err != nil {
-		_ = upstream.Close()
-		return nil, unreachable
+		return nil, unreachable(err)
 	}
-	s := srv.newSession(start.conn, upstream, start.early)
+	early, err := srv.authenticate(ctx, start, role, upstream)
+	if err != nil {
+		return nil, err
+	}
+	s := srv.newSession(start.conn, upstream, early)
 	s.role, s.elsewhere = role, database != srv.catalog.Database()
 	srv.register(s)
 	return s, nil
@@ -93,14 +106,39 @@ func (srv *Server) newLogin(ctx context.Context, start start) (_ *session, err e
 
 // start is what a client begins with.
 type start struct {
-	conn   net.Conn // TLS or not
-	packet []byte   // startup packet after its length: version and parameters
-	early  []byte   // bytes after it that were read along
-	cancel cancelKey
+	conn    net.Conn // a *tls.Conn, or what was accepted
+	binding []byte   // the channel binding of that TLS, see clientTLS
+	packet  []byte   // startup packet after its length: version and parameters
+	early   []byte   // bytes after it that were read along, from TLS only
+	cancel  cancelKey
 }
 
-// greet reads up to the startup packet or cancel request. TLS and the refusal of GSS encryption are psql-wire's.
-func (srv *Server) greet(conn net.Conn) (start, error) {
+// greet reads up to the startup packet or cancel request. TLS after an SSLRequest and the refusal of GSS encryption are
+// psql-wire's.
+func (srv *Server) greet(accepted net.Conn) (start, error) {
+	leg := srv.tls.client.Load()
+	door := &startupConn{Conn: accepted}
+	direct, err := door.startsTLS()
+	if err != nil {
+		return start{}, err
+	}
+	if !direct {
+		return srv.greetBy(door, leg)
+	}
+	if leg == nil {
+		return start{}, errors.New("handshake: direct SSL connection, but there is no certificate")
+	}
+	secured, err := leg.acceptDirect(door)
+	if err != nil {
+		return start{}, fmt.Errorf("handshake: %w", err)
+	}
+	begun, err := srv.greetBy(&startupConn{Conn: secured}, nil) // no TLS in TLS
+	begun.binding = leg.binding
+	return begun, err
+}
+
+// greetBy reads the startup packets. leg may be nil: then SSLRequest is answered with no.
+func (srv *Server) greetBy(conn *startupConn, leg *clientTLS) (start, error) {
 	var cancel cancelKey
 	options := []wire.OptionFn{
 		wire.Logger(srv.log),
@@ -111,8 +149,8 @@ func (srv *Server) greet(conn net.Conn) (start, error) {
 			return nil
 		}),
 	}
-	if srv.tls != nil {
-		options = append(options, wire.TLSConfig(srv.tls))
+	if leg != nil {
+		options = append(options, wire.TLSConfig(leg.config))
 	}
 	door, err := wire.NewServer(nil, options...)
 	if err != nil {
@@ -127,6 +165,9 @@ func (srv *Server) greet(conn net.Conn) (start, error) {
 		}
 		return start{}, errors.New("handshake: malformed cancel request")
 	}
+	if plain := (tls.RecordHeaderError{}); errors.As(err, &plain) {
+		return start{}, fmt.Errorf("handshake: received unencrypted data after SSL request: %w", err)
+	}
 	if err != nil {
 		return start{}, fmt.Errorf("handshake: %w", err)
 	}
@@ -136,7 +177,13 @@ func (srv *Server) greet(conn net.Conn) (start, error) {
 		return start{}, e
 	}
 	packet := binary.BigEndian.AppendUint32(nil, uint32(version))
-	return start{conn: secured, packet: append(packet, reader.Msg...), early: leftover(reader)}, nil
+	begun := start{conn: secured, packet: append(packet, reader.Msg...)}
+	if secured == net.Conn(conn) {
+		begun.conn = conn.Conn // has not read ahead, and need not be asked any more
+		return begun, nil
+	}
+	begun.binding, begun.early = leg.binding, leftover(reader)
+	return begun, nil
 }
 
 // leftover returns what the reader has read beyond its last message.
@@ -182,7 +229,7 @@ func (srv *Server) login(ctx context.Context, packet []byte) (role, database str
 		database = role
 	}
 	if role == "" {
-		return "", "", &Error{Code: "28000", Fatal: true, Message: "no PostgreSQL user name specified in startup packet"}
+		return "", "", &Error{Code: codeInvalidAuthorization, Fatal: true, Message: "no PostgreSQL user name specified in startup packet"}
 	}
 	if replication := params["replication"]; replication != "" && replication != "false" && replication != "off" && replication != "0" {
 		readable, err := srv.catalog.Readable(ctx, role)
@@ -191,15 +238,6 @@ func (srv *Server) login(ctx context.Context, packet []byte) (role, database str
 		}
 	}
 	return role, database, nil
-}
-
-func (srv *Server) dial(ctx context.Context) (net.Conn, error) {
-	network := "tcp"
-	if strings.HasPrefix(srv.upstream, "/") {
-		network = "unix"
-	}
-	d := net.Dialer{Timeout: srv.startup}
-	return d.DialContext(ctx, network, srv.upstream)
 }
 
 // cancelRequestCode is the version number of a CancelRequest: 1234.5678.

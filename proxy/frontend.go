@@ -31,9 +31,9 @@ type frontend struct {
 func (f *frontend) block(ctx context.Context) error {
 	for {
 		if f.rest > 0 {
-			n := min(f.rest, f.in.rest())
-			f.out = append(f.out, f.in.message(n)...)
-			f.rest -= n
+			if err := f.copyData(); err != nil {
+				return err
+			}
 		}
 		kind, size, ok := f.in.header()
 		if !ok {
@@ -48,7 +48,7 @@ func (f *frontend) block(ctx context.Context) error {
 			return errClientGone
 		case !whole && kind != 'd':
 			return f.flush()
-		case !whole: // CopyData can be huge and needs nothing: pass on what is here, then the rest as it comes
+		case kind == 'd':
 			f.rest = size
 			continue
 		}
@@ -64,6 +64,29 @@ func (f *frontend) block(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// copyData passes on the CopyData messages that lie here one after the other, and of the last what is here: they can be
+// huge, and need nothing.
+func (f *frontend) copyData() error {
+	start := f.in.r
+	for {
+		n := min(f.rest, f.in.rest())
+		f.in.r += n
+		f.rest -= n
+		kind, size, ok := f.in.header()
+		if f.rest > 0 || !ok || kind != 'd' || size < 0 {
+			break
+		}
+		f.rest = size
+	}
+	if err := f.flush(); err != nil {
+		return err
+	}
+	if _, err := f.s.upstream.write(f.in.buf[start:f.in.r], f.rest > 0); err != nil {
+		return errUpstreamGone
+	}
+	return nil
 }
 
 // maxPassword is PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH.
@@ -98,7 +121,7 @@ func (f *frontend) flush() error {
 	if len(f.out) == 0 {
 		return nil
 	}
-	_, err := f.s.upstream.write(f.out, f.rest > 0)
+	_, err := f.s.upstream.Write(f.out)
 	f.out = f.out[:0]
 	if cap(f.out) > keptBuffer {
 		f.out = nil
@@ -181,7 +204,7 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 	case 'X': // the server answers what came before, and closes
 		f.s.leaving.Store(true)
 		f.out = append(f.out, msg...)
-	case 'd', 'H', 'p':
+	case 'H', 'p':
 		f.out = append(f.out, msg...)
 	default:
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid frontend message type"}

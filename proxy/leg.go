@@ -15,8 +15,10 @@ type leg struct {
 	conn net.Conn // nil on a loop
 	// partial means that the last write ended inside a message: nothing but its rest may follow.
 	partial bool
-	// unsent is what the socket would not take yet. It goes first.
+	// unsent[sent:] is what the socket would not take yet. It goes first.
 	unsent []byte
+	sent   int
+	spare  *spare // where the memory of unsent comes from and goes to
 	// closes means that the stream ends after unsent.
 	closes bool
 	// fd is -1 in goroutines. interest is what epoll was told of it. Both are the loop's alone.
@@ -51,8 +53,8 @@ func (l *leg) push() error {
 	if len(l.unsent) == 0 {
 		return nil
 	}
-	_, err := l.conn.Write(l.unsent)
-	l.unsent = nil
+	_, err := l.conn.Write(l.unsent[l.sent:])
+	l.unsent, l.sent = nil, 0
 	return err
 }
 
@@ -98,5 +100,29 @@ func (l *leg) close() {
 	if l.fd >= 0 {
 		closeFD(l.fd)
 		l.fd = -1
+	}
+}
+
+// spare keeps buffers for what sockets do not take: a client or server that is slower than its peer needs one for every
+// block that passes. It belongs to one event loop.
+type spare struct{ buffers [][]byte }
+
+// maxSpare is how many buffers are kept.
+const maxSpare = 16
+
+// take returns an empty buffer. A leg that no loop has taken in yet has a nil spare.
+func (sp *spare) take() []byte {
+	if sp == nil || len(sp.buffers) == 0 {
+		return make([]byte, 0, loopBuffer)
+	}
+	n := len(sp.buffers)
+	b := sp.buffers[n-1]
+	sp.buffers = sp.buffers[:n-1]
+	return b
+}
+
+func (sp *spare) give(b []byte) {
+	if sp != nil && len(sp.buffers) < maxSpare && cap(b) == loopBuffer {
+		sp.buffers = append(sp.buffers, b[:0])
 	}
 }

@@ -24,6 +24,7 @@ type loop struct {
 	poll    int // epoll
 	wake    int // eventfd
 	scratch []byte
+	spare   spare
 	now     time.Time // when the last epoll_wait returned
 
 	byFD     []end // whose socket a file descriptor is
@@ -161,6 +162,7 @@ func (lp *loop) receive(ctx context.Context) {
 	for _, s := range arrived {
 		s.front.authenticated = true // it would not have come here before
 		lp.sessions[s] = &home{}
+		s.client.spare, s.upstream.spare = &lp.spare, &lp.spare
 		lp.own(end{s, true})
 		lp.own(end{s, false})
 		lp.watch(s)
@@ -257,7 +259,7 @@ func (lp *loop) fromClient(ctx context.Context, s *session) error {
 	f.in.got(n)
 	if err = f.block(ctx); errors.Is(err, errUpstreamGone) {
 		h.clientDone = true // the server's last words may still be there to read
-		s.upstream.unsent = nil
+		s.upstream.forget()
 		return nil
 	}
 	return err
@@ -340,7 +342,7 @@ func (lp *loop) end(ctx context.Context, s *session, reason error) {
 	}
 	h.clientDone, h.lingers = true, lp.now.Add(linger)
 	lp.lingers++
-	s.upstream.unsent = nil
+	s.upstream.forget()
 	lp.want(&s.upstream, false)
 	lp.byFD[s.upstream.fd] = end{}
 	lp.closing = append(lp.closing, s.upstream.fd)
@@ -379,6 +381,7 @@ func (lp *loop) shut(s *session) {
 			lp.closing = append(lp.closing, l.fd)
 			l.fd = -1
 		}
+		l.forget()
 	}
 }
 

@@ -3,7 +3,6 @@ package proxy
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,8 +23,10 @@ type Config struct {
 	Upstream string
 	Catalog  *catalog.Catalog
 	Library  *udf.Library
-	// TLS is offered to clients when it has a certificate.
-	TLS *tls.Config
+	// TLS is offered to clients when it names a certificate.
+	TLS ClientTLS
+	// UpstreamTLS is how the way to the server is encrypted.
+	UpstreamTLS UpstreamTLS
 	// StartupTimeout bounds the time until a client has sent its startup packet. Default 10 s.
 	StartupTimeout time.Duration
 	// MaxConnections bounds the sessions at a time; the next one gets 53300. Default 1,000.
@@ -56,7 +57,7 @@ type Server struct {
 	upstream string
 	catalog  *catalog.Catalog
 	library  *udf.Library
-	tls      *tls.Config
+	tls      legs
 	startup  time.Duration
 	idle     time.Duration
 	patience time.Duration // for transactions under way when Serve ends
@@ -99,14 +100,19 @@ func NewServer(cfg Config) (*Server, error) {
 	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, 1000)
 	cfg.MaxStarting = cmp.Or(cfg.MaxStarting, 1000)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
-	return &Server{
-		upstream: cfg.Upstream, catalog: cfg.Catalog, library: cfg.Library, tls: cfg.TLS, startup: cfg.StartupTimeout,
+	srv := &Server{
+		upstream: cfg.Upstream, catalog: cfg.Catalog, library: cfg.Library, startup: cfg.StartupTimeout,
 		idle: cfg.IdleTimeout, patience: cfg.ShutdownTimeout, log: cfg.Logger,
 		cancels: cancels{sessions: map[cancelKey]*session{}}, slots: make(chan struct{}, cfg.MaxConnections),
 		starting: starting{limit: cfg.MaxStarting},
 		loops:    loops{count: cmp.Or(cfg.Loops, max(1, runtime.GOMAXPROCS(0)/2))},
 		sessions: map[*session]struct{}{},
-	}, nil
+		tls:      legs{clientConfig: cfg.TLS, upstreamConfig: cfg.UpstreamTLS, upstreamAddr: cfg.Upstream},
+	}
+	if err := srv.tls.load(); err != nil {
+		return nil, err
+	}
+	return srv, nil
 }
 
 // Metrics returns the server's counters.

@@ -48,8 +48,18 @@ func (l *leg) writeSome(p []byte) (int, error) {
 	if err != nil && !errors.Is(err, unix.EAGAIN) {
 		return 0, err
 	}
-	l.unsent = append(l.unsent, p[n:]...)
+	if n < len(p) {
+		l.unsent, l.sent = append(l.spare.take(), p[n:]...), 0
+	}
 	return len(p), nil
+}
+
+// forget drops what is unsent.
+func (l *leg) forget() {
+	if l.unsent != nil {
+		l.spare.give(l.unsent)
+		l.unsent, l.sent = nil, 0
+	}
 }
 
 // flush sends more of what the socket did not take. It returns false if the socket will not take anything more.
@@ -58,15 +68,15 @@ func (l *leg) flush() bool {
 	defer l.mu.Unlock()
 	n, err := 0, error(nil)
 	if len(l.unsent) > 0 {
-		n, err = transmit(l.fd, l.unsent)
+		n, err = transmit(l.fd, l.unsent[l.sent:])
 	}
-	l.unsent = l.unsent[n:]
+	l.sent += n
 	if err != nil && !errors.Is(err, unix.EAGAIN) {
-		l.unsent = nil
+		l.forget()
 		return false
 	}
-	if len(l.unsent) == 0 {
-		l.unsent = nil
+	if l.sent == len(l.unsent) {
+		l.forget()
 		if l.closes {
 			l.shutdownWrite()
 		}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,8 +11,10 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -55,8 +56,7 @@ func runServe(ctx context.Context, args []string, stderr io.Writer) error {
 	models := fs.String("models", "models", "folder of model files, made if it is not there; all proxies of a database share it")
 	cfg := proxy.Config{}
 	limitFlags(fs, &cfg)
-	cert := fs.String("tls-cert", "", "certificate to offer TLS to clients with")
-	key := fs.String("tls-key", "", "private key of the certificate")
+	tlsFlags(fs, &cfg)
 	level := slog.LevelInfo
 	fs.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := parse(fs, args, "upstream", "catalog"); err != nil {
@@ -64,16 +64,6 @@ func runServe(ctx context.Context, args []string, stderr io.Writer) error {
 	}
 	cfg.Upstream = *upstream
 	cfg.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	if (*cert == "") != (*key == "") {
-		return errors.New("serve: --tls-cert and --tls-key go together")
-	}
-	if *cert != "" {
-		pair, err := tls.LoadX509KeyPair(*cert, *key)
-		if err != nil {
-			return fmt.Errorf("TLS: %w", err)
-		}
-		cfg.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
-	}
 	listener, err := net.Listen("tcp", *listen)
 	if err != nil {
 		return err
@@ -84,10 +74,27 @@ func runServe(ctx context.Context, args []string, stderr io.Writer) error {
 		return err
 	}
 	defer s.close()
+	defer s.reloadOnHangup(ctx, cfg.Logger)()
 	cfg.Logger.InfoContext(ctx, "serving", "listen", listener.Addr(), "upstream", *upstream, "database", s.catalog.Database(), "models", *models)
 	err = s.serve(ctx, listener)
 	cfg.Logger.InfoContext(ctx, "stopped")
 	return err
+}
+
+// tlsFlags are those of both legs. Those of the upstream leg have libpq's names.
+func tlsFlags(fs *flag.FlagSet, cfg *proxy.Config) {
+	client, upstream := &cfg.TLS, &cfg.UpstreamTLS
+	fs.StringVar(&client.CertFile, "tls-cert", "", "certificate to offer TLS to clients with; SIGHUP reads all TLS files again")
+	fs.StringVar(&client.KeyFile, "tls-key", "", "private key of the certificate")
+	fs.StringVar(&client.CAFile, "tls-ca", "", "authorities whose client certificates are valid")
+	fs.StringVar(&client.ClientCert, "tls-clientcert", "", "as clientcert in pg_hba.conf: verify-ca, or verify-full for one with the role as common name")
+	fs.BoolVar(&client.Required, "tls-required", false, "refuse clients without TLS")
+	fs.StringVar(&upstream.SSLMode, "upstream-sslmode", "", "TLS to the server: disable, prefer, require, verify-ca or verify-full (default prefer)")
+	fs.StringVar(&upstream.SSLRootCert, "upstream-sslrootcert", "", "authorities whose server certificates are valid, or system")
+	fs.StringVar(&upstream.SSLCert, "upstream-sslcert", "", "certificate to show to the server")
+	fs.StringVar(&upstream.SSLKey, "upstream-sslkey", "", "private key of that certificate")
+	fs.StringVar(&upstream.SSLNegotiation, "upstream-sslnegotiation", "", "postgres, or direct for servers from 17 on (default postgres)")
+	fs.StringVar(&upstream.SSLSNI, "upstream-sslsni", "", "0 not to name the server in the TLS handshake (default 1)")
 }
 
 // limitFlags defines what bounds the proxy. The defaults are named here for --help; zero stands for them in cfg.
@@ -153,6 +160,26 @@ func (s *service) serve(ctx context.Context, listener net.Listener) error {
 	stop()
 	followed.Wait()
 	return err
+}
+
+// reloadOnHangup reads the TLS files again at each SIGHUP, as PostgreSQL does, until the function that it returns is called.
+func (s *service) reloadOnHangup(ctx context.Context, log *slog.Logger) (stop func()) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range hangup {
+			if err := s.proxy.ReloadTLS(ctx); err != nil {
+				log.ErrorContext(ctx, "TLS files cannot be read, those read before stay in use", "error", err)
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(hangup)
+		close(hangup)
+		<-done
+	}
 }
 
 func (s *service) close() {

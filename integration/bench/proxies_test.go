@@ -1,0 +1,168 @@
+//go:build linux
+
+package bench_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// proxy is a program that can stand between client and server.
+type proxy struct {
+	name string
+	// command makes the program listen on a port. dir is a folder of its own.
+	command func(dir string, port int) (*exec.Cmd, error)
+}
+
+// way is a road to the server.
+type way struct {
+	name    string
+	port    int
+	process *process // nil if nothing is between
+}
+
+// launch starts a proxy and returns when a client can log in through it.
+func (l *laboratory) launch(ctx context.Context, p proxy) (*way, error) {
+	dir, err := os.MkdirTemp(l.dir, p.name+"-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // PgBouncer runs as another user
+		return nil, err
+	}
+	port, err := freePort(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cmd, err := p.command(dir, port)
+	if err != nil {
+		return nil, err
+	}
+	w := &way{name: p.name, port: port}
+	if w.process, err = start(cmd, filepath.Join(dir, "log")); err != nil {
+		return nil, fmt.Errorf("start %s: %w", p.name, err)
+	}
+	if err := l.awaitLogin(ctx, w); err != nil {
+		w.process.stop()
+		return nil, fmt.Errorf("start %s: %w", p.name, w.process.failure(err))
+	}
+	return w, nil
+}
+
+func freePort(ctx context.Context) (int, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	return listener.Addr().(*net.TCPAddr).Port, listener.Close()
+}
+
+func (l *laboratory) awaitLogin(ctx context.Context, w *way) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		conn, err := l.connect(ctx, w)
+		if err == nil {
+			return conn.Close(ctx)
+		}
+		select {
+		case <-w.process.done:
+			return fmt.Errorf("it ended at once: %w", err)
+		case <-ctx.Done():
+			return fmt.Errorf("no login: %w", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (l *laboratory) connect(ctx context.Context, w *way) (*pgconn.PgConn, error) {
+	return pgconn.Connect(ctx, fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", role, password, w.port, database))
+}
+
+// pgBouncer pools sessions and otherwise has its package's defaults, with limits raised. Names are in pgbouncer.ini(5).
+func (l *laboratory) pgBouncer() (proxy, error) {
+	path, err := exec.LookPath("pgbouncer")
+	if err != nil { // Debian has it where only root looks
+		path, err = exec.LookPath("/usr/sbin/pgbouncer")
+	}
+	if err != nil {
+		return proxy{}, fmt.Errorf("pgbouncer is missing: install the Debian package pgbouncer: %w", err)
+	}
+	version, err := exec.Command(path, "--version").Output() //nolint:noctx // ends at once
+	if err != nil {
+		return proxy{}, fmt.Errorf("%s --version: %w", path, err)
+	}
+	l.bouncer, _, _ = strings.Cut(string(version), "\n")
+	return proxy{name: "pgbouncer", command: func(dir string, port int) (*exec.Cmd, error) {
+		ini, users := filepath.Join(dir, "pgbouncer.ini"), filepath.Join(dir, "users.txt")
+		settings := fmt.Sprintf(`[databases]
+%s = host=127.0.0.1 port=%d
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = %d
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = %s
+pool_mode = session
+max_client_conn = 5000
+default_pool_size = 5000
+ignore_startup_parameters = extra_float_digits
+`, database, l.server.Port(), port, users)
+		if err := os.WriteFile(ini, []byte(settings), 0o644); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(users, fmt.Appendf(nil, "%q %q\n", role, password), 0o644); err != nil {
+			return nil, err
+		}
+		// Two descriptors a session: Go raised our soft limit for ourselves only.
+		cmd := exec.Command("/bin/sh", "-c", `ulimit -n "$(ulimit -Hn)"; exec "$0" "$1"`, path, ini) //nolint:noctx // stopped by its way
+		return cmd, asPostgres(cmd)
+	}}, nil
+}
+
+// asPostgres has cmd run as the user of Debian's packages if we are root, as whom PgBouncer refuses to run.
+func asPostgres(cmd *exec.Cmd) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	account, err := user.Lookup("postgres")
+	if err != nil {
+		return err
+	}
+	uid, err := strconv.ParseUint(account.Uid, 10, 32)
+	if err != nil {
+		return err
+	}
+	gid, err := strconv.ParseUint(account.Gid, 10, 32)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	return err
+}
+
+// scrim is one build of Scrim as a proxy.
+func (l *laboratory) scrim(c command) proxy {
+	return proxy{name: c.name, command: func(dir string, port int) (*exec.Cmd, error) {
+		cmd := l.scrimCommand(c, "serve", "--upstream", l.server.Addr(), "--listen", fmt.Sprintf("127.0.0.1:%d", port),
+			"--models", filepath.Join(dir, "models"), "--max-connections", "5000", "--log-level", "warn")
+		return cmd, nil
+	}}
+}
+
+func (l *laboratory) scrimCommand(c command, args ...string) *exec.Cmd {
+	argv := slices.Concat(c.argv, args)
+	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // stopped by its way
+	cmd.Env = append(os.Environ(), "SCRIM_CATALOG="+l.superuserDSN(database))
+	return cmd
+}
