@@ -18,7 +18,7 @@ import (
 )
 
 // serve starts another proxy of the same database, as change makes it. stop ends it and waits until it has ended.
-func (e *env) serve(t *testing.T, change func(*proxy.Config)) (other *env, stop func()) {
+func (e *env) serve(t testing.TB, change func(*proxy.Config)) (other *env, stop func()) {
 	t.Helper()
 	store, err := udf.NewStore(e.models)
 	if err != nil {

@@ -2,53 +2,20 @@ package integration_test
 
 import (
 	"bytes"
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"io"
-	"math/big"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/scrimdb/scrim/proxy"
-	"github.com/scrimdb/scrim/udf"
 )
-
-// serveWith runs another proxy before the same server, with its own limits, and returns its address.
-func (e *env) serveWith(t testing.TB, cfg proxy.Config) string {
-	t.Helper()
-	store, err := udf.NewStore(e.models)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Upstream, cfg.Catalog, cfg.Library, cfg.Logger = e.server.Addr(), e.catalog, udf.NewLibrary(e.rt, store), logger()
-	srv, err := proxy.NewServer(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ctx, listener) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	})
-	return listener.Addr().String()
-}
 
 // goodClient logs in and is answered.
 func (e *env) goodClient(t testing.TB, addr string) {
@@ -61,25 +28,7 @@ func (e *env) goodClient(t testing.TB, addr string) {
 	}
 }
 
-// selfSigned is a certificate for 127.0.0.1.
-func selfSigned(t testing.TB) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
-var (
-	sslRequest = []byte{0, 0, 0, 8, 4, 210, 22, 47}
-	gssRequest = []byte{0, 0, 0, 8, 4, 210, 22, 48}
-)
+var gssRequest = []byte{0, 0, 0, 8, 4, 210, 22, 48}
 
 // TestSlowStartups: whoever has not sent a startup packet when StartupTimeout is over is cut off, however busy it looks.
 func TestSlowStartups(t *testing.T) {
@@ -94,19 +43,23 @@ func TestSlowStartups(t *testing.T) {
 	}
 	startup := startupPacket(0x30000, "user", "analyst", "database", "nowhere", "application_name", "slow")
 	onEachAlone(t, func(t *testing.T, e *env) {
-		addr := e.serveWith(t, proxy.Config{StartupTimeout: limit, TLS: &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}, MinVersion: tls.VersionTLS12}})
+		files := newAuthority(t, "authority").issue(t, "proxy")
+		p, _ := e.serve(t, func(c *proxy.Config) {
+			c.StartupTimeout, c.TLS = limit, proxy.ClientTLS{CertFile: files.cert, KeyFile: files.key}
+		})
+		addr := p.addr
 		e.goodClient(t, addr)
 		slow := map[string]func(conn net.Conn){
 			"nothing":             func(net.Conn) {},
 			"a byte at a time":    func(conn net.Conn) { drip(conn, startup) },
 			"half a length":       func(conn net.Conn) { _, _ = conn.Write(startup[:2]) },
 			"all but the last":    func(conn net.Conn) { _, _ = conn.Write(startup[:len(startup)-1]) },
-			"TLS, then nothing":   func(conn net.Conn) { _, _ = conn.Write(sslRequest) },
-			"half a ClientHello":  func(conn net.Conn) { _, _ = conn.Write(append(bytes.Clone(sslRequest), 0x16, 3, 1, 2, 0, 1, 0)) },
+			"TLS, then nothing":   func(conn net.Conn) { _, _ = io.WriteString(conn, sslRequest) },
+			"half a ClientHello":  func(conn net.Conn) { _, _ = conn.Write([]byte(sslRequest+"\x16\x03\x01\x02\x00\x01\x00")) },
 			"direct TLS, half":    func(conn net.Conn) { _, _ = conn.Write([]byte{0x16, 3, 1, 2, 0, 1, 0}) },
 			"refused encryptions": func(conn net.Conn) { drip(conn, bytes.Repeat(gssRequest, 10)) },
 			"TLS without startup": func(conn net.Conn) {
-				_, _ = conn.Write(sslRequest)
+				_, _ = io.WriteString(conn, sslRequest)
 				_, _ = conn.Read(make([]byte, 1))
 				_ = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).Handshake() //nolint:gosec // the test is about what comes after
 			},
@@ -157,7 +110,7 @@ func TestGarbage(t *testing.T) {
 				"noise":                          noise,
 				"zeros":                          make([]byte, 1000),
 				"an oversize startup packet":     oversize,
-				"TLS asked for many times":       bytes.Repeat(sslRequest, 100),
+				"TLS asked for many times":       []byte(strings.Repeat(sslRequest, 100)),
 				"GSS asked for many times":       bytes.Repeat(gssRequest, 100),
 				"both in turn":                   bytes.Repeat(append(bytes.Clone(sslRequest), gssRequest...), 50),
 				"a cancel request, wrong key":    cancelRequest(0, 0, 0, 1, 0, 0, 0, 2),
@@ -236,7 +189,7 @@ func connectOnce(e *env, n int64) bool {
 	case n%20 == 0:
 		_, _ = conn.Write(startupPacket(0x30000, "user", "guest", "database", e.database))
 	case n%4 == 1:
-		_, _ = conn.Write(sslRequest)
+		_, _ = io.WriteString(conn, sslRequest)
 	default:
 		return true
 	}
