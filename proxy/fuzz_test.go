@@ -63,7 +63,7 @@ func fuzzServer(t *testing.T) *Server {
 func plant(s *session) {
 	plan := &rewrite.Plan{SQL: "SELECT 1, 2", Outputs: []rewrite.Output{{Seal: -1}, {Seal: -1}}}
 	s.planner.version = planVersion{snapshot: s.srv.catalog.Snapshot(), grants: 1}
-	st := &statement{text: "SELECT 1, 2", plan: plan, version: s.planner.version}
+	st := &statement{Statement: rewrite.Statement{Text: "SELECT 1, 2"}, plan: plan, version: s.planner.version}
 	s.statements.confirmed["s"] = st
 	s.portals.confirmed["p"] = &portal{stmt: st, results: &results{plan: plan, formats: []int16{0, 0}}}
 }
