@@ -41,22 +41,24 @@ type authentication struct {
 	upstream net.Conn
 	secured  bool   // the client has TLS
 	binding  []byte // tls-server-end-point of the client's TLS; nil for none
+	asked    bool   // the server waits for an answer of the client's
 }
 
 // errRefused means that the client has got the server's refusal.
 var errRefused = errors.New("upstream refused the client")
 
-// authenticate runs to where a session can go on by relaying. It returns what is left of early. It reads neither connection
-// further than it must. An *Error has not been told to the client yet.
-func (srv *Server) authenticate(ctx context.Context, start start, role string, upstream net.Conn) (early []byte, err error) {
+// authenticate runs to where a session can go on by relaying. It returns what is left of early, and whether the server
+// waits for an answer of the client's. It reads neither connection further than it must. An *Error has not been told to
+// the client yet.
+func (srv *Server) authenticate(ctx context.Context, start start, role string, upstream net.Conn) (early []byte, asked bool, err error) {
 	if _, ok := upstream.(*tls.Conn); !ok {
-		return start.early, nil
+		return start.early, false, nil
 	}
 	ahead := bytes.NewReader(start.early)
 	a := &authentication{srv: srv, role: role, client: start.conn, in: io.MultiReader(ahead, start.conn), upstream: upstream, binding: start.binding}
 	_, a.secured = start.conn.(*tls.Conn)
 	if err := upstream.SetDeadline(time.Now().Add(srv.startup)); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	stop := context.AfterFunc(ctx, func() {
 		interrupt(start.conn)
@@ -64,9 +66,9 @@ func (srv *Server) authenticate(ctx context.Context, start start, role string, u
 	})
 	err = a.run(ctx)
 	if !stop() {
-		return nil, errFarewell
+		return nil, false, errFarewell
 	}
-	return start.early[len(start.early)-ahead.Len():], errors.Join(err, upstream.SetDeadline(time.Time{}))
+	return start.early[len(start.early)-ahead.Len():], a.asked, errors.Join(err, upstream.SetDeadline(time.Time{}))
 }
 
 func (a *authentication) run(ctx context.Context) error {
@@ -75,6 +77,7 @@ func (a *authentication) run(ctx context.Context) error {
 		return err
 	}
 	var sasl pgproto3.AuthenticationSASL
+	a.asked = awaitsAnswer(request[headerSize:])
 	if sasl.Decode(request[headerSize:]) != nil || !slices.Contains(sasl.AuthMechanisms, scramSHA256Plus) {
 		return a.toClient(request)
 	}
@@ -88,6 +91,7 @@ func (a *authentication) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.asked = false
 	first, ok := a.begins(initial)
 	if !ok {
 		return a.toUpstream(initial)

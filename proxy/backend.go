@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"slices"
 	"unicode/utf8"
@@ -178,6 +179,11 @@ func (b *backend) message(ctx context.Context, kind byte, size int, head *pendin
 	case 'S':
 		b.parameter(msg)
 		return nil
+	case 'R':
+		if awaitsAnswer(msg[headerSize:]) {
+			b.s.queue.asks(1)
+		}
+		return nil
 	case 'K':
 		b.s.srv.cancels.add(b.s, cancelKey(msg[headerSize:]))
 		return nil
@@ -225,6 +231,19 @@ func (b *backend) message(ctx context.Context, kind byte, size int, head *pendin
 		return b.instead(ctx, len(msg), nil)
 	}
 	return nil
+}
+
+// awaitsAnswer tells whether a server that sends this Authentication message waits for the client to answer.
+func awaitsAnswer(body []byte) bool {
+	if len(body) < 4 {
+		return false
+	}
+	switch binary.BigEndian.Uint32(body) {
+	case pgproto3.AuthTypeCleartextPassword, pgproto3.AuthTypeMD5Password, pgproto3.AuthTypeGSS, pgproto3.AuthTypeGSSCont,
+		pgproto3.AuthTypeSSPI, pgproto3.AuthTypeSASL, pgproto3.AuthTypeSASLContinue:
+		return true
+	}
+	return false
 }
 
 // callMessage gives a message to a question of our own.

@@ -44,18 +44,18 @@ func (srv *Server) open(ctx context.Context, conn net.Conn) (*session, error) {
 	leave := srv.starting.enter(conn)
 	start, err := srv.greet(conn)
 	leave()
-	if err != nil {
-		return nil, err
-	}
-	if start.cancel != "" {
+	if err == nil && start.cancel != "" {
 		srv.forwardCancel(ctx, start.cancel)
 		return nil, nil
 	}
-	s, err := srv.newLogin(ctx, start)
+	var s *session
+	if err == nil {
+		s, err = srv.newLogin(ctx, start)
+	}
+	if own := (*Error)(nil); errors.As(err, &own) { // others were told, or are gone
+		_, _ = start.conn.Write(own.encode())
+	}
 	if err != nil {
-		if own := (*Error)(nil); errors.As(err, &own) { // others were told, or are gone
-			_, _ = start.conn.Write(own.encode())
-		}
 		return nil, err
 	}
 	return s, conn.SetDeadline(time.Time{}) // PostgreSQL's authentication_timeout takes over
@@ -74,6 +74,9 @@ func (srv *Server) newLogin(ctx context.Context, start start) (_ *session, err e
 		}
 	}()
 	role, database, err := srv.login(ctx, start.packet)
+	if errors.Is(err, errStartup) {
+		return nil, srv.askRefusal(ctx, start)
+	}
 	if err == nil {
 		err = srv.tls.clientConfig.checkClient(start.conn, role)
 	}
@@ -94,11 +97,14 @@ func (srv *Server) newLogin(ctx context.Context, start start) (_ *session, err e
 	if _, err := upstream.Write(append(packet, start.packet...)); err != nil {
 		return nil, unreachable(err)
 	}
-	early, err := srv.authenticate(ctx, start, role, upstream)
+	early, asked, err := srv.authenticate(ctx, start, role, upstream)
 	if err != nil {
 		return nil, err
 	}
 	s := srv.newSession(start.conn, upstream, early)
+	if asked {
+		s.queue.asks(1)
+	}
 	s.role, s.elsewhere = role, database != srv.catalog.Database()
 	srv.register(s)
 	return s, nil
@@ -171,10 +177,9 @@ func (srv *Server) greetBy(conn *startupConn, leg *clientTLS) (start, error) {
 	if err != nil {
 		return start{}, fmt.Errorf("handshake: %w", err)
 	}
-	if version.Major() != types.Version30.Major() {
-		e := &Error{Code: codeFeatureNotSupported, Fatal: true, Message: fmt.Sprintf("unsupported frontend protocol %d.%d: server supports 3.0 and newer", version.Major(), version.Minor())}
-		_, _ = secured.Write(e.encode())
-		return start{}, e
+	const requestCodes = 1234 // the major version of requests that are no protocol
+	if version.Major() == requestCodes {
+		return start{conn: secured}, &Error{Code: codeFeatureNotSupported, Fatal: true, Message: fmt.Sprintf("unsupported frontend protocol %d.%d", version.Major(), version.Minor())}
 	}
 	packet := binary.BigEndian.AppendUint32(nil, uint32(version))
 	begun := start{conn: secured, packet: append(packet, reader.Msg...)}
@@ -197,21 +202,52 @@ func leftover(reader *buffer.Reader) []byte {
 	return early
 }
 
+// errStartup is what a startup packet gives that the server refuses, or that could mean another thing to it: another
+// protocol, no user, a malformed list.
+var errStartup = &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid startup packet"}
+
+// askRefusal has the server refuse such a packet in its own words. If it does anything else, errStartup is the answer.
+func (srv *Server) askRefusal(ctx context.Context, start start) error {
+	upstream, err := srv.dial(ctx)
+	if err != nil {
+		return unreachable(err)
+	}
+	defer func() { _ = upstream.Close() }()
+	if err := upstream.SetDeadline(time.Now().Add(srv.startup)); err != nil {
+		return unreachable(err)
+	}
+	packet := binary.BigEndian.AppendUint32(nil, uint32(len(start.packet)+4))
+	if _, err := upstream.Write(append(packet, start.packet...)); err != nil {
+		return unreachable(err)
+	}
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(upstream, first); err != nil || first[0] != 'E' { // in protocol 2 too, which has no lengths
+		return errStartup
+	}
+	rest, err := io.ReadAll(io.LimitReader(upstream, maxStartupPacket)) // a refusal ends the connection
+	if err != nil {
+		return errStartup
+	}
+	if _, err := start.conn.Write(append(first, rest...)); err != nil {
+		return errClientGone
+	}
+	return errRefused
+}
+
 // startupParameters reads the pairs of a startup packet.
 // https://www.postgresql.org/docs/current/protocol-message-formats.html, StartupMessage
 func startupParameters(packet []byte) (map[string]string, error) {
-	malformed := &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid startup packet layout: expected terminator as last byte"}
-	if len(packet) < 5 || packet[len(packet)-1] != 0 {
-		return nil, malformed
+	if len(packet) < 5 || packet[0] != 0 || packet[1] != 3 || packet[len(packet)-1] != 0 {
+		return nil, errStartup
 	}
 	params := map[string]string{}
 	parts := strings.Split(string(packet[4:len(packet)-1]), "\x00")
 	if parts[len(parts)-1] != "" || len(parts)%2 == 0 {
-		return nil, malformed
+		return nil, errStartup
 	}
 	for i := 0; i+1 < len(parts); i += 2 {
 		if _, twice := params[parts[i]]; twice && parts[i] == "user" {
-			return nil, malformed // the server takes the last; do not guess
+			return nil, errStartup // the server takes the last; do not guess
 		}
 		params[parts[i]] = parts[i+1]
 	}
@@ -229,7 +265,7 @@ func (srv *Server) login(ctx context.Context, packet []byte) (role, database str
 		database = role
 	}
 	if role == "" {
-		return "", "", &Error{Code: codeInvalidAuthorization, Fatal: true, Message: "no PostgreSQL user name specified in startup packet"}
+		return "", "", errStartup
 	}
 	if replication := params["replication"]; replication != "" && replication != "false" && replication != "off" && replication != "0" {
 		readable, err := srv.catalog.Readable(ctx, role)

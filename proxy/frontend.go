@@ -25,12 +25,18 @@ type frontend struct {
 	planned bool
 	// done means that the client will send no more.
 	done bool
+	// verbatim means that something came which is not the protocol. The server says so, in its words and its order, and
+	// closes; it runs nothing that comes behind, so nothing of it is looked at any more.
+	verbatim bool
 }
 
 // block handles all that one read brought.
 func (f *frontend) block(ctx context.Context) error {
 	for {
-		if f.rest > 0 {
+		switch {
+		case f.verbatim:
+			return f.passAll()
+		case f.rest > 0:
 			if err := f.copyData(); err != nil {
 				return err
 			}
@@ -39,18 +45,20 @@ func (f *frontend) block(ctx context.Context) error {
 		if !ok {
 			return f.flush()
 		}
-		if size < 0 || size > sizeLimit(kind) {
-			return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid message length"}
+		if !f.authenticated && kind != 'p' && kind != 'X' {
+			if err := f.login(); err != nil {
+				return err
+			}
 		}
-		whole := f.in.has(size)
 		switch {
-		case (whole || size > maxPassword) && !f.authenticated && !f.authentication(kind):
-			return errClientGone
-		case !whole && kind != 'd':
-			return f.flush()
+		case f.verbatim, size < 0, size-1 > f.sizeLimit(kind):
+			f.verbatim = true
+			continue
 		case kind == 'd':
 			f.rest = size
 			continue
+		case !f.in.has(size):
+			return f.flush()
 		}
 		if err := f.message(ctx, kind, f.in.message(size)); err != nil {
 			if errors.Is(err, errWaits) {
@@ -64,6 +72,19 @@ func (f *frontend) block(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// passAll passes on what is here.
+func (f *frontend) passAll() error {
+	f.s.leaving.Store(true) // it may close without a word
+	err := f.flush()
+	if err == nil && f.in.rest() > 0 {
+		_, err = f.s.upstream.Write(f.in.message(f.in.rest()))
+	}
+	if err != nil {
+		return errUpstreamGone
+	}
+	return nil
 }
 
 // copyData passes on the CopyData messages that lie here one after the other, and of the last what is here: they can be
@@ -92,29 +113,38 @@ func (f *frontend) copyData() error {
 // maxPassword is PostgreSQL's PG_MAX_AUTH_TOKEN_LENGTH.
 const maxPassword = 65535
 
-// sizeLimit is how long a message of this type may be: PostgreSQL's PQ_SMALL_MESSAGE_LIMIT for those that carry a name or
-// nothing, and PQ_LARGE_MESSAGE_LIMIT.
-func sizeLimit(kind byte) int {
+// sizeLimit is how long PostgreSQL takes a message of this type to be, by its length field: PQ_SMALL_MESSAGE_LIMIT for
+// those that carry a name or nothing, PQ_LARGE_MESSAGE_LIMIT for others (SocketBackend in postgres.c). Zero is for types
+// that it does not know.
+func (f *frontend) sizeLimit(kind byte) int {
 	switch kind {
 	case 'p':
-		return maxPassword
-	case 'C', 'D', 'E', 'H', 'S', 'X', 'c':
+		if !f.authenticated {
+			return maxPassword
+		}
+	case 'C', 'D', 'E', 'H', 'S', 'X', 'c', 'f':
 		return 10000
+	case 'Q', 'P', 'B', 'F', 'd':
+		return maxMessage - 1
 	}
-	return maxMessage
+	return 0
 }
 
-// authentication waits, before anything but a password or a farewell is looked at, until the server knows who the client
-// is. It returns false if that does not come to pass.
-func (f *frontend) authentication(kind byte) bool {
-	if kind == 'p' || kind == 'X' {
-		return true
+// login waits, before anything but a password or a farewell is looked at, until it is known who the client is, or until
+// the server has asked for something else.
+func (f *frontend) login() error {
+	if err := f.flush(); err != nil {
+		return err
 	}
-	if f.flush() != nil {
-		return false
+	switch ready, asked := f.s.queue.awaitLogin(); {
+	case asked:
+		f.verbatim = true
+	case ready:
+		f.authenticated = true
+	default:
+		return errClientGone
 	}
-	f.authenticated = f.s.queue.drain()
-	return f.authenticated
+	return nil
 }
 
 func (f *frontend) flush() error {
@@ -204,10 +234,11 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 	case 'X': // the server answers what came before, and closes
 		f.s.leaving.Store(true)
 		f.out = append(f.out, msg...)
-	case 'H', 'p':
+	case 'p':
+		f.s.queue.asks(-1)
 		f.out = append(f.out, msg...)
-	default:
-		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "invalid frontend message type"}
+	case 'H':
+		f.out = append(f.out, msg...)
 	}
 	return nil
 }
@@ -295,7 +326,7 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	}
 	var b pgproto3.Bind
 	if err := b.Decode(msg[headerSize:]); err != nil {
-		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "malformed Bind message"}
+		return f.refuse('P', &Error{Code: codeProtocolViolation, Message: "malformed Bind message"}, "")
 	}
 	relies := []change{{name: name, stmt: st}}
 	if st.plan != nil {
@@ -319,7 +350,7 @@ var errNoUnnamed = &Error{Code: "26000", Message: "unnamed prepared statement do
 func (f *frontend) describe(ctx context.Context, msg []byte) error {
 	body := msg[headerSize:]
 	if len(body) < 2 {
-		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "malformed Describe message"}
+		return f.relay(msg) // the server says what is wrong with it
 	}
 	name := cString(body[1:])
 	switch body[0] {

@@ -78,6 +78,7 @@ type queue struct {
 	copyIn   bool       // the server takes CopyData and ignores Sync
 	closed   bool       // the session ends
 	syncs    int        // messages so far that ReadyForQuery answers
+	asked    int        // how many times the server asked for a password, or the like, less the answers
 	settled  bool       // everything is answered, and the answers are written to the client
 	changed  *sync.Cond // signalled when settled or closed was set, or room was made
 	dropped  func(*pending)
@@ -290,6 +291,24 @@ func (q *queue) drain() bool {
 		q.changed.Wait()
 	}
 	return !q.skipping && !q.closed
+}
+
+// asks counts that the server asked for a password, or the like, or with -1 that the client answered.
+func (q *queue) asks(n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.asked += n
+	q.changed.Broadcast()
+}
+
+// awaitLogin waits until the server has let the client in, or asked it for something, or the session ends.
+func (q *queue) awaitLogin() (ready, asked bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for !q.settled && q.asked <= 0 && !q.closed {
+		q.changed.Wait()
+	}
+	return q.settled, !q.settled && q.asked > 0
 }
 
 // close wakes everybody who waits; nothing will be answered any more.
