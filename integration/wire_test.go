@@ -628,9 +628,7 @@ func TestRudeClients(t *testing.T) {
 		}
 		h := rawConn(t, e.dsn(analyst))
 		_, _ = h.Conn.Write([]byte{'Q', 0xff, 0xff, 0xff, 0xff})
-		if msg, err := h.Frontend.Receive(); err != nil {
-			t.Error("a bad length was not answered:", err)
-		} else if e, ok := msg.(*pgproto3.ErrorResponse); !ok || e.Code != "08P01" {
+		if msg, err := h.Frontend.Receive(); err == nil { // PostgreSQL closes without a word
 			t.Errorf("a bad length got %T %+v", msg, msg)
 		}
 		if got := mustText(t, e.connect(t, analyst), `SELECT 1`); got != "1\n" {
