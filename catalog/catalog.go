@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -202,13 +205,16 @@ type ColumnKey struct {
 // Readable returns the masked columns of the snapshot's policies that a role may read raw, by GRANT, membership or
 // being superuser. A column that was dropped counts as readable. An unknown role reads nothing.
 func (c *Catalog) Readable(ctx context.Context, role string) (map[ColumnKey]bool, error) {
-	rows, err := c.pool.Query(ctx, `SELECT p.relation, m.num
-		FROM scrim_state.policies p, unnest(p.columns) AS m(num), pg_catalog.pg_roles r
-		WHERE r.rolname = $1 AND coalesce(pg_catalog.has_column_privilege(r.oid, p.relation, m.num, 'SELECT'), true)`, role)
-	if err != nil {
-		return nil, fmt.Errorf("read privileges: %w", err)
-	}
-	keys, err := pgx.CollectRows(rows, pgx.RowToStructByPos[ColumnKey])
+	var keys []ColumnKey
+	err := c.onLiveConnection(ctx, func() error {
+		rows, err := c.pool.Query(ctx, `SELECT p.relation, m.num
+			FROM scrim_state.policies p, unnest(p.columns) AS m(num), pg_catalog.pg_roles r
+			WHERE r.rolname = $1 AND coalesce(pg_catalog.has_column_privilege(r.oid, p.relation, m.num, 'SELECT'), true)`, role)
+		if err == nil {
+			keys, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ColumnKey])
+		}
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read privileges: %w", err)
 	}
@@ -217,4 +223,25 @@ func (c *Catalog) Readable(ctx context.Context, role string) (map[ColumnKey]bool
 		readable[k] = true
 	}
 	return readable, nil
+}
+
+// onLiveConnection runs a query that only reads, and once more if its connection was lost: after a restart of the server
+// the pool is full of connections that are gone, and learns that of each one by using it.
+func (c *Catalog) onLiveConnection(ctx context.Context, query func() error) error {
+	err := query()
+	if err == nil || ctx.Err() != nil || !isConnectionLost(err) {
+		return err
+	}
+	c.pool.Reset()
+	return query()
+}
+
+// isConnectionLost tells whether an error was, or came with, the end of the connection.
+func isConnectionLost(err error) bool {
+	var said *pgconn.PgError
+	if errors.As(err, &said) {
+		return said.SeverityUnlocalized == "FATAL" || said.SeverityUnlocalized == "PANIC"
+	}
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
 }

@@ -132,6 +132,43 @@ func TestFollows(t *testing.T) {
 	wait(t, "freshness", c.Fresh)
 }
 
+// TestLostConnections: what a login asks the catalog is answered although the server has just ended all connections of the
+// pool, as a restart does. They were used a moment ago, so that the pool takes them for good.
+func TestLostConnections(t *testing.T) {
+	dsn, admin := database(t, "lost")
+	if _, err := catalog.Init(t.Context(), admin); err != nil {
+		t.Fatal(err)
+	}
+	c, err := catalog.Open(t.Context(), catalog.Config{DSN: dsn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	questions := map[string]func() error{
+		"Readable": func() error { _, err := c.Readable(t.Context(), "nobody"); return err },
+		"Verifier": func() error { _, err := c.Verifier(t.Context(), "nobody"); return err },
+	}
+	for name, ask := range questions {
+		var all sync.WaitGroup
+		for range 4 { // as many as the pool holds
+			all.Go(func() {
+				if err := ask(); err != nil {
+					t.Error(name, err)
+				}
+			})
+		}
+		all.Wait()
+		const end = `SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name = 'scrim catalog' AND datname = 'lost'`
+		ended := 0
+		if err := admin.QueryRow(t.Context(), end).Scan(&ended); err != nil || ended == 0 {
+			t.Fatalf("%d connections ended, %v", ended, err)
+		}
+		if err := ask(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func wait(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for range 200 {

@@ -31,7 +31,9 @@ func (v *Verifier) Clear() { clear(v.StoredKey[:]); clear(v.ServerKey[:]) }
 // a password that was changed counts at once. A catalog role without the right to gives ErrVerifierDenied.
 func (c *Catalog) Verifier(ctx context.Context, role string) (*Verifier, error) {
 	var secret []byte
-	err := c.pool.QueryRow(ctx, `SELECT a.rolpassword FROM pg_catalog.pg_authid a WHERE a.rolname = $1`, role).Scan(&secret)
+	err := c.onLiveConnection(ctx, func() error {
+		return c.pool.QueryRow(ctx, `SELECT a.rolpassword FROM pg_catalog.pg_authid a WHERE a.rolname = $1`, role).Scan(&secret)
+	})
 	defer clear(secret)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):

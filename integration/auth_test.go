@@ -223,6 +223,7 @@ func TestSecureLogin(t *testing.T) {
 	}
 	for _, binaries := range servers {
 		t.Run(fmt.Sprintf("pg%d", binaries.Major), func(t *testing.T) {
+			t.Parallel()
 			s := newSecure(t, binaries)
 			t.Run("methods", s.testMethods)
 			t.Run("libpq", s.testLibpq)

@@ -3,6 +3,7 @@ package integration_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -11,8 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// script sends messages, waits for so many ReadyForQuery, and returns what came: message types, error codes, values.
-func script(t *testing.T, h *pgconn.HijackedConn, ready int, messages ...pgproto3.FrontendMessage) string {
+// talk sends messages, waits for so many ReadyForQuery, and returns what came, as show writes it, or why it ended before.
+func talk(t *testing.T, h *pgconn.HijackedConn, ready int, messages []pgproto3.FrontendMessage, show func(io.Writer, pgproto3.BackendMessage)) string {
 	t.Helper()
 	for _, m := range messages {
 		h.Frontend.Send(m)
@@ -27,27 +28,39 @@ func script(t *testing.T, h *pgconn.HijackedConn, ready int, messages ...pgproto
 		if err != nil {
 			return b.String() + err.Error()
 		}
-		switch msg := msg.(type) {
-		case *pgproto3.ErrorResponse:
-			fmt.Fprintf(&b, "E(%s)", msg.Code)
-			if msg.Severity == "FATAL" {
-				b.WriteString("!")
-			}
-		case *pgproto3.DataRow:
-			b.WriteString("D")
-			for _, v := range msg.Values {
-				fmt.Fprintf(&b, "(%.20s)", v)
-			}
-		case *pgproto3.ReadyForQuery:
-			fmt.Fprintf(&b, "Z%c ", msg.TxStatus)
+		show(&b, msg)
+		if _, ok := msg.(*pgproto3.ReadyForQuery); ok {
 			ready--
-		case *pgproto3.NoticeResponse, *pgproto3.NotificationResponse, *pgproto3.ParameterStatus:
-		default:
-			wire, _ := msg.Encode(nil)
-			b.WriteByte(wire[0])
 		}
 	}
 	return b.String()
+}
+
+// script is talk that returns message types, error codes and values.
+func script(t *testing.T, h *pgconn.HijackedConn, ready int, messages ...pgproto3.FrontendMessage) string {
+	t.Helper()
+	return talk(t, h, ready, messages, showTypes)
+}
+
+func showTypes(w io.Writer, msg pgproto3.BackendMessage) {
+	switch msg := msg.(type) {
+	case *pgproto3.ErrorResponse:
+		fmt.Fprintf(w, "E(%s)", msg.Code)
+		if msg.Severity == "FATAL" {
+			fmt.Fprint(w, "!")
+		}
+	case *pgproto3.DataRow:
+		fmt.Fprint(w, "D")
+		for _, v := range msg.Values {
+			fmt.Fprintf(w, "(%.20s)", v)
+		}
+	case *pgproto3.ReadyForQuery:
+		fmt.Fprintf(w, "Z%c ", msg.TxStatus)
+	case *pgproto3.NoticeResponse, *pgproto3.NotificationResponse, *pgproto3.ParameterStatus:
+	default:
+		wire, _ := msg.Encode(nil)
+		fmt.Fprintf(w, "%c", wire[0])
+	}
 }
 
 func unnamed(sql string) []pgproto3.FrontendMessage {

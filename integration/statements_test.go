@@ -3,6 +3,7 @@ package integration_test
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math"
 	"os/exec"
 	"strings"
@@ -15,53 +16,41 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// conversation sends messages, waits for so many ReadyForQuery, and returns everything that came as text, but for what
-// cannot be equal: OIDs of tables, process numbers, places in the server's source.
+// conversation is talk that returns everything, but for what cannot be equal: OIDs of tables, process numbers, places in
+// the server's source.
 func conversation(t *testing.T, h *pgconn.HijackedConn, ready int, messages ...pgproto3.FrontendMessage) string {
 	t.Helper()
-	for _, m := range messages {
-		h.Frontend.Send(m)
-	}
-	if err := h.Frontend.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	_ = h.Conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-	var b strings.Builder
-	for ready > 0 {
-		msg, err := h.Frontend.Receive()
-		if err != nil {
-			return b.String() + err.Error()
+	return talk(t, h, ready, messages, showAll)
+}
+
+func showAll(w io.Writer, msg pgproto3.BackendMessage) {
+	switch msg := msg.(type) {
+	case *pgproto3.ErrorResponse:
+		fmt.Fprintf(w, "%s %s at %d: %s\n", msg.Severity, msg.Code, msg.Position, msg.Message)
+	case *pgproto3.NoticeResponse:
+		fmt.Fprintf(w, "%s %s: %s\n", msg.Severity, msg.Code, msg.Message)
+	case *pgproto3.RowDescription:
+		for _, f := range msg.Fields {
+			fmt.Fprintf(w, "%s (%d, column %d, format %d) ", f.Name, f.DataTypeOID, f.TableAttributeNumber, f.Format)
 		}
-		switch msg := msg.(type) {
-		case *pgproto3.ErrorResponse:
-			fmt.Fprintf(&b, "%s %s at %d: %s\n", msg.Severity, msg.Code, msg.Position, msg.Message)
-		case *pgproto3.NoticeResponse:
-			fmt.Fprintf(&b, "%s %s: %s\n", msg.Severity, msg.Code, msg.Message)
-		case *pgproto3.RowDescription:
-			for _, f := range msg.Fields {
-				fmt.Fprintf(&b, "%s (%d, column %d, format %d) ", f.Name, f.DataTypeOID, f.TableAttributeNumber, f.Format)
+		fmt.Fprintln(w)
+	case *pgproto3.DataRow:
+		for _, v := range msg.Values {
+			if v == nil {
+				fmt.Fprint(w, "∅ ")
+			} else {
+				fmt.Fprintf(w, "%q ", v)
 			}
-			b.WriteByte('\n')
-		case *pgproto3.DataRow:
-			for _, v := range msg.Values {
-				if v == nil {
-					b.WriteString("∅ ")
-				} else {
-					fmt.Fprintf(&b, "%q ", v)
-				}
-			}
-			b.WriteByte('\n')
-		case *pgproto3.CommandComplete:
-			fmt.Fprintf(&b, "%s\n", msg.CommandTag)
-		case *pgproto3.ReadyForQuery:
-			fmt.Fprintf(&b, "ready %c\n", msg.TxStatus)
-			ready--
-		case *pgproto3.ParameterStatus:
-		default:
-			fmt.Fprintf(&b, "%T\n", msg)
 		}
+		fmt.Fprintln(w)
+	case *pgproto3.CommandComplete:
+		fmt.Fprintf(w, "%s\n", msg.CommandTag)
+	case *pgproto3.ReadyForQuery:
+		fmt.Fprintf(w, "ready %c\n", msg.TxStatus)
+	case *pgproto3.ParameterStatus:
+	default:
+		fmt.Fprintf(w, "%T\n", msg)
 	}
-	return b.String()
 }
 
 // pair is the analyst behind the proxy and a role that reads a plain table of the same codes directly.

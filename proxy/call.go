@@ -109,7 +109,7 @@ func (s *session) ask(ctx context.Context, ownTx bool, sql string, params []stri
 	return nil
 }
 
-// answer takes one message of the answer. It runs in the backend goroutine.
+// answer takes one message of the answer. The backend calls it.
 func (c *call) answer(msg []byte, cells []cell) []cell {
 	switch msg[0] {
 	case 'D':

@@ -89,6 +89,18 @@ func (r *results) setFormats(formats []int16) error {
 	return nil
 }
 
+// upstreamFormats asks for sealed columns in binary and for the others as the client did.
+func (r *results) upstreamFormats() []int16 {
+	formats := make([]int16, len(r.formats))
+	for i, o := range r.plan.Outputs {
+		formats[i] = r.formats[i]
+		if o.Seal >= 0 {
+			formats[i] = formatBinary
+		}
+	}
+	return formats
+}
+
 // rowDescription checks the server's description against the plan and tells the client of the columns it asked for.
 func (r *results) rowDescription(msg []byte, describesStatement bool) ([]byte, *Error) {
 	var desc pgproto3.RowDescription

@@ -93,8 +93,7 @@ func (srv *Server) newLogin(ctx context.Context, start start) (_ *session, err e
 			_ = upstream.Close()
 		}
 	}()
-	packet := binary.BigEndian.AppendUint32(nil, uint32(len(start.packet)+4))
-	if _, err := upstream.Write(append(packet, start.packet...)); err != nil {
+	if _, err := upstream.Write(start.message()); err != nil {
 		return nil, unreachable(err)
 	}
 	early, asked, err := srv.authenticate(ctx, start, role, upstream)
@@ -117,6 +116,11 @@ type start struct {
 	packet  []byte   // startup packet after its length: version and parameters
 	early   []byte   // bytes after it that were read along, from TLS only
 	cancel  cancelKey
+}
+
+// message is the startup packet with its length.
+func (st start) message() []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(st.packet)+4)), st.packet...)
 }
 
 // greet reads up to the startup packet or cancel request. TLS after an SSLRequest and the refusal of GSS encryption are
@@ -216,8 +220,7 @@ func (srv *Server) askRefusal(ctx context.Context, start start) error {
 	if err := upstream.SetDeadline(time.Now().Add(srv.startup)); err != nil {
 		return unreachable(err)
 	}
-	packet := binary.BigEndian.AppendUint32(nil, uint32(len(start.packet)+4))
-	if _, err := upstream.Write(append(packet, start.packet...)); err != nil {
+	if _, err := upstream.Write(start.message()); err != nil {
 		return unreachable(err)
 	}
 	first := make([]byte, 1)

@@ -439,15 +439,3 @@ func cString(b []byte) string {
 	s, _ := cutString(b)
 	return s
 }
-
-// upstreamFormats asks for sealed columns in binary and for the others as the client did.
-func (r *results) upstreamFormats() []int16 {
-	formats := make([]int16, len(r.formats))
-	for i, o := range r.plan.Outputs {
-		formats[i] = r.formats[i]
-		if o.Seal >= 0 {
-			formats[i] = formatBinary
-		}
-	}
-	return formats
-}

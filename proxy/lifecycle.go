@@ -12,11 +12,7 @@ import (
 	"time"
 )
 
-// Who drives a session. It begins in two goroutines, one for each direction, which may wait: for passwords, for the
-// catalog, for the answer to a question of ours, for a model that is loaded or trained. When there is nothing left to
-// wait for, both end and an event loop takes the session (loop_linux.go): one thread for many sessions, with the same
-// handlers. A handler that would have to wait there returns errWaits before it has done anything, and the session
-// moves back into goroutines, with what was read and not taken. Sessions with TLS stay in goroutines.
+// The two goroutines of a session: how they begin, end, and make way for an event loop. doc.go says who drives when.
 
 // What ends a driver.
 var (

@@ -4,20 +4,20 @@ package proxy
 // confirms each after it was asked for, and the client may use it before that; so what was sent hides what was confirmed,
 // until it is confirmed itself or dropped. An entry that is relayed is nothing but a name: it hides what had it before,
 // because something that is simply the server's takes its place, or nothing does.
-// T is compared by identity. The session's lock guards it.
-type named[T interface {
-	comparable
-	isRelayed() bool
-}] struct {
+// The session's lock guards it.
+type named[T nameable] struct {
 	sent, confirmed map[string]T
 	// kept is a name that stays when all go.
 	kept string
 }
 
-func newNamed[T interface {
+// nameable is a pointer to what has a name, compared by identity.
+type nameable interface {
 	comparable
 	isRelayed() bool
-}](kept string) named[T] {
+}
+
+func newNamed[T nameable](kept string) named[T] {
 	return named[T]{sent: map[string]T{}, confirmed: map[string]T{}, kept: kept}
 }
 

@@ -22,7 +22,7 @@ type planVersion struct {
 	grants   int // counts changes of what the role may read raw
 }
 
-// planner keeps a session's plans. It is the frontend goroutine's alone.
+// planner keeps a session's plans. It is the frontend's alone.
 type planner struct {
 	version  planVersion
 	readable map[catalog.ColumnKey]bool

@@ -80,7 +80,7 @@ type queue struct {
 	syncs    int        // messages so far that ReadyForQuery answers
 	asked    int        // how many times the server asked for a password, or the like, less the answers
 	settled  bool       // everything is answered, and the answers are written to the client
-	changed  *sync.Cond // signalled when settled or closed was set, or room was made
+	changed  *sync.Cond // signalled when settled or closed was set, the server asked for something, or room was made
 	dropped  func(*pending)
 }
 

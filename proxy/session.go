@@ -93,8 +93,7 @@ type session struct {
 	// release is called once, when the session has ended.
 	release func()
 
-	// The plans of this session; the frontend's alone.
-	planner planner
+	planner planner // the frontend's alone
 
 	mu         sync.Mutex
 	statements named[*statement]

@@ -19,7 +19,7 @@ type starting struct {
 func (st *starting) enter(conn net.Conn) func() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.limit > 0 && st.conns.Len() >= st.limit {
+	if st.conns.Len() >= st.limit {
 		oldest := st.conns.Front()
 		_ = st.conns.Remove(oldest).(net.Conn).Close()
 	}

@@ -47,9 +47,6 @@ const (
 	Ends             // COMMIT, ROLLBACK, PREPARE TRANSACTION
 )
 
-// Makes tells whether the statement makes something that gives rows later, and gives none itself.
-func (e Effect) Makes() bool { return e.Verb == Prepares || e.Verb == Declares }
-
 // Uses tells whether the rows of the statement are those of something made before.
 func (e Effect) Uses() bool { return e.Verb == Executes || e.Verb == Fetches }
 
