@@ -81,10 +81,14 @@ func (c *wireClient) receive() ([]byte, error) {
 	if size < 4 {
 		return nil, fmt.Errorf("message of length %d", size)
 	}
-	msg = append(msg, make([]byte, size-4)...)
-	if n, err := io.ReadFull(c.in, msg[5:]); err != nil {
+	whole := bytes.NewBuffer(msg) // grows as bytes come: an answer without a header can seem to announce a gigabyte
+	if n, err := io.CopyN(whole, c.in, int64(size-4)); err != nil {
+		if n > 0 && errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
 		return nil, fmt.Errorf("%d of %d bytes of a message of type %c, then %w", n+5, size+1, msg[0], ending(err))
 	}
+	msg = whole.Bytes()
 	if msg[0] == 'K' {
 		c.key = bytes.Clone(msg[5:])
 	}
