@@ -64,14 +64,22 @@ func newLoop(log *slog.Logger, idle time.Duration) (*loop, error) {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err == nil {
-		err = unix.EpollCtl(poll, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)})
-	}
 	if err != nil {
 		_ = unix.Close(poll)
 		return nil, os.NewSyscallError("eventfd", err)
 	}
-	return &loop{log: log, idle: idle, poll: poll, wake: wake, scratch: make([]byte, loopBuffer), sessions: map[*session]*home{}}, nil
+	lp := &loop{log: log, idle: idle, poll: poll, wake: wake, scratch: make([]byte, loopBuffer), sessions: map[*session]*home{}}
+	if err := unix.EpollCtl(poll, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}); err != nil {
+		lp.close()
+		return nil, os.NewSyscallError("epoll_ctl", err)
+	}
+	return lp, nil
+}
+
+// close gives back what newLoop took.
+func (lp *loop) close() {
+	_ = unix.Close(lp.poll)
+	_ = unix.Close(lp.wake)
 }
 
 // adopt takes over a session whose goroutines have ended.
@@ -88,12 +96,21 @@ func (lp *loop) adopt(s *session) error {
 		return errShutdown
 	}
 	lp.arrived = append(lp.arrived, s)
-	lp.wakeUp()
+	lp.signal()
 	return nil
 }
 
-// wakeUp makes epoll_wait return.
+// wakeUp makes epoll_wait return. A loop that has stopped has closed its descriptors: their numbers may be others' by now.
 func (lp *loop) wakeUp() {
+	lp.mu.Lock()
+	defer lp.mu.Unlock()
+	if !lp.stopped {
+		lp.signal()
+	}
+}
+
+// signal makes epoll_wait return. lp.mu is held.
+func (lp *loop) signal() {
 	_, _ = unix.Write(lp.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // it can only fail when it is full, and then it wakes
 }
 
@@ -149,8 +166,7 @@ func (lp *loop) stop(ctx context.Context) {
 		lp.end(ctx, s, errShutdown)
 	}
 	lp.closeAll()
-	_ = unix.Close(lp.poll)
-	_ = unix.Close(lp.wake)
+	lp.close()
 }
 
 // receive takes in the sessions that arrived.

@@ -21,6 +21,8 @@ func (*loop) adopt(*session) error { return errors.ErrUnsupported }
 
 func (*loop) wakeUp() {}
 
+func (*loop) close() {}
+
 func (*loop) run(ctx context.Context, _ *Server) { <-ctx.Done() }
 
 func (*leg) writeSome([]byte) (int, error) { return 0, net.ErrClosed }

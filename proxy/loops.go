@@ -19,6 +19,9 @@ func (ls *loops) start(ctx context.Context, srv *Server) error {
 	for range ls.count {
 		lp, err := newLoop(srv.log, srv.idle)
 		if err != nil {
+			for _, lp := range ls.list {
+				lp.close()
+			}
 			return err
 		}
 		ls.list = append(ls.list, lp)
