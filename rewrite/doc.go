@@ -17,5 +17,5 @@
 // SQLSTATE, message and hint. Nothing here guards raw values: PostgreSQL's grants do, and a mistake in this package ends
 // in "permission denied" or in ciphertext. It guards meaning: that no other value is shown in a mask's place.
 //
-// To debug: the goldens in testdata/ print [Plan.Format] for statements by clause; add the statement there.
+// To debug: the goldens in testdata/goldens print [Plan.Format] for statements by clause; add the statement there.
 package rewrite

@@ -73,10 +73,10 @@ func protectedName(name string) bool {
 	return name == "customers" || name == "accounts" || name == "customers_100"
 }
 
-// TestGoldens plans each statement of testdata/ as a role that may read nothing raw. Run with -rewrite to write what
+// TestGoldens plans each statement of testdata/goldens as a role that may read nothing raw. Run with -rewrite to write what
 // comes out.
 func TestGoldens(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/goldens", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			readable := map[catalog.ColumnKey]bool{}
 			for _, arg := range d.CmdArgs {
