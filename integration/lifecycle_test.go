@@ -2,10 +2,12 @@ package integration_test
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -86,6 +88,88 @@ func TestShutdown(t *testing.T) {
 		}
 		if got := mustText(t, e.connect(t, risk), `SELECT t FROM notes ORDER BY t`); got != "kept\nkept too\n" {
 			t.Errorf("committed: %q", got)
+		}
+	})
+}
+
+// TestShutdownWithDeafClient: a client that does not read what it asked for does not keep the server from ending.
+func TestShutdownWithDeafClient(t *testing.T) {
+	onEachAlone(t, func(t *testing.T, e *env) {
+		e.leavesNothing(t, func() {
+			p, stop := e.serve(t, func(c *proxy.Config) { c.ShutdownTimeout = 100 * time.Millisecond })
+			deaf := p.wire(t, risk)
+			deaf.write(simpleQuery(`SELECT repeat('x', 10000) FROM generate_series(1, 20000)`))
+			time.Sleep(300 * time.Millisecond) // until every buffer on the way is full
+			ended := make(chan struct{})
+			go func() { defer close(ended); stop() }()
+			select {
+			case <-ended:
+			case <-time.After(10 * time.Second):
+				t.Error("the server does not end")
+			}
+			_ = deaf.conn.Close()
+			<-ended
+		})
+	})
+}
+
+// TestCancelFlood: cancel requests come from anybody, and each takes a connection upstream: not more than so many at a time.
+func TestCancelFlood(t *testing.T) {
+	upstream, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = upstream.Close() })
+	var dialled atomic.Int64
+	go func() {
+		for {
+			conn, err := upstream.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { _ = conn.Close() }) // and says nothing
+			dialled.Add(1)
+		}
+	}()
+	e := worlds[0].fresh(t)
+	p, _ := e.serve(t, func(c *proxy.Config) { c.Upstream, c.StartupTimeout = upstream.Addr().String(), 2*time.Second })
+	for range 300 {
+		c := dialWire(t, p.addr)
+		c.write(binary.BigEndian.AppendUint64([]byte{0, 0, 0, 16, 0x04, 0xd2, 0x16, 0x2e}, 42))
+	}
+	eventually(t, func() bool { return dialled.Load() >= 64 })
+	time.Sleep(200 * time.Millisecond)
+	if n := dialled.Load(); n > 64 {
+		t.Errorf("%d connections upstream", n)
+	}
+}
+
+// TestReplication: nobody hears more before authentication than from the server, and masked roles may not replicate.
+func TestReplication(t *testing.T) {
+	onEachAlone(t, func(t *testing.T, e *env) {
+		admin := e.admin(t)
+		e.exec(t, admin, `CREATE ROLE walker LOGIN REPLICATION PASSWORD 'walker'`)
+		defer e.exec(t, admin, `DROP ROLE walker`)
+		for _, role := range []string{risk, analyst, "walker", "nobody"} {
+			c := dialWire(t, e.addr)
+			c.write(startupPacket(0x30000, "user", role, "database", e.database, "replication", "database"))
+			first, err := c.receive()
+			if err != nil || first[0] != 'R' {
+				t.Errorf("%s: %q %v, not a request to authenticate", role, first, err)
+			}
+		}
+		dsn := e.dsn("walker") + "&replication=database"
+		if _, err := pgconn.Connect(t.Context(), dsn); code(err) != "0A000" {
+			t.Errorf("a masked role that may replicate: %v", err)
+		}
+		e.exec(t, admin, `ALTER ROLE walker SUPERUSER`)
+		conn, err := pgconn.Connect(t.Context(), dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close(t.Context()) }()
+		if _, err := conn.Exec(t.Context(), `IDENTIFY_SYSTEM`).ReadAll(); err != nil {
+			t.Errorf("an unmasked role that may replicate: %v", err)
 		}
 	})
 }

@@ -61,6 +61,8 @@ func (b *backend) block(ctx context.Context) error {
 			}
 			b.in.r += size
 			continue
+		case !whole && b.s.onLoop && size > fillBuffer:
+			return errors.Join(b.endOfBlock(ctx), errWaits)
 		case !whole:
 			return b.endOfBlock(ctx)
 		}
@@ -180,8 +182,11 @@ func (b *backend) message(ctx context.Context, kind byte, size int, head *pendin
 		b.parameter(msg)
 		return nil
 	case 'R':
-		if awaitsAnswer(msg[headerSize:]) {
+		switch body := msg[headerSize:]; {
+		case awaitsAnswer(body):
 			b.s.queue.asks(1)
+		case len(body) == 4 && binary.BigEndian.Uint32(body) == pgproto3.AuthTypeOk:
+			b.s.queue.letIn()
 		}
 		return nil
 	case 'K':
@@ -273,6 +278,11 @@ func (b *backend) readyForQuery(ctx context.Context, msg []byte) error {
 		return &Error{Code: codeProtocolViolation, Fatal: true, Message: "the upstream server sent a malformed message"}
 	}
 	status := msg[headerSize]
+	if b.s.replicates {
+		if err := b.s.mayReplicate(ctx); err != nil {
+			return err
+		}
+	}
 	if status == 'I' && b.s.onLoop && b.s.changedCatalog.Load() {
 		return errWaits
 	}

@@ -23,6 +23,11 @@ type execution struct {
 // execution works out what a run of a statement will give, when the client asks for formats: nil in the simple protocol,
 // where text comes, or from a binary cursor binary.
 func (f *frontend) execution(ctx context.Context, st *statement, formats []int16) (*execution, error) {
+	if st.Effect.Uses() && f.s.underWay(st.Effect) {
+		if err := f.settle(); err != nil {
+			return nil, err
+		}
+	}
 	x := &execution{formats: formats, from: f.origin(st)}
 	if st.Stores != "" {
 		if stored := f.s.lookup(st.Stores); stored != nil && stored.plan != nil {
@@ -53,6 +58,21 @@ func (f *frontend) execution(ctx context.Context, st *statement, formats []int16
 var errStores = &Error{
 	Code: codeFeatureNotSupported, Message: "masked columns cannot be stored by CREATE TABLE AS EXECUTE yet",
 	Hint: "Select the columns that are not masked.",
+}
+
+// settle waits until all that was sent is answered: a name that a message under way gives anew may stay what it was.
+func (f *frontend) settle() error {
+	if f.s.onLoop {
+		return errWaits
+	}
+	f.out = append(f.out, frame('H', nil)...)
+	if err := f.flush(); err != nil {
+		return err
+	}
+	if !f.s.queue.drain() {
+		return errSkipped
+	}
+	return nil
 }
 
 // origin finds what an EXECUTE or FETCH would take its rows from now.

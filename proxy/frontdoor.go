@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -15,8 +16,6 @@ import (
 	wire "github.com/jeroenrinzema/psql-wire"
 	"github.com/jeroenrinzema/psql-wire/pkg/buffer"
 	"github.com/jeroenrinzema/psql-wire/pkg/types"
-
-	"github.com/scrimdb/scrim/policy"
 )
 
 // maxStartupPacket is PostgreSQL's MAX_STARTUP_PACKET_LENGTH.
@@ -73,14 +72,11 @@ func (srv *Server) newLogin(ctx context.Context, start start) (_ *session, err e
 			<-srv.slots
 		}
 	}()
-	role, database, err := srv.login(ctx, start.packet)
-	if errors.Is(err, errStartup) {
+	want, err := wants(start.packet)
+	if err != nil {
 		return nil, srv.askRefusal(ctx, start)
 	}
-	if err == nil {
-		err = srv.tls.clientConfig.checkClient(start.conn, role)
-	}
-	if err != nil {
+	if err := srv.tls.clientConfig.checkClient(start.conn, want.role); err != nil {
 		return nil, err
 	}
 	upstream, err := srv.dial(ctx)
@@ -96,7 +92,7 @@ func (srv *Server) newLogin(ctx context.Context, start start) (_ *session, err e
 	if _, err := upstream.Write(start.message()); err != nil {
 		return nil, unreachable(err)
 	}
-	early, asked, err := srv.authenticate(ctx, start, role, upstream)
+	early, asked, err := srv.authenticate(ctx, start, want.role, upstream)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +100,7 @@ func (srv *Server) newLogin(ctx context.Context, start start) (_ *session, err e
 	if asked {
 		s.queue.asks(1)
 	}
-	s.role, s.elsewhere = role, database != srv.catalog.Database()
+	s.role, s.elsewhere, s.replicates = want.role, want.database != srv.catalog.Database(), want.replication
 	srv.register(s)
 	return s, nil
 }
@@ -257,30 +253,32 @@ func startupParameters(packet []byte) (map[string]string, error) {
 	return params, nil
 }
 
-// login returns the role and the database that a startup packet asks for. Replication is refused to masked roles.
-func (srv *Server) login(ctx context.Context, packet []byte) (role, database string, err error) {
+// wanted is what a startup packet asks for.
+type wanted struct {
+	role, database string
+	replication    bool
+}
+
+func wants(packet []byte) (wanted, error) {
 	params, err := startupParameters(packet)
-	if err != nil {
-		return "", "", err
+	if err != nil || params["user"] == "" {
+		return wanted{}, errStartup
 	}
-	role, database = params["user"], params["database"]
-	if database == "" {
-		database = role
+	w := wanted{role: params["user"], database: cmp.Or(params["database"], params["user"])}
+	switch params["replication"] {
+	case "", "false", "off", "0":
+	default:
+		w.replication = true
 	}
-	if role == "" {
-		return "", "", errStartup
-	}
-	if replication := params["replication"]; replication != "" && replication != "false" && replication != "off" && replication != "0" {
-		readable, err := srv.catalog.Readable(ctx, role)
-		if err != nil || policy.For(srv.catalog.Snapshot(), readable).Any() {
-			return "", "", &Error{Code: codeFeatureNotSupported, Fatal: true, Message: "replication is not available to masked roles"}
-		}
-	}
-	return role, database, nil
+	return w, nil
 }
 
 // cancelRequestCode is the version number of a CancelRequest: 1234.5678.
 const cancelRequestCode = 80877102
+
+// maxCancelling is how many cancel requests may be on their way: they come from anybody, and each takes a connection. One
+// more is dropped.
+const maxCancelling = 64
 
 // forwardCancel cancels an action of ours, and passes the request on: the server checks the key.
 func (srv *Server) forwardCancel(ctx context.Context, key cancelKey) {
@@ -288,6 +286,12 @@ func (srv *Server) forwardCancel(ctx context.Context, key cancelKey) {
 	// But the action is the one that runs now, not one that may have begun by then.
 	if s := srv.cancels.find(key); s != nil {
 		defer s.action()(&Error{Code: codeQueryCanceled, Message: "canceling statement due to user request"})
+	}
+	select {
+	case srv.cancelling <- struct{}{}:
+		defer func() { <-srv.cancelling }()
+	default:
+		return
 	}
 	conn, err := srv.dial(ctx)
 	if err != nil {

@@ -19,8 +19,9 @@ type frontend struct {
 	// authenticated means that the server has sent its first ReadyForQuery. Until then nothing of the client's is read but
 	// passwords.
 	authenticated bool
-	// open means that extended messages were sent since the last Sync: the server has a transaction under way.
-	open bool
+	// open means that extended messages were sent since the last Sync: the server has a transaction under way, or skips.
+	// queried means that the last of them was a Query, which ends that, but for the skipping.
+	open, queried bool
 	// planned means that statements of the session were planned: what they made may still be used, whatever the masks say.
 	planned bool
 	// done means that the client will send no more.
@@ -57,14 +58,21 @@ func (f *frontend) block(ctx context.Context) error {
 		case kind == 'd':
 			f.rest = size
 			continue
+		case !f.in.has(size) && f.s.onLoop && size > loopBuffer: // it takes time to gather, and to copy
+			return errors.Join(f.flush(), errWaits)
 		case !f.in.has(size):
 			return f.flush()
 		}
-		if err := f.message(ctx, kind, f.in.message(size)); err != nil {
-			if errors.Is(err, errWaits) {
-				f.in.back(size)
-			}
+		switch err := f.message(ctx, kind, f.in.message(size)); {
+		case errors.Is(err, errWaits):
+			f.in.back(size)
 			return err
+		case err != nil:
+			return err
+		case f.s.queue.gaveUp(): // the server takes nothing but data now: it says so
+			f.in.back(size)
+			f.verbatim = true
+			continue
 		}
 		if len(f.out) >= loopBuffer {
 			if err := f.flush(); err != nil {
@@ -200,6 +208,14 @@ func (f *frontend) makeRoom() error {
 	return nil
 }
 
+// isOpen is open, once it was seen what came of a Query.
+func (f *frontend) isOpen() bool {
+	if f.open && f.queried && f.s.queue.isSettled() && !f.s.queue.isSkipping() {
+		f.open, f.queried = false, false
+	}
+	return f.open
+}
+
 // message handles one whole message of the client's. On an event loop it returns errWaits, before it has changed anything
 // that matters, where it would have to wait.
 func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
@@ -208,7 +224,7 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 	}
 	switch kind {
 	case 'P', 'B', 'D', 'E', 'C':
-		f.open = true
+		f.open, f.queried = true, false
 	}
 	switch kind {
 	case 'Q':
@@ -224,7 +240,7 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 	case 'C':
 		return f.close(msg)
 	case 'S':
-		f.open = false
+		f.open, f.queried = false, false
 		return f.relay(msg)
 	case 'F':
 		return f.functionCall(ctx, msg)

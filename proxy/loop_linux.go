@@ -163,7 +163,7 @@ func (lp *loop) stop(ctx context.Context) {
 	lp.receive(ctx)
 	for s := range lp.sessions {
 		s.fatal(errFarewell)
-		lp.end(ctx, s, errShutdown)
+		lp.forget(ctx, s, errShutdown) // whoever has not read what came before cannot be waited for any more
 	}
 	lp.closeAll()
 	lp.close()

@@ -39,6 +39,12 @@ func (n named[T]) find(name string) T {
 	return v
 }
 
+// isSent tells whether the server has not confirmed yet what the name was given to.
+func (n named[T]) isSent(name string) bool {
+	_, ok := n.sent[nameKey(name)]
+	return ok
+}
+
 // send notes that v is asked for.
 func (n named[T]) send(name string, v T) { n.sent[nameKey(name)] = v }
 

@@ -229,6 +229,16 @@ func (s *session) portal(name string) *portal {
 	return s.portals.find(name)
 }
 
+// underWay tells whether a message that has not been answered changes what an EXECUTE or FETCH uses.
+func (s *session) underWay(e rewrite.Effect) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.Verb == rewrite.Executes {
+		return s.statements.isSent(e.Name)
+	}
+	return s.portals.isSent(e.Name)
+}
+
 // special tells whether any statement or portal needs more than relaying.
 func (s *session) special() bool {
 	s.mu.Lock()

@@ -76,6 +76,7 @@ type queue struct {
 	first    int
 	skipping bool       // the server ignores messages until the Sync that was not sent yet
 	copyIn   bool       // the server takes CopyData and ignores Sync
+	gave     bool       // somebody gave up waiting, because of that
 	closed   bool       // the session ends
 	syncs    int        // messages so far that ReadyForQuery answers
 	asked    int        // how many times the server asked for a password, or the like, less the answers
@@ -141,9 +142,10 @@ func (q *queue) crowded() bool {
 func (q *queue) waitForRoom() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.open()) >= maxPending/2 && !q.closed {
+	for len(q.open()) >= maxPending/2 && !q.closed && !q.copyIn {
 		q.changed.Wait()
 	}
+	q.gave = q.copyIn
 }
 
 // idle tells whether nothing is unanswered.
@@ -280,17 +282,28 @@ func (q *queue) beginCopyIn() {
 		open = slices.Delete(open, 1, 2)
 	}
 	q.entries = q.entries[:q.first+len(open)]
+	q.changed.Broadcast()
+}
+
+// gaveUp tells, once, whether somebody stopped waiting because the server waits for data itself.
+func (q *queue) gaveUp() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	gave := q.gave
+	q.gave = false
+	return gave
 }
 
 // drain waits until everything is answered and written to the client, so that the caller may write to it. It returns
-// false if the server is skipping, or the session ends.
+// false if the server is skipping or waits for data, or the session ends.
 func (q *queue) drain() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for !q.settled && !q.closed {
+	for !q.settled && !q.closed && !q.copyIn {
 		q.changed.Wait()
 	}
-	return !q.skipping && !q.closed
+	q.gave = q.copyIn && !q.settled
+	return !q.skipping && !q.closed && !q.gave
 }
 
 // asks counts that the server asked for a password, or the like, or with -1 that the client answered.
@@ -299,6 +312,13 @@ func (q *queue) asks(n int) {
 	defer q.mu.Unlock()
 	q.asked += n
 	q.changed.Broadcast()
+}
+
+// letIn notes that the server has accepted the client: what it asked last, it did not wait for.
+func (q *queue) letIn() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.asked = 0
 }
 
 // awaitLogin waits until the server has let the client in, or asked it for something, or the session ends.

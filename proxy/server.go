@@ -65,9 +65,11 @@ type Server struct {
 	metrics  Metrics
 	cancels  cancels
 	slots    chan struct{} // one for each session
-	starting starting
-	loops    loops
-	draining atomic.Bool // no new sessions, and those that are at rest end
+	// cancelling has one for each cancel request that is on its way.
+	cancelling chan struct{}
+	starting   starting
+	loops      loops
+	draining   atomic.Bool // no new sessions, and those that are at rest end
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -104,10 +106,11 @@ func NewServer(cfg Config) (*Server, error) {
 		upstream: cfg.Upstream, catalog: cfg.Catalog, library: cfg.Library, startup: cfg.StartupTimeout,
 		idle: cfg.IdleTimeout, patience: cfg.ShutdownTimeout, log: cfg.Logger,
 		cancels: cancels{sessions: map[cancelKey]*session{}}, slots: make(chan struct{}, cfg.MaxConnections),
-		starting: starting{limit: cfg.MaxStarting},
-		loops:    loops{count: cmp.Or(cfg.Loops, max(1, runtime.GOMAXPROCS(0)/2))},
-		sessions: map[*session]struct{}{},
-		tls:      legs{clientConfig: cfg.TLS, upstreamConfig: cfg.UpstreamTLS, upstreamAddr: cfg.Upstream},
+		cancelling: make(chan struct{}, maxCancelling),
+		starting:   starting{limit: cfg.MaxStarting},
+		loops:      loops{count: cmp.Or(cfg.Loops, max(1, runtime.GOMAXPROCS(0)/2))},
+		sessions:   map[*session]struct{}{},
+		tls:        legs{clientConfig: cfg.TLS, upstreamConfig: cfg.UpstreamTLS, upstreamAddr: cfg.Upstream},
 	}
 	if err := srv.tls.load(); err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/policy"
 	"github.com/scrimdb/scrim/rewrite"
 )
 
@@ -80,11 +81,13 @@ type session struct {
 	log       *slog.Logger
 	role      string
 	elsewhere bool // in a database that the catalog says nothing about
-	client    leg
-	upstream  leg
-	queue     *queue
-	front     frontend
-	back      backend
+	// replicates means that the client asked for a replication connection, which the role has not been checked for yet.
+	replicates bool
+	client     leg
+	upstream   leg
+	queue      *queue
+	front      frontend
+	back       backend
 
 	// onLoop means that an event loop drives the session, and nothing may wait. It changes only between drivers.
 	onLoop bool
@@ -135,6 +138,19 @@ func (srv *Server) newSession(client, upstream net.Conn, early []byte) *session 
 	return s
 }
 
+// mayReplicate refuses replication to masked roles: it shows whole tables. It is asked when the server has authenticated
+// the client, and says nothing to others.
+func (s *session) mayReplicate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, catalogPatience)
+	defer cancel()
+	readable, err := s.srv.catalog.Readable(ctx, s.role)
+	if err != nil || policy.For(s.srv.catalog.Snapshot(), readable).Any() {
+		return &Error{Code: codeFeatureNotSupported, Fatal: true, Message: "replication is not available to masked roles"}
+	}
+	s.replicates = false
+	return nil
+}
+
 // fatal tells the client why the session ends, if it still listens.
 func (s *session) fatal(e *Error) { s.client.farewell(e.encode(), time.Second) }
 
@@ -154,7 +170,7 @@ func (s *session) nudge() {
 
 // atRest tells whether the session could end now and nothing would be lost: all is answered, and no transaction is open.
 func (s *session) atRest() bool {
-	return s.txStatus() == 'I' && s.queue.isSettled() && !s.front.open && s.front.in.rest() == 0
+	return s.txStatus() == 'I' && s.queue.isSettled() && !s.front.isOpen() && s.front.in.rest() == 0
 }
 
 func (s *session) cancelKey() cancelKey {

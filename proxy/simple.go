@@ -18,14 +18,14 @@ import (
 func (f *frontend) query(ctx context.Context, msg []byte) error {
 	err := f.simple(ctx, msg)
 	if !errors.Is(err, errWaits) {
-		f.open = false // a Query ends with a transaction's end, or in one that was begun
+		f.queried = true
 	}
 	return err
 }
 
 func (f *frontend) simple(ctx context.Context, msg []byte) error {
 	text := cString(msg[headerSize:])
-	list, err := f.plan(ctx, text, !f.open)
+	list, err := f.plan(ctx, text, !f.isOpen())
 	switch {
 	case errors.Is(err, errWaits):
 		return err
@@ -177,7 +177,7 @@ func (f *frontend) wantsBlock(list []*statement) bool {
 // client has not ended by a Sync, the server skips a simple Query too, and waits for the client's.
 func (f *frontend) caughtUp() (bool, error) {
 	switch {
-	case !f.open:
+	case !f.isOpen():
 		return !f.s.queue.isSkipping(), nil
 	case f.s.onLoop:
 		return false, errWaits
