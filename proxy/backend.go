@@ -209,6 +209,10 @@ func (b *backend) message(ctx context.Context, kind byte, size int, head *pendin
 	if head.relies != nil && !b.s.reliable(head) {
 		return shapeError()
 	}
+	if head.attempt != nil && head.kind == 'E' && kind != 'T' {
+		head.attempt.settle(false)
+		head.attempt = nil
+	}
 	switch kind {
 	case '1', '2', '3':
 		b.s.done(head, nil)
@@ -219,13 +223,17 @@ func (b *backend) message(ctx context.Context, kind byte, size int, head *pendin
 		if head.kind == 'D' {
 			b.s.queue.pop()
 		}
-		if head.held != nil { // the simple protocol has no such message
+		if head.held != nil || head.learn != nil { // the client has not asked
 			return b.instead(ctx, len(msg), nil)
 		}
 	case 'D':
 		return b.dataRow(ctx, msg, head)
 	case 'C', 'I', 's':
 		return b.executed(ctx, kind, msg, head)
+	case 't':
+		if head.learn != nil {
+			head.learn.params = parameterTypes(msg[headerSize:])
+		}
 	case 'G', 'W':
 		b.s.queue.beginCopyIn()
 		return nil
@@ -236,6 +244,15 @@ func (b *backend) message(ctx context.Context, kind byte, size int, head *pendin
 		return b.instead(ctx, len(msg), nil)
 	}
 	return nil
+}
+
+// parameterTypes reads a ParameterDescription.
+func parameterTypes(body []byte) []uint32 {
+	var d pgproto3.ParameterDescription
+	if err := d.Decode(body); err != nil {
+		return nil
+	}
+	return d.ParameterOIDs
 }
 
 // awaitsAnswer tells whether a server that sends this Authentication message waits for the client to answer.
@@ -331,6 +348,9 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 	case head.call != nil:
 		swallow = true
 		head.call.finish(bytes.Clone(msg))
+	case head.attempt != nil && !head.attempt.last && response.Code == codeSerializationFailure:
+		swallow = true
+		head.attempt.settle(true)
 	case head.replace != nil:
 		instead = head.replace.encode()
 	case head.edited != nil && response.Position > 0:
@@ -341,6 +361,7 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 	}
 	if head != nil {
 		head.held.take()
+		head.attempt.settle(false)
 		b.s.undone(head)
 	}
 	if swallow || instead != nil || b.filling() {
@@ -390,6 +411,9 @@ func (b *backend) rowDescription(ctx context.Context, msg []byte, head *pending)
 	}
 	if head.kind == 'D' {
 		b.s.queue.pop()
+	}
+	if head.learn != nil {
+		err = b.instead(ctx, len(msg), nil)
 	}
 	return err
 }

@@ -41,6 +41,16 @@ func (e *serverError) Error() string {
 	return r.Message + " (SQLSTATE " + r.Code + ")"
 }
 
+// elsewhere returns the error without its position, which is in a text of ours.
+func (e *serverError) elsewhere() *serverError {
+	var r pgproto3.ErrorResponse
+	if err := r.Decode(e.message[headerSize:]); err != nil || r.Position == 0 {
+		return e
+	}
+	r.Position = 0
+	return &serverError{encode(&r)}
+}
+
 // finish ends the call. It is harmless to end one twice: an error answers it, and its last message is dropped.
 func (c *call) finish(failure []byte) {
 	c.once.Do(func() {
@@ -49,20 +59,37 @@ func (c *call) finish(failure []byte) {
 	})
 }
 
-// ask runs one statement with text parameters and binary results under the client's rights, in its transaction. With ownTx
+// question is a statement of ours with its parameters. Types and formats may be missing.
+type question struct {
+	sql     string
+	types   []uint32
+	formats []int16
+	values  [][]byte
+}
+
+// ask is inquire with text parameters.
+func (s *session) ask(ctx context.Context, ownTx bool, sql string, params []string, row func([]cell) error) error {
+	q := question{sql: sql}
+	for _, p := range params {
+		q.values = append(q.values, []byte(p))
+	}
+	return s.inquire(ctx, ownTx, q, row)
+}
+
+// inquire runs one statement with binary results under the client's rights, in its transaction. With ownTx
 // it is a transaction of its own where the client has none open; without, it joins what the client has under way.
 // Errors are errSkipped, *serverError, or what row returned.
-func (s *session) ask(ctx context.Context, ownTx bool, sql string, params []string, row func([]cell) error) error {
+func (s *session) inquire(ctx context.Context, ownTx bool, q question, row func([]cell) error) error {
 	c := &call{row: row, done: make(chan struct{})}
-	bind := &pgproto3.Bind{DestinationPortal: callName, PreparedStatement: callName, ResultFormatCodes: []int16{formatBinary}}
-	for _, p := range params {
-		bind.Parameters = append(bind.Parameters, []byte(p))
+	bind := &pgproto3.Bind{
+		DestinationPortal: callName, PreparedStatement: callName, ParameterFormatCodes: q.formats, Parameters: q.values,
+		ResultFormatCodes: []int16{formatBinary},
 	}
 	// Closing first makes it certain that the names are free: an earlier call may have been cut short by an error.
 	messages := []pgproto3.FrontendMessage{
 		&pgproto3.Close{ObjectType: 'P', Name: callName},
 		&pgproto3.Close{ObjectType: 'S', Name: callName},
-		&pgproto3.Parse{Name: callName, Query: sql},
+		&pgproto3.Parse{Name: callName, Query: q.sql, ParameterOIDs: q.types},
 		bind,
 		&pgproto3.Execute{Portal: callName},
 		&pgproto3.Close{ObjectType: 'S', Name: callName},

@@ -15,6 +15,7 @@ const (
 	codeProtocolViolation    = "08P01"
 	codeConnectionFailure    = "08006"
 	codeFeatureNotSupported  = "0A000"
+	codeProgramLimit         = "54000"
 	codeObjectNotInState     = "55000"
 	codeQueryCanceled        = "57014"
 	codeAdminShutdown        = "57P01"

@@ -15,6 +15,7 @@ import (
 )
 
 const (
+	oidFloat4      = 700
 	oidFloat4Array = 1021
 	formatText     = 0
 	formatBinary   = 1

@@ -7,6 +7,8 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/scrimdb/scrim/rewrite"
 )
 
 // frontend is the half of a session that reads the client. Its fields are its driver's alone.
@@ -22,6 +24,12 @@ type frontend struct {
 	// open means that extended messages were sent since the last Sync: the server has a transaction under way, or skips.
 	// queried means that the last of them was a Query, which ends that, but for the skipping.
 	open, queried bool
+	// ran means that something was executed since the last Sync, so that a transaction may be under way.
+	ran bool
+	// ours means that the transaction is one of ours, which the next Sync ends.
+	ours bool
+	// trial is the staged statement that was bound last.
+	trial *trial
 	// planned means that statements of the session were planned: what they made may still be used, whatever the masks say.
 	planned bool
 	// done means that the client will send no more.
@@ -222,6 +230,11 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 	if err := f.makeRoom(); err != nil {
 		return err
 	}
+	if f.trial != nil && kind != 'D' && kind != 'E' {
+		if err := f.endTrial(); err != nil {
+			return err
+		}
+	}
 	switch kind {
 	case 'P', 'B', 'D', 'E', 'C':
 		f.open, f.queried = true, false
@@ -240,7 +253,10 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 	case 'C':
 		return f.close(msg)
 	case 'S':
-		f.open, f.queried = false, false
+		f.open, f.queried, f.ran = false, false, false
+		if f.ours {
+			return f.endBlock()
+		}
 		return f.relay(msg)
 	case 'F':
 		return f.functionCall(ctx, msg)
@@ -285,6 +301,11 @@ func (f *frontend) parse(ctx context.Context, msg []byte) error {
 		return f.forward(msg, &pending{kind: 'P', changes: changes})
 	}
 	st := list[0]
+	learns := st.plan != nil && st.plan.Staged()
+	if learns { // the types are this Parse's alone
+		own := *st
+		st = &own
+	}
 	p := &pending{kind: 'P', edited: st, changes: f.s.send(change{name: name, stmt: st})}
 	sql := st.Text
 	switch {
@@ -294,7 +315,10 @@ func (f *frontend) parse(ctx context.Context, msg []byte) error {
 		sql, types = showQuery(st.command), []byte{0, 0} // our statements take no parameters
 	}
 	changed := append(append(append([]byte(name), 0), sql...), 0)
-	return f.forward(frame('P', append(changed, types...)), p)
+	if err := f.forward(frame('P', append(changed, types...)), p); err != nil || !learns {
+		return err
+	}
+	return f.send(&pgproto3.Describe{ObjectType: 'S', Name: name}, &pending{kind: 'D', silent: true, learn: st})
 }
 
 // unplanned answers an extended message whose plan could not be made.
@@ -355,7 +379,16 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	if err != nil {
 		return f.unplanned(err, "")
 	}
+	if st.InTransactions { // theirs shall not be part of ours
+		if err := f.commitOurs(); err != nil {
+			return err
+		}
+	}
 	b.ResultFormatCodes = x.formats
+	if st.plan != nil && st.plan.Staged() && st.Effect.Verb != rewrite.Prepares && len(b.Parameters) >= st.plan.Params {
+		p := &portal{stmt: st, results: x.results, declares: x.cursor, from: x.from}
+		return f.bindStaged(ctx, &bound{st: st, bind: &b, x: x, relies: relies, changes: []change{{name: portalName, portal: p}}})
+	}
 	p := &portal{stmt: st, results: x.results, declares: x.cursor, from: x.from}
 	return f.send(&b, &pending{kind: 'B', edited: st, relies: relies, changes: f.s.send(change{name: portalName, portal: p})})
 }
@@ -395,9 +428,17 @@ func (f *frontend) describe(ctx context.Context, msg []byte) error {
 func (f *frontend) execute(ctx context.Context, msg []byte) error {
 	name, rest := cutString(msg[headerSize:])
 	p := f.s.portal(name)
+	f.ran = true
+	if f.trial != nil && (f.trial.bind.DestinationPortal != name || p == nil) {
+		if err := f.endTrial(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case p == nil:
 		return f.relay(msg)
+	case f.trial != nil:
+		return f.executeStaged(ctx, msg, name, p)
 	case p.stmt.command != nil && p.results.tag == "":
 		return f.command(ctx, p.stmt, false)
 	case p.cursor && p.results.fills() && len(rest) == 4:

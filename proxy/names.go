@@ -170,6 +170,7 @@ func (s *session) dropped(p *pending) {
 	if p.call != nil {
 		p.call.finish(nil)
 	}
+	p.attempt.settle(false)
 	s.undone(p)
 }
 

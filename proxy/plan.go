@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/policy"
 	"github.com/scrimdb/scrim/rewrite"
-	"github.com/scrimdb/scrim/udf"
 )
 
 // planVersion is what a plan depends on besides its text.
@@ -29,6 +27,8 @@ type planner struct {
 	current  policy.Masks
 	looked   time.Time
 	plans    map[string][]*statement // nil for text that is relayed
+	// serializable is the isolation level of transactions by default.
+	serializable bool
 }
 
 const (
@@ -204,7 +204,11 @@ func (s *session) readable(text string) bool {
 // resolveSQL asks what names mean to the client. Everything is qualified: the client's search_path must not matter to
 // anything but the names.
 const resolveSQL = `SELECT n.ord::pg_catalog.int4, c.oid, ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
-	WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped ORDER BY a.attnum)
+	WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped ORDER BY a.attnum),
+	ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a
+		ON a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[])
+	WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisprimary),
+	pg_catalog.current_setting('default_transaction_isolation') OPERATOR(pg_catalog.=) 'serializable'
 FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS n(name, ord)
 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(n.name)::pg_catalog.oid`
 
@@ -215,7 +219,7 @@ func (f *frontend) resolve(ctx context.Context, names []rewrite.Name, ownTx bool
 		quoted[i] = n.Quoted()
 	}
 	err := f.s.ask(ctx, ownTx, resolveSQL, []string{textArray(quoted)}, func(cells []cell) error {
-		if len(cells) != 3 {
+		if len(cells) != 5 {
 			return errors.New("resolve: unexpected columns")
 		}
 		ord := int(cellUint32(cells[0]))
@@ -223,7 +227,12 @@ func (f *frontend) resolve(ctx context.Context, names []rewrite.Name, ownTx bool
 			return errors.New("resolve: unexpected row")
 		}
 		columns, err := cellTexts(cells[2])
-		resolved[names[ord-1]] = rewrite.Relation{OID: cellUint32(cells[1]), Columns: columns}
+		if err != nil {
+			return err
+		}
+		key, err := cellTexts(cells[3])
+		resolved[names[ord-1]] = rewrite.Relation{OID: cellUint32(cells[1]), Columns: columns, Key: key}
+		f.s.planner.serializable = string(cells[4]) == "\x01"
 		return err
 	})
 	return resolved, err
@@ -263,10 +272,12 @@ func (f *frontend) current(ctx context.Context, st *statement) (*statement, erro
 	if len(now) != 1 || now[0].plan == nil || now[0].plan.SQL != st.plan.SQL {
 		return nil, errOutdatedPlan
 	}
+	fresh := *now[0]
+	fresh.params = st.params
 	if st.Effect.Verb == rewrite.Plain { // a PREPARE brought it
-		return now[0].made(), nil
+		return fresh.made(), nil
 	}
-	return now[0], nil
+	return &fresh, nil
 }
 
 // errOutdatedPlan is in PostgreSQL's words for it: they make drivers prepare anew.
@@ -276,18 +287,9 @@ var errOutdatedPlan = &Error{Code: codeFeatureNotSupported, Message: "cached pla
 func (f *frontend) newResults(ctx context.Context, st *statement, formats []int16) (*results, error) {
 	r := &results{plan: st.plan, sealedType: st.version.snapshot.SealedType}
 	for _, seal := range st.plan.Seals {
-		e := seal.Policy.Encoder
-		spec := udf.EncoderSpec{Name: e.Name, Version: e.Version, SHA256: e.SHA256, Inputs: e.Inputs, Dims: e.Dims}
-		if f.s.onLoop && !f.s.srv.library.Loaded(spec) {
-			return nil, errWaits
-		}
-		enc, err := f.s.srv.library.Encoder(spec)
+		enc, err := f.encoder(ctx, seal.Policy)
 		if err != nil {
-			f.s.log.ErrorContext(ctx, "encoder cannot be loaded", "encoder", e.Name, "version", e.Version, "error", err)
-			return nil, &Error{
-				Code: codeSystemError, Message: fmt.Sprintf("encoder %q version %d cannot be loaded, so its masks cannot be computed", e.Name, e.Version),
-				Hint: "The proxy's log says why. Its --models folder must be the one that the encoder was published in.",
-			}
+			return nil, err
 		}
 		r.encoders = append(r.encoders, enc)
 	}

@@ -28,6 +28,10 @@ type pending struct {
 	gathers, last bool
 	// edited is the statement whose text or place was changed on its way upstream: positions in errors are mapped back.
 	edited *statement
+	// attempt is the try at a staged statement that the message is of.
+	attempt *attempt
+	// learn is the statement whose parameter types a Describe asks for.
+	learn *statement
 }
 
 // held is what waits for the end of a statement that was sent by the extended protocol in the place of the simple one: the
@@ -48,7 +52,9 @@ func (h *held) take() []byte {
 }
 
 // plainRows tells whether rows are passed on as they come.
-func (p *pending) plainRows() bool { return p.call == nil && !p.results.fills() && !p.held.waits() }
+func (p *pending) plainRows() bool {
+	return p.call == nil && p.attempt == nil && !p.results.fills() && !p.held.waits()
+}
 
 // relayed has the entries of messages about which there is nothing to know but their type. They are never changed.
 var relayed = func() (entries [256]pending) {

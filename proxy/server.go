@@ -34,6 +34,9 @@ type Config struct {
 	// MaxStarting bounds the connections that have not sent their startup packet. Where one more comes, the oldest of them
 	// is closed: an honest client takes milliseconds. Default 1,000.
 	MaxStarting int
+	// StagedRows is how many rows a statement that computes with masked columns may take the codes of, for each mention of a
+	// protected table. Default 1,000,000.
+	StagedRows int
 	// IdleTimeout ends sessions that have sent nothing for so long, outside of transactions, with 57P05, like PostgreSQL's
 	// idle_session_timeout. Default 0: never.
 	IdleTimeout time.Duration
@@ -69,6 +72,10 @@ type Server struct {
 	cancelling chan struct{}
 	starting   starting
 	loops      loops
+	starting   starting
+	loops      loops
+	// stagedRows is how many rows one list of codes may have.
+	stagedRows int
 	draining   atomic.Bool // no new sessions, and those that are at rest end
 
 	mu       sync.Mutex
@@ -95,11 +102,12 @@ func NewServer(cfg Config) (*Server, error) {
 			return nil, fmt.Errorf("upstream %q is neither HOST:PORT nor the path of a Unix socket (.../.s.PGSQL.5432)", cfg.Upstream)
 		}
 	}
-	if cfg.MaxConnections < 0 || cfg.MaxStarting < 0 || cfg.StartupTimeout < 0 || cfg.IdleTimeout < 0 || cfg.ShutdownTimeout < 0 || cfg.Loops < 0 {
+	if cfg.MaxConnections < 0 || cfg.MaxStarting < 0 || cfg.StartupTimeout < 0 || cfg.IdleTimeout < 0 || cfg.ShutdownTimeout < 0 || cfg.Loops < 0 || cfg.StagedRows < 0 {
 		return nil, errors.New("proxy: limits and timeouts must not be negative")
 	}
 	cfg.StartupTimeout = cmp.Or(cfg.StartupTimeout, 10*time.Second)
 	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, 1000)
+	cfg.StagedRows = cmp.Or(cfg.StagedRows, 1_000_000)
 	cfg.MaxStarting = cmp.Or(cfg.MaxStarting, 1000)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
 	srv := &Server{
@@ -107,10 +115,10 @@ func NewServer(cfg Config) (*Server, error) {
 		idle: cfg.IdleTimeout, patience: cfg.ShutdownTimeout, log: cfg.Logger,
 		cancels: cancels{sessions: map[cancelKey]*session{}}, slots: make(chan struct{}, cfg.MaxConnections),
 		cancelling: make(chan struct{}, maxCancelling),
-		starting:   starting{limit: cfg.MaxStarting},
-		loops:      loops{count: cmp.Or(cfg.Loops, max(1, runtime.GOMAXPROCS(0)/2))},
-		sessions:   map[*session]struct{}{},
-		tls:        legs{clientConfig: cfg.TLS, upstreamConfig: cfg.UpstreamTLS, upstreamAddr: cfg.Upstream},
+		starting:   starting{limit: cfg.MaxStarting}, stagedRows: cfg.StagedRows,
+		loops:    loops{count: cmp.Or(cfg.Loops, max(1, runtime.GOMAXPROCS(0)/2))},
+		sessions: map[*session]struct{}{},
+		tls:      legs{clientConfig: cfg.TLS, upstreamConfig: cfg.UpstreamTLS, upstreamAddr: cfg.Upstream},
 	}
 	if err := srv.tls.load(); err != nil {
 		return nil, err

@@ -26,6 +26,7 @@ type statement struct {
 	version           planVersion // what the plan was made under
 	relayed           bool        // nothing but a name: it hides what was prepared under that name before
 	gone              bool        // nothing at all, where the server may have something
+	params            []uint32    // types of a staged statement's parameters: those declared, and then those that the server inferred
 }
 
 func (st *statement) isRelayed() bool { return st.relayed }

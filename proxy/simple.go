@@ -16,9 +16,12 @@ import (
 // simple protocol would not show is kept from the client, and what it shows later is held back (see held).
 
 func (f *frontend) query(ctx context.Context, msg []byte) error {
+	if err := f.commitOurs(); err != nil {
+		return err
+	}
 	err := f.simple(ctx, msg)
 	if !errors.Is(err, errWaits) {
-		f.queried = true
+		f.queried, f.ran = true, false
 	}
 	return err
 }
@@ -76,7 +79,7 @@ func (f *frontend) one(ctx context.Context, msg []byte, st *statement) error {
 		return err
 	case err != nil:
 		return f.refused(err, st.Text)
-	case x.results.fills():
+	case x.results.fills(), stages([]*statement{st}):
 		return f.converted(ctx, []*statement{st}, x)
 	case st.plan == nil && x.results == nil:
 		return f.relayAll(msg, []*statement{st})
@@ -123,21 +126,21 @@ func (f *frontend) converted(ctx context.Context, list []*statement, first *exec
 	if ok, err := f.caughtUp(); !ok {
 		return err
 	}
-	block := f.wantsBlock(list)
-	if block {
-		if err := f.silently("BEGIN"); err != nil {
+	t, block := f.blockFor(list)
+	if block != "" {
+		if err := f.silently(block); err != nil {
 			return err
 		}
 	}
 	h := &held{}
-	if err := f.parts(ctx, list, first, h); err != nil {
+	if err := f.parts(ctx, list, first, h, t); err != nil {
 		return err
 	}
 	// A simple query leaves no unnamed statement behind.
 	if err := f.send(&pgproto3.Close{ObjectType: 'S'}, &pending{kind: 'C', silent: true}); err != nil {
 		return err
 	}
-	if !block {
+	if block == "" {
 		return f.send(&pgproto3.Sync{}, &pending{kind: 'S', held: h})
 	}
 	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
@@ -147,7 +150,7 @@ func (f *frontend) converted(ctx context.Context, list []*statement, first *exec
 	return f.send(&pgproto3.Query{String: "COMMIT"}, &pending{kind: 'Q', held: h, changes: f.s.send(change{ends: true})})
 }
 
-func (f *frontend) parts(ctx context.Context, list []*statement, first *execution, h *held) error {
+func (f *frontend) parts(ctx context.Context, list []*statement, first *execution, h *held, t tactic) error {
 	for i, st := range list {
 		x := first
 		if i > 0 || x == nil {
@@ -156,21 +159,38 @@ func (f *frontend) parts(ctx context.Context, list []*statement, first *executio
 				return f.unplanned(err, st.Text) // the server skips to our Sync
 			}
 		}
-		if err := f.part(st, x, h, i == len(list)-1); err != nil {
+		last := i == len(list)-1
+		if stages(list[i : i+1]) {
+			if err := f.stagedPart(ctx, st, x, h, last, t); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := f.part(st, x, h, last); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// wantsBlock tells whether statements need the implicit transaction block that the simple protocol makes around several
-// and the extended, before PostgreSQL 18, does not. An explicit one stands for it, but not where they end one themselves.
-func (f *frontend) wantsBlock(list []*statement) bool {
-	if len(list) == 1 || !slices.ContainsFunc(list, func(st *statement) bool { return st.WantsBlock }) ||
-		slices.ContainsFunc(list, func(st *statement) bool { return st.InTransactions }) {
-		return false
+// blockFor returns the statement that begins a block of ours around statements, and how staged ones among them are run.
+// The simple protocol makes an implicit block around several, and the extended, before PostgreSQL 18, does not: an
+// explicit one stands for it, but not where they end one themselves.
+func (f *frontend) blockFor(list []*statement) (tactic, string) {
+	staged := stages(list)
+	if !staged && (len(list) == 1 || !slices.ContainsFunc(list, func(st *statement) bool { return st.WantsBlock })) ||
+		slices.ContainsFunc(list, func(st *statement) bool { return st.InTransactions }) || f.flush() != nil || !f.s.queue.drain() {
+		return once, ""
 	}
-	return f.flush() == nil && f.s.queue.drain() && f.s.txStatus() == 'I'
+	switch {
+	case f.s.txStatus() == 'T':
+		return inTheirs, ""
+	case f.s.txStatus() != 'I' || len(list) == 1 && list[0].Effect.Verb == rewrite.Declares && !list[0].Effect.Hold: // which needs a block of theirs
+		return once, ""
+	case len(list) == 1:
+		return inOwn, f.beginOwn()
+	}
+	return inTheirs, "BEGIN"
 }
 
 // caughtUp tells whether a Sync of ours would end what we sent and nothing else: after an error in messages that the
@@ -206,20 +226,12 @@ func (f *frontend) part(st *statement, x *execution, h *held, last bool) error {
 	if st.plan != nil {
 		sql = st.plan.SQL
 	}
-	changes := f.s.send(f.s.effect(st, x.cursor))
-	messages := []pgproto3.FrontendMessage{
-		&pgproto3.Parse{Query: sql}, &pgproto3.Bind{ResultFormatCodes: x.formats}, &pgproto3.Describe{ObjectType: 'P'}, &pgproto3.Execute{},
+	if err := f.send(&pgproto3.Parse{Query: sql}, &pending{kind: 'P', silent: true, edited: st, changes: f.s.send(f.s.usesUnnamed())}); err != nil {
+		return err
 	}
-	entries := []pending{
-		{kind: 'P', silent: true, edited: st, changes: f.s.send(f.s.usesUnnamed())},
-		{kind: 'B', silent: true, edited: st, changes: f.s.send(f.s.hidesPortal(""))},
-		{kind: 'D', results: x.results, edited: st, held: h, gathers: st.Gathers, relies: x.from.reliance(st)},
-		{kind: 'E', results: x.results, edited: st, held: h, last: last, changes: changes, relies: x.from.reliance(st)},
+	err := f.send(&pgproto3.Bind{ResultFormatCodes: x.formats}, &pending{kind: 'B', silent: true, edited: st, changes: f.s.send(f.s.hidesPortal(""))})
+	if err != nil {
+		return err
 	}
-	for i, m := range messages {
-		if err := f.send(m, &entries[i]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return f.described(st, x, h, last, nil)
 }

@@ -1,10 +1,12 @@
 package rewrite
 
 import (
+	"fmt"
 	"slices"
 
 	pg_query "github.com/pganalyze/pg_query_go/v6"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/policy"
@@ -19,15 +21,36 @@ type analysis struct {
 	resolved  map[Name]Relation
 	masks     policy.Masks
 	instances []*instance
-	effort    int  // sources copied so far
-	modifies  bool // there is a data-modifying WITH
+	effort    int    // sources copied so far
+	staged    string // why codes are needed before the statement can run; empty while slots only travel
+	qualified []qualified
+	groups    []grouping
+	scanned   []*pg_query.ScanToken
 }
 
-// instance is one mention of a protected relation in a FROM clause.
+// instance is one mention of a protected relation.
 type instance struct {
 	mask policy.Mask
 	rv   *pg_query.RangeVar
 	used bool // some masked column of it is touched, so it must be replaced
+	// target means that the statement changes the relation: it stays, and its masked columns cannot be read.
+	target bool
+	// starred means that all its columns are listed somewhere: no further one may be added.
+	starred bool
+	// system columns that are named.
+	system []string
+	// nullable means that an outer join may put NULL in its place.
+	nullable bool
+	// copied lists the columns of a mention that COPY makes.
+	copied []string
+	// filters are conditions that every row of it meets that the statement takes a code of.
+	filters []predicate
+}
+
+// qualified is a column reference that names the schema of a mention.
+type qualified struct {
+	ref  *pg_query.ColumnRef
+	inst *instance
 }
 
 // rowID tells rows apart: two columns with the same rowID come from the same row of the same mention. A CTE that is
@@ -45,6 +68,14 @@ type source struct {
 type outColumn struct {
 	name    string
 	sources []source
+	// of is the unmasked column of a mention that this is, for the conditions on it; zero for anything else.
+	of origin
+}
+
+// origin is an unmasked column of a mention.
+type origin struct {
+	inst *instance
+	num  int16
 }
 
 func (c outColumn) isSlot() bool { return len(c.sources) > 0 }
@@ -75,6 +106,7 @@ func (c columns) hasSlots() bool { return slices.ContainsFunc(c.cols, outColumn.
 type item struct {
 	name, schema string // schema only when one was written and no alias hides it
 	columns
+	inst *instance // the mention that it is, if it is one
 }
 
 // scope is what an expression can see: the items of its own FROM clause, then those of the query around it.
@@ -104,11 +136,17 @@ func (a *analysis) anyUsed() bool {
 	return slices.ContainsFunc(a.instances, func(i *instance) bool { return i.used })
 }
 
-const deferredHint = "In this version a masked column can be selected, through subqueries, CTEs, joins and UNION ALL, but not computed with."
+// stage notes that a slot does not only travel, or may not: codes are needed before the statement runs.
+func (a *analysis) stage(format string, args ...any) {
+	if a.staged == "" {
+		a.staged = fmt.Sprintf(format, args...)
+	}
+}
 
-// refuseUse refuses a slot in a place where it does not only travel.
-func refuseUse(ref *pg_query.ColumnRef, name, where string) {
-	refuse(codeFeatureNotSupported, int(ref.GetLocation()), deferredHint, "masked column %q cannot be used in %s yet", name, where)
+// compute notes that a slot is used in a place where it does not only travel.
+func (a *analysis) compute(c outColumn, where string) {
+	a.use(c)
+	a.stage("%s is used in %s", c.name, where)
 }
 
 // query analyses a SELECT of any form and returns the columns of its result.
@@ -135,15 +173,16 @@ func (a *analysis) with(w *pg_query.WithClause, outer *scope, env *ctes) *ctes {
 		cte := node.GetCommonTableExpr()
 		sel := cte.GetCtequery().GetSelectStmt()
 		if sel == nil { // INSERT, UPDATE, DELETE, MERGE ... RETURNING
-			a.modifies = true
+			a.modification(cte.GetCtequery(), outer, env)
 			env = &ctes{name: cte.GetCtename(), columns: columns{open: true}, next: env}
 			continue
 		}
 		out := a.query(sel, outer, env)
-		if w.GetRecursive() && out.hasSlots() {
-			refuse(codeFeatureNotSupported, int(cte.GetLocation()), deferredHint, "masked columns cannot be used in WITH RECURSIVE yet")
+		if w.GetRecursive() {
+			a.consume(out, "WITH RECURSIVE")
+			out = out.plain()
 		}
-		out = out.renamed(cte.GetAliascolnames())
+		out = a.renamed(out, cte.GetAliascolnames())
 		if cte.GetSearchClause() != nil || cte.GetCycleClause() != nil {
 			out.open = true
 		}
@@ -155,17 +194,21 @@ func (a *analysis) with(w *pg_query.WithClause, outer *scope, env *ctes) *ctes {
 func (a *analysis) setOperation(sel *pg_query.SelectStmt, outer *scope, env *ctes) columns {
 	left, right := a.query(sel.GetLarg(), outer, env), a.query(sel.GetRarg(), outer, env)
 	out := columns{open: left.open || right.open}
-	if (left.hasSlots() || right.hasSlots()) && (sel.GetOp() != pg_query.SetOperation_SETOP_UNION || !sel.GetAll()) {
-		refuse(codeFeatureNotSupported, -1, deferredHint, "masked columns cannot be compared by UNION, INTERSECT or EXCEPT yet")
+	if sel.GetOp() != pg_query.SetOperation_SETOP_UNION || !sel.GetAll() {
+		a.consume(left, "UNION, INTERSECT or EXCEPT")
+		a.consume(right, "UNION, INTERSECT or EXCEPT")
 	}
 	if (left.hasSlots() || right.hasSlots()) && (out.open || len(left.cols) != len(right.cols)) {
-		refuse(codeFeatureNotSupported, -1, "List the columns instead of using a star.", "cannot match the columns of UNION ALL around a masked column")
+		a.consume(left, "UNION ALL of unknown columns")
+		a.consume(right, "UNION ALL of unknown columns")
+		left, right = left.plain(), right.plain()
 	}
 	for i, l := range left.cols {
+		l.of = origin{}
 		if i < len(right.cols) {
 			r := right.cols[i]
 			if l.isSlot() != r.isSlot() || l.isSlot() && !sameMask(l, r) {
-				refuse(codeFeatureNotSupported, -1, deferredHint, "UNION ALL would mix a masked column with other values in column %d", i+1)
+				a.stage("UNION ALL mixes a masked column with other values")
 			}
 			if l.sources = slices.Concat(l.sources, r.sources); len(l.sources) > maxColumns {
 				refuse(codeTooComplex, -1, "", "too many branches of UNION ALL around a masked column")
@@ -194,38 +237,98 @@ func (a *analysis) values(sel *pg_query.SelectStmt, outer *scope, env *ctes) col
 
 func (a *analysis) plainSelect(sel *pg_query.SelectStmt, outer *scope, env *ctes) columns {
 	s := &scope{parent: outer}
+	before := len(a.instances)
 	for _, node := range sel.GetFromClause() {
-		items, cols := a.from(node, s, env)
-		s.items = append(s.items, items...)
-		s.all.cols = append(s.all.cols, cols.cols...)
-		s.all.open = s.all.open || cols.open
+		a.fromMember(node, s, env)
 	}
 	if sel.GetIntoClause() != nil {
-		refuse(codeFeatureNotSupported, -1, deferredHint, "masked columns cannot be stored by SELECT INTO yet")
+		a.stage("SELECT INTO stores")
 	}
+	a.filter(sel.GetWhereClause(), s, a.within(before))
 	a.expr(sel.GetWhereClause(), s, env, "WHERE")
 	a.expr(sel.GetHavingClause(), s, env, "HAVING")
 	out := a.targets(sel.GetTargetList(), s, env)
 	for _, g := range sel.GetGroupClause() {
 		a.sortKey(g, s, out, env, "GROUP BY")
 	}
-	if len(sel.GetGroupClause()) > 0 && out.hasSlots() {
-		refuse(codeFeatureNotSupported, -1, deferredHint, "masked columns cannot be selected from a GROUP BY yet")
+	if len(sel.GetGroupClause()) > 0 {
+		a.consume(out, "a grouped query")
+		a.groupedBy(sel, s)
 	}
 	for _, w := range sel.GetWindowClause() {
 		a.expr(w, s, env, "WINDOW")
 	}
 	for _, d := range sel.GetDistinctClause() {
 		if d.GetNode() == nil { // plain DISTINCT
-			if out.hasSlots() {
-				refuse(codeFeatureNotSupported, -1, deferredHint, "masked columns cannot be compared by DISTINCT yet")
-			}
+			a.consume(out, "DISTINCT")
 			continue
 		}
 		a.sortKey(d, s, out, env, "DISTINCT ON")
 	}
 	a.tail(sel, s, out, env)
+	if !isSimple(sel) { // a condition on its result is none on its rows
+		out = out.detached()
+	}
 	return out
+}
+
+// within allows conditions on the mentions since then that no outer join makes up rows for.
+func (a *analysis) within(since int) func(*instance) bool {
+	own := a.instances[since:len(a.instances):len(a.instances)]
+	return func(i *instance) bool { return !i.nullable && slices.Contains(own, i) }
+}
+
+// fromMember adds a member of a FROM clause to the scope.
+func (a *analysis) fromMember(node *pg_query.Node, s *scope, env *ctes) {
+	items, cols := a.from(node, s, env)
+	s.items = append(s.items, items...)
+	s.all.cols = append(s.all.cols, cols.cols...)
+	s.all.open = s.all.open || cols.open
+}
+
+// isSimple tells whether a condition on a column of a SELECT's result can as well be one on the rows it comes from.
+func isSimple(sel *pg_query.SelectStmt) bool {
+	return len(sel.GetGroupClause()) == 0 && sel.GetHavingClause() == nil && len(sel.GetDistinctClause()) == 0 &&
+		sel.GetLimitCount() == nil && sel.GetLimitOffset() == nil && len(sel.GetWindowClause()) == 0 && len(sel.GetLockingClause()) == 0 &&
+		!slices.ContainsFunc(sel.GetTargetList(), computes)
+}
+
+// computes tells whether an output may be an aggregate, a window function or a set of rows: whether it calls anything.
+func computes(target *pg_query.Node) bool {
+	found := false
+	walk(target.ProtoReflect(), func(m proto.Message) bool {
+		_, call := m.(*pg_query.FuncCall)
+		found = found || call
+		return !found
+	})
+	return found
+}
+
+// detached returns the columns with nothing known of where unmasked ones come from.
+func (c columns) detached() columns {
+	out := columns{cols: slices.Clone(c.cols), open: c.open}
+	for i := range out.cols {
+		out.cols[i].of = origin{}
+	}
+	return out
+}
+
+// plain returns the columns as if none were masked.
+func (c columns) plain() columns {
+	out := c.detached()
+	for i := range out.cols {
+		out.cols[i].sources = nil
+	}
+	return out
+}
+
+// consume notes that slots among the columns are used where they do not only travel.
+func (a *analysis) consume(c columns, where string) {
+	for _, col := range c.cols {
+		if col.isSlot() {
+			a.compute(col, where)
+		}
+	}
 }
 
 // tail analyses what comes after a SELECT or a set operation.
@@ -243,21 +346,23 @@ func (a *analysis) tail(sel *pg_query.SelectStmt, s *scope, out columns, env *ct
 // sortKey analyses a member of ORDER BY, GROUP BY or DISTINCT ON: a position, a name of the output, or an expression.
 func (a *analysis) sortKey(node *pg_query.Node, s *scope, out columns, env *ctes, where string) {
 	if c := node.GetAConst(); c != nil && c.GetIval() != nil {
-		if n := int(c.GetIval().GetIval()); n >= 1 && n <= len(out.cols) && out.cols[n-1].isSlot() {
-			refuse(codeFeatureNotSupported, int(c.GetLocation()), deferredHint, "masked column %q cannot be used in %s yet", out.cols[n-1].name, where)
-		} else if out.open && out.hasSlots() {
-			refuse(codeFeatureNotSupported, int(c.GetLocation()), "Name the column.", "cannot tell which column position %d is", n)
+		if n := int(c.GetIval().GetIval()); n >= 1 && n <= len(out.cols) && !out.open {
+			a.consume(columns{cols: out.cols[n-1 : n]}, where)
+		} else if out.open {
+			a.consume(out, where)
 		}
 		return
 	}
 	if ref := node.GetColumnRef(); ref != nil && len(ref.GetFields()) == 1 {
 		name := ref.GetFields()[0].GetString_().GetSval()
+		named := false
 		for _, c := range out.cols {
-			if c.name == name && c.isSlot() {
-				refuseUse(ref, name, where)
+			if c.name == name {
+				named = true
+				a.consume(columns{cols: []outColumn{c}}, where)
 			}
 		}
-		if where == "ORDER BY" && slices.ContainsFunc(out.cols, func(c outColumn) bool { return c.name == name }) {
+		if where == "ORDER BY" && named {
 			return // in ORDER BY a name of the output comes first
 		}
 	}
@@ -282,12 +387,9 @@ func (a *analysis) targets(list []*pg_query.Node, s *scope, env *ctes) columns {
 			out.bounded()
 			continue
 		}
-		col := outColumn{name: outputName(target)}
-		if found := a.lookup(ref, s); found.isSlot() {
-			col.sources = found.sources
-			a.use(col)
-		}
-		out.cols = append(out.cols, col)
+		found := a.lookup(ref, s)
+		a.use(found)
+		out.cols = append(out.cols, outColumn{name: outputName(target), sources: found.sources, of: found.of})
 	}
 	return out
 }
@@ -308,7 +410,21 @@ func outputName(target *pg_query.ResTarget) string {
 
 func (a *analysis) use(c outColumn) {
 	for _, s := range c.sources {
+		if s.row.inst.target {
+			refuse(codeFeatureNotSupported, -1, "Read it in a subquery, as in WHERE id IN (SELECT id FROM ...).",
+				"masked column %q cannot be read from the table that the statement changes", c.name)
+		}
 		s.row.inst.used = true
+	}
+}
+
+// useAll notes that all columns of an item are used.
+func (a *analysis) useAll(c columns) {
+	for _, col := range c.cols {
+		a.use(col)
+		for _, s := range col.sources {
+			s.row.inst.starred = true
+		}
 	}
 }
 
@@ -316,15 +432,13 @@ func (a *analysis) use(c outColumn) {
 func (a *analysis) star(ref *pg_query.ColumnRef, s *scope) columns {
 	cols := s.all
 	if qualifiers := ref.GetFields()[:len(ref.GetFields())-1]; len(qualifiers) > 0 {
-		it := s.findItem(ref, qualifiers)
+		it := a.findItem(s, ref, qualifiers)
 		if it == nil {
 			return columns{open: true} // a composite column, or an error of PostgreSQL's
 		}
 		cols = it.columns
 	}
-	for _, c := range cols.cols {
-		a.use(c)
-	}
+	a.useAll(cols)
 	return cols
 }
 
@@ -340,7 +454,7 @@ func (c columns) bounded() columns {
 }
 
 // findItem finds the item that qualifiers name, in this scope or around it.
-func (s *scope) findItem(ref *pg_query.ColumnRef, qualifiers []*pg_query.Node) *item {
+func (a *analysis) findItem(s *scope, ref *pg_query.ColumnRef, qualifiers []*pg_query.Node) *item {
 	name := lastString(qualifiers)
 	schema := lastString(qualifiers[:len(qualifiers)-1])
 	for ; s != nil; s = s.parent {
@@ -348,9 +462,8 @@ func (s *scope) findItem(ref *pg_query.ColumnRef, qualifiers []*pg_query.Node) *
 			if it.name != name || schema != "" && it.schema != "" && it.schema != schema {
 				continue
 			}
-			if schema != "" && it.hasSlots() {
-				refuse(codeFeatureNotSupported, int(ref.GetLocation()), "Give the table an alias, and qualify columns by that.",
-					"columns of the protected table %q cannot be qualified by schema yet", name)
+			if schema != "" && it.inst != nil && !it.inst.target {
+				a.qualified = append(a.qualified, qualified{ref, it.inst})
 			}
 			return it
 		}
@@ -358,20 +471,23 @@ func (s *scope) findItem(ref *pg_query.ColumnRef, qualifiers []*pg_query.Node) *
 	return nil
 }
 
-// lookup finds the column that a reference means. Whatever is not surely another column, and could be a slot, is one. A
-// whole row of slots is refused.
+// lookup finds the column that a reference means, and notes what else it may read: whatever is not surely something else
+// counts as masked.
 func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 	fields := ref.GetFields()
 	name := lastString(fields)
 	if len(fields) > 1 {
-		it := s.findItem(ref, fields[:len(fields)-1])
+		it := a.findItem(s, ref, fields[:len(fields)-1])
 		if it == nil {
-			return outColumn{}
+			return a.field(fields[0], s)
 		}
 		c := it.find(name)
-		if c.name == "" && it.hasSlots() && !it.open {
-			// Not left to PostgreSQL: it might know a function of that name, and give it the whole row.
-			refuse(codeUndefinedColumn, int(ref.GetLocation()), "", "column %s.%s does not exist", it.name, name)
+		if c.name == "" && it.inst != nil && a.systemColumn(it.inst, ref, name) {
+			return outColumn{}
+		}
+		if c.name == "" && it.hasSlots() && !it.open { // t.f can be f(t)
+			a.useAll(it.columns)
+			a.stage("%s.%s may be a function of the whole row", it.name, name)
 		}
 		return c
 	}
@@ -379,20 +495,56 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 	for around := s; around != nil; around = around.parent {
 		if c := around.all.find(name); c.name != "" {
 			if c.isSlot() && unsure {
-				refuse(codeFeatureNotSupported, int(ref.GetLocation()), "Qualify the column by its table.", "cannot tell whether column %q is masked", name)
+				a.compute(c, "a place that another column of the name may take")
 			}
 			return c
 		}
+		for _, it := range around.items {
+			if it.inst != nil && a.systemColumn(it.inst, ref, name) {
+				return outColumn{}
+			}
+		}
 		unsure = unsure || around.all.open || slices.ContainsFunc(around.all.cols, func(c outColumn) bool { return c.name == "" })
 	}
+	a.wholeRow(name, s)
+	return outColumn{}
+}
+
+// wholeRow notes that a name may stand for all columns of an item.
+func (a *analysis) wholeRow(name string, s *scope) {
 	for around := s; around != nil; around = around.parent {
 		for _, it := range around.items {
 			if it.name == name && it.hasSlots() {
-				refuse(codeFeatureNotSupported, int(ref.GetLocation()), deferredHint, "whole rows of %q cannot be used while it has masked columns yet", name)
+				a.useAll(it.columns)
+				a.stage("a whole row of %s is used", name)
+				return
 			}
 		}
 	}
+}
+
+// field is a reference whose first name is no item: (c).f or a composite column's field.
+func (a *analysis) field(first *pg_query.Node, s *scope) outColumn {
+	a.wholeRow(first.GetString_().GetSval(), s)
 	return outColumn{}
+}
+
+// systemColumns are those that the replacement of a protected relation can have.
+var systemColumns = []string{"ctid", "xmin", "tableoid", "xmax", "cmin", "cmax"}
+
+// systemColumn notes that a system column of a mention is named, if that is one.
+func (a *analysis) systemColumn(inst *instance, ref *pg_query.ColumnRef, name string) bool {
+	at := slices.Index(systemColumns, name)
+	switch {
+	case at < 0 || inst.target:
+		return false
+	case at > 2:
+		refuse(codeFeatureNotSupported, int(ref.GetLocation()), "", "system column %q of a protected table is not supported together with masked columns", name)
+	case !slices.Contains(inst.system, name):
+		inst.system = append(inst.system, name)
+	}
+	inst.used = true
+	return true
 }
 
 // find returns the column of that name: a slot if any of that name is one.
@@ -406,12 +558,16 @@ func (c columns) find(name string) outColumn {
 	return found
 }
 
-// expr refuses every slot in an expression, and analyses the queries inside it.
+// expr notes every slot in an expression as used, and analyses the queries inside it.
 func (a *analysis) expr(node *pg_query.Node, s *scope, env *ctes, where string) {
 	if node == nil {
 		return
 	}
-	walk(node.ProtoReflect(), func(m proto.Message) bool {
+	a.exprs(node.ProtoReflect(), s, env, where)
+}
+
+func (a *analysis) exprs(node protoreflect.Message, s *scope, env *ctes, where string) {
+	walk(node, func(m proto.Message) bool {
 		switch m := m.(type) {
 		case *pg_query.ColumnRef:
 			a.exprColumn(m, s, where)
@@ -419,14 +575,12 @@ func (a *analysis) expr(node *pg_query.Node, s *scope, env *ctes, where string) 
 		case *pg_query.SubLink:
 			a.expr(m.GetTestexpr(), s, env, where)
 			out := a.query(m.GetSubselect().GetSelectStmt(), s, env)
-			if out.hasSlots() && m.GetSubLinkType() != pg_query.SubLinkType_EXISTS_SUBLINK {
-				refuse(codeFeatureNotSupported, int(m.GetLocation()), deferredHint, "a subquery in %s cannot return a masked column yet", where)
+			if m.GetSubLinkType() != pg_query.SubLinkType_EXISTS_SUBLINK {
+				a.consume(out, "a subquery in "+where)
 			}
 			return false
 		case *pg_query.SelectStmt: // JSON_ARRAY(SELECT ...)
-			if a.query(m, s, env).hasSlots() {
-				refuse(codeFeatureNotSupported, -1, deferredHint, "a subquery in %s cannot return a masked column yet", where)
-			}
+			a.consume(a.query(m, s, env), "a subquery in "+where)
 			return false
 		}
 		return true
@@ -436,23 +590,22 @@ func (a *analysis) expr(node *pg_query.Node, s *scope, env *ctes, where string) 
 func (a *analysis) exprColumn(ref *pg_query.ColumnRef, s *scope, where string) {
 	fields := ref.GetFields()
 	if fields[len(fields)-1].GetAStar() != nil {
-		if a.star(ref, s).hasSlots() {
-			refuse(codeFeatureNotSupported, int(ref.GetLocation()), deferredHint, "whole rows with masked columns cannot be used in %s yet", where)
-		}
+		a.consume(a.star(ref, s), where)
 		return
 	}
 	if c := a.lookup(ref, s); c.isSlot() {
-		refuseUse(ref, c.name, where)
+		a.compute(c, where)
 	}
 }
 
 // renamed gives the first columns new names: t AS c(a, b).
-func (c columns) renamed(names []*pg_query.Node) columns {
+func (a *analysis) renamed(c columns, names []*pg_query.Node) columns {
 	if len(names) == 0 {
 		return c
 	}
 	if c.open && c.hasSlots() {
-		refuse(codeFeatureNotSupported, -1, "List the columns instead of using a star.", "cannot tell which columns an alias list renames next to masked columns")
+		a.consume(c, "an alias list over unknown columns")
+		return columns{open: true}
 	}
 	cols := slices.Clone(c.cols)
 	for i, n := range names {

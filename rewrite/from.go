@@ -19,7 +19,7 @@ func (a *analysis) from(node *pg_query.Node, left *scope, env *ctes) ([]*item, c
 			around = left
 		}
 		cols := a.query(sub.GetSubquery().GetSelectStmt(), around, env)
-		return single(sub.GetAlias(), "", cols)
+		return a.single(sub.GetAlias(), "", cols)
 	case *pg_query.Node_JoinExpr:
 		return a.fromJoin(n.JoinExpr, left, env)
 	case *pg_query.Node_RangeTableSample:
@@ -43,7 +43,7 @@ func (a *analysis) from(node *pg_query.Node, left *scope, env *ctes) ([]*item, c
 	if alias == nil {
 		alias = node.GetJsonTable().GetAlias()
 	}
-	return single(alias, functionName(node), columns{open: true})
+	return a.single(alias, functionName(node), columns{open: true})
 }
 
 // functionName is what a function in FROM goes by when it has no alias.
@@ -63,10 +63,10 @@ func functionName(node *pg_query.Node) string {
 }
 
 // single makes the one item that a relation under an alias is.
-func single(alias *pg_query.Alias, name string, cols columns) ([]*item, columns) {
+func (a *analysis) single(alias *pg_query.Alias, name string, cols columns) ([]*item, columns) {
 	if alias != nil {
 		name = alias.GetAliasname()
-		cols = cols.renamed(alias.GetColnames())
+		cols = a.renamed(cols, alias.GetColnames())
 	}
 	return []*item{{name: name, columns: cols}}, cols
 }
@@ -74,15 +74,17 @@ func single(alias *pg_query.Alias, name string, cols columns) ([]*item, columns)
 func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, columns) {
 	if rv.GetSchemaname() == "" {
 		if cte := env.find(rv.GetRelname()); cte != nil {
-			return single(rv.GetAlias(), rv.GetRelname(), a.spend(cte.columns).again(map[*rowID]*rowID{}))
+			return a.single(rv.GetAlias(), rv.GetRelname(), a.spend(cte.columns).again(map[*rowID]*rowID{}).detached())
 		}
 	}
 	rel, found := a.resolved[nameOf(rv)]
 	mask, masked := a.masks.Of(rel.OID)
 	var cols columns
+	var inst *instance
 	switch {
 	case masked:
-		cols = a.maskedColumns(rv, mask)
+		inst = &instance{mask: mask, rv: rv}
+		cols = a.maskedColumns(inst)
 	case found:
 		for _, name := range rel.Columns {
 			cols.cols = append(cols.cols, outColumn{name: name})
@@ -90,7 +92,8 @@ func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, colu
 	default:
 		cols.open = true
 	}
-	items, cols := single(rv.GetAlias(), rv.GetRelname(), cols)
+	items, cols := a.single(rv.GetAlias(), rv.GetRelname(), cols)
+	items[0].inst = inst
 	if rv.GetAlias() == nil {
 		items[0].schema = rv.GetSchemaname()
 	}
@@ -110,46 +113,61 @@ func (c columns) again(fresh map[*rowID]*rowID) columns {
 			}
 			sources[i].row = fresh[old]
 		}
-		out.cols = append(out.cols, outColumn{name: c.name, sources: sources})
+		out.cols = append(out.cols, outColumn{name: c.name, sources: sources, of: c.of})
 	}
 	return out
 }
 
 // maskedColumns lists the columns that the replacement of a protected relation has: those of the table, in its order,
 // but for columns added since the policy was made, which masked roles cannot read.
-func (a *analysis) maskedColumns(rv *pg_query.RangeVar, mask policyMask) columns {
-	inst := &instance{mask: mask, rv: rv}
+func (a *analysis) maskedColumns(inst *instance) columns {
 	a.instances = append(a.instances, inst)
 	row := &rowID{inst: inst}
+	p := inst.mask.Policy
 	var cols columns
-	for _, c := range mask.Policy.Relation.Columns {
+	for _, c := range p.Relation.Columns {
 		switch {
-		case slices.Contains(mask.Policy.Masked, c.Num):
+		case slices.Contains(p.Masked, c.Num):
 			cols.cols = append(cols.cols, outColumn{name: c.Name, sources: []source{{row: row, num: c.Num}}})
-		case openColumn(mask.Policy, c.Num) != "":
-			cols.cols = append(cols.cols, outColumn{name: c.Name})
+		case openColumn(p, c.Num) != "":
+			cols.cols = append(cols.cols, outColumn{name: c.Name, of: origin{inst, c.Num}})
 		}
 	}
 	return cols
 }
 
 func (a *analysis) fromJoin(j *pg_query.JoinExpr, left *scope, env *ctes) ([]*item, columns) {
+	before := len(a.instances)
 	litems, lcols := a.from(j.GetLarg(), left, env)
+	between := len(a.instances)
 	// The right side, when LATERAL, sees the left side too.
 	seen := &scope{parent: left.parent, items: slices.Concat(left.items, litems)}
 	seen.all = columns{cols: slices.Concat(left.all.cols, lcols.cols), open: left.all.open || lcols.open}
 	ritems, rcols := a.from(j.GetRarg(), seen, env)
+	linst, rinst := a.instances[before:between], a.instances[between:]
 
+	var filtered []*instance // those whose rows must meet the condition
+	switch j.GetJointype() {
+	case pg_query.JoinType_JOIN_INNER:
+		filtered = slices.Concat(linst, rinst)
+	case pg_query.JoinType_JOIN_LEFT:
+		filtered = slices.Clone(rinst)
+	case pg_query.JoinType_JOIN_RIGHT:
+		filtered = slices.Clone(linst)
+	}
+	filtered = slices.DeleteFunc(filtered, func(i *instance) bool { return i.nullable })
 	if j.GetJointype() == pg_query.JoinType_JOIN_RIGHT || j.GetJointype() == pg_query.JoinType_JOIN_FULL {
-		litems, lcols = nullable(litems, lcols)
+		litems, lcols = nullable(linst, litems, lcols)
 	}
 	if j.GetJointype() == pg_query.JoinType_JOIN_LEFT || j.GetJointype() == pg_query.JoinType_JOIN_FULL {
-		ritems, rcols = nullable(ritems, rcols)
+		ritems, rcols = nullable(rinst, ritems, rcols)
 	}
-	shared := usingNames(j, lcols, rcols)
+	shared := a.usingNames(j, lcols, rcols)
 	for _, name := range shared {
-		if lcols.find(name).isSlot() || rcols.find(name).isSlot() {
-			refuse(codeFeatureNotSupported, -1, deferredHint, "masked column %q cannot be used in JOIN yet", name)
+		for _, side := range []columns{lcols, rcols} {
+			if c := side.find(name); c.isSlot() {
+				a.compute(c, "JOIN")
+			}
 		}
 	}
 	items := slices.Concat(litems, ritems)
@@ -166,33 +184,40 @@ func (a *analysis) fromJoin(j *pg_query.JoinExpr, left *scope, env *ctes) ([]*it
 	if j.GetQuals() != nil {
 		on := &scope{parent: left.parent, items: slices.Concat(left.items, items)}
 		on.all = columns{cols: slices.Concat(left.all.cols, merged.cols), open: left.all.open || merged.open}
+		a.filter(j.GetQuals(), on, func(i *instance) bool { return slices.Contains(filtered, i) })
 		a.expr(j.GetQuals(), on, env, "JOIN")
 	}
 	if a := j.GetJoinUsingAlias(); a != nil { // USING (...) AS a: a name for the merged columns
 		items = append(items, &item{name: a.GetAliasname(), columns: columns{cols: merged.cols[:len(shared)]}})
 	}
 	if j.GetAlias() != nil {
-		return single(j.GetAlias(), "", merged)
+		return a.single(j.GetAlias(), "", merged)
 	}
 	return items, merged
 }
 
 // nullable is a side of an outer join that may be missing.
-func nullable(items []*item, cols columns) ([]*item, columns) {
+func nullable(instances []*instance, items []*item, cols columns) ([]*item, columns) {
+	for _, i := range instances {
+		i.nullable = true
+	}
 	fresh := map[*rowID]*rowID{}
 	out := make([]*item, len(items))
 	for i, it := range items {
-		out[i] = &item{name: it.name, schema: it.schema, columns: it.again(fresh)}
+		out[i] = &item{name: it.name, schema: it.schema, columns: it.again(fresh), inst: it.inst}
 	}
 	return out, cols.again(fresh)
 }
 
 // usingNames returns the columns that USING or NATURAL merges, in the order they come out.
-func usingNames(j *pg_query.JoinExpr, l, r columns) []string {
+func (a *analysis) usingNames(j *pg_query.JoinExpr, l, r columns) []string {
 	var names []string
 	if j.GetIsNatural() {
-		if (l.open || r.open) && (l.hasSlots() || r.hasSlots()) {
-			refuse(codeFeatureNotSupported, -1, "Say which columns by USING.", "cannot tell which columns NATURAL JOIN compares")
+		a.useAll(l)
+		a.useAll(r)
+		if l.open || r.open {
+			a.consume(l, "NATURAL JOIN")
+			a.consume(r, "NATURAL JOIN")
 		}
 		for _, c := range l.cols {
 			if c.name != "" && r.find(c.name).name != "" {

@@ -30,6 +30,7 @@ func (n Name) Quoted() string {
 type Relation struct {
 	OID     uint32
 	Columns []string // live columns in order, as the client could see them
+	Key     []string // those of the primary key
 }
 
 // Inspected is a statement that was read but not yet planned.
@@ -224,40 +225,85 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 		}
 		node = parsed.GetStmts()[0].GetStmt()
 	}
-	sel, explained := inside(node)
-	if sel == nil {
-		refuse(codeFeatureNotSupported, -1, "A masked column can be read by SELECT: by itself, prepared (PREPARE), or through a cursor (DECLARE).",
-			"masked columns are not supported in this kind of statement yet")
+	w := wrapped(node)
+	var out columns
+	switch {
+	case w.copies != nil:
+		a.copyTable(w.copies)
+	case w.query == nil:
+		refuse(codeFeatureNotSupported, -1, "A masked column can be read by SELECT, alone or inside INSERT, UPDATE, DELETE, MERGE, CREATE TABLE AS, COPY, PREPARE, DECLARE and EXPLAIN.",
+			"masked columns are not supported in this kind of statement")
+	case w.query.GetSelectStmt() != nil:
+		out = a.query(w.query.GetSelectStmt(), nil, nil)
+	default:
+		a.modification(w.query, nil, nil)
 	}
-	out := a.query(sel, nil, nil)
 	if !a.anyUsed() {
 		return nil, nil
 	}
-	if explained { // the result is text about the plan: nothing to fill
-		plan := a.plan(out.cols)
+	if w.stores != "" {
+		a.stage("%s", w.stores)
+	}
+	if out.open && out.hasSlots() {
+		a.consume(out, "a result of unknown columns")
+	}
+	plan = a.plan(out.cols)
+	plan.Literals, plan.Params = w.literals, highestParam(node)
+	if w.explained && !plan.Staged() { // the result is text about the plan: nothing to fill
 		plan.Outputs, plan.Seals = nil, nil
-		return plan, nil
 	}
-	if out.hasSlots() && out.open {
-		refuse(codeFeatureNotSupported, -1, "List the columns instead of using a star.", "cannot tell which columns a star stands for next to masked columns")
-	}
-	return a.plan(out.cols), nil
+	return plan, nil
 }
 
-// inside finds the query of a statement that hands on a query's rows, now or later.
-func inside(node *pg_query.Node) (sel *pg_query.SelectStmt, explained bool) {
+// wrapper is a statement that hands a query's rows on, now or later.
+type wrapper struct {
+	query     *pg_query.Node
+	explained bool
+	stores    string             // what it does with the rows, if not to return them
+	literals  bool               // it takes no parameters
+	copies    *pg_query.CopyStmt // COPY of a relation stands for a query
+}
+
+func wrapped(node *pg_query.Node) wrapper {
 	switch n := node.GetNode().(type) {
 	case *pg_query.Node_ExplainStmt:
-		node, explained = n.ExplainStmt.GetQuery(), true
-		if declare := node.GetDeclareCursorStmt(); declare != nil {
-			node = declare.GetQuery()
-		}
+		w := wrapped(n.ExplainStmt.GetQuery())
+		w.explained = true
+		return w
 	case *pg_query.Node_PrepareStmt:
-		node = n.PrepareStmt.GetQuery()
+		w := wrapped(n.PrepareStmt.GetQuery())
+		return w
 	case *pg_query.Node_DeclareCursorStmt:
-		node = n.DeclareCursorStmt.GetQuery()
+		return wrapped(n.DeclareCursorStmt.GetQuery())
+	case *pg_query.Node_CreateTableAsStmt:
+		if n.CreateTableAsStmt.GetObjtype() == pg_query.ObjectType_OBJECT_TABLE {
+			w := wrapped(n.CreateTableAsStmt.GetQuery())
+			w.stores = "CREATE TABLE AS stores"
+			return w
+		}
+	case *pg_query.Node_CopyStmt:
+		w := wrapper{copies: n.CopyStmt}
+		if n.CopyStmt.GetQuery() != nil {
+			w = wrapped(n.CopyStmt.GetQuery())
+		}
+		w.stores, w.literals = "COPY sends", true
+		return w
+	case *pg_query.Node_SelectStmt, *pg_query.Node_InsertStmt, *pg_query.Node_UpdateStmt, *pg_query.Node_DeleteStmt, *pg_query.Node_MergeStmt:
+		return wrapper{query: node}
 	}
-	return node.GetSelectStmt(), explained
+	return wrapper{}
+}
+
+// highestParam is the highest number of a parameter in a statement.
+func highestParam(node *pg_query.Node) int {
+	highest := 0
+	walk(node.ProtoReflect(), func(m proto.Message) bool {
+		if p, ok := m.(*pg_query.ParamRef); ok {
+			highest = max(highest, int(p.GetNumber()))
+		}
+		return true
+	})
+	return highest
 }
 
 // touchesMasked tells whether the statement can name a masked column at all: by name, star or whole row. It looks at
@@ -281,6 +327,9 @@ func (a *analysis) touchesMasked(stmt *pg_query.Node) bool {
 	}
 	if len(words) == 0 {
 		return false
+	}
+	for _, name := range systemColumns { // the grants are of columns, so that the table itself does not show these
+		words[name] = true
 	}
 	touched := false
 	walk(stmt.ProtoReflect(), func(m proto.Message) bool {

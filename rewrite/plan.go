@@ -23,7 +23,17 @@ type Plan struct {
 	Seals []Seal
 	// Views maps the OID of a masked view in SQL to its policy, so that clients are told the table they asked for.
 	Views map[uint32]*catalog.Policy
+	// Stages are the code lists that must be made before the statement can run. SQL then has NULL in their places, which
+	// serves to describe the statement; WithCodes has the lists. Without stages, codes are filled in on the way out.
+	Stages []Stage
+	// Reason is why there are stages.
+	Reason string
+	// Params is the highest number of a parameter in the text.
+	Params int
+	// Literals means that the statement takes no parameters: code lists must be spelled as literals.
+	Literals bool
 
+	text  string // the client's
 	edits []edit
 }
 
@@ -43,18 +53,34 @@ type Output struct {
 	Num int16
 }
 
-// edit replaces text[start:end] by with.
-type edit struct {
-	start, end int
-	with       string
-}
-
 // plan makes the plan once the analysis has passed. out is the statement's result.
 func (a *analysis) plan(out []outColumn) *Plan {
-	p := &Plan{Views: map[uint32]*catalog.Policy{}}
-	if a.modifies { // it could see the NULL in an unused slot's place
-		refuse(codeFeatureNotSupported, -1, "Send the statements one after the other.", "masked columns are not supported together with a data-modifying WITH yet")
+	p := &Plan{Views: map[uint32]*catalog.Policy{}, text: a.text}
+	for _, inst := range a.instances {
+		if !inst.used {
+			continue
+		}
+		if inst.mask.Partial {
+			refuse(codeInsufficientPrivilege, int(inst.rv.GetLocation()), "Grant SELECT on all of the policy's columns, or on none.",
+				"this role may read some of the masked columns of %q but not all", inst.rv.GetRelname())
+		}
+		p.Views[inst.mask.Policy.View.OID] = inst.mask.Policy
 	}
+	if a.staged != "" {
+		a.planStaged(p)
+	} else {
+		a.planDeferred(p, out)
+	}
+	a.mend(p)
+	p.SQL, p.edits = splice(a.text, p.edits, asParameter)
+	if _, err := pg_query.Parse(p.SQL); err != nil {
+		refuse(codeFeatureNotSupported, -1, "", "cannot rewrite this statement: %v", err)
+	}
+	return p
+}
+
+// planDeferred makes the plan of a statement whose slots only travel.
+func (a *analysis) planDeferred(p *Plan, out []outColumn) {
 	carried := map[carrier]bool{}
 	for i, c := range out {
 		if !c.isSlot() {
@@ -81,24 +107,36 @@ func (a *analysis) plan(out []outColumn) *Plan {
 	if len(p.Seals) == 0 {
 		p.Outputs = nil
 	}
-	tokens := a.tokens()
 	for _, inst := range a.instances {
-		if !inst.used {
-			continue
+		if inst.used {
+			p.edits = append(p.edits, a.replace(inst, template{text: subselect(inst, carried)}))
 		}
-		if inst.mask.Partial {
-			refuse(codeInsufficientPrivilege, int(inst.rv.GetLocation()), "Grant SELECT on all of the policy's columns, or on none.",
-				"this role may read some of the masked columns of %q but not all", inst.rv.GetRelname())
+	}
+}
+
+// mend adds what a subselect in a table's place needs besides.
+func (a *analysis) mend(p *Plan) {
+	for _, q := range a.qualified {
+		if q.inst.used {
+			p.edits = append(p.edits, a.unqualify(q.ref))
 		}
-		p.Views[inst.mask.Policy.View.OID] = inst.mask.Policy
-		p.edits = append(p.edits, a.replace(inst, tokens, carried))
 	}
-	slices.SortFunc(p.edits, func(x, y edit) int { return x.start - y.start })
-	p.SQL = splice(a.text, p.edits)
-	if _, err := pg_query.Parse(p.SQL); err != nil {
-		refuse(codeFeatureNotSupported, -1, "", "cannot rewrite this statement: %v", err)
+	for _, g := range a.groups {
+		if g.inst.used {
+			p.edits = append(p.edits, edit{start: g.at, end: g.at, template: template{text: g.with}})
+		}
 	}
-	return p
+}
+
+// unqualify takes the schema off a column reference: a subselect has none.
+func (a *analysis) unqualify(ref *pg_query.ColumnRef) edit {
+	tokens := a.tokens()
+	at := a.tokenAt(tokens, int(ref.GetLocation()))
+	table := at + 2*(len(ref.GetFields())-2)
+	if at < 0 || table >= len(tokens) {
+		refuse(codeFeatureNotSupported, int(ref.GetLocation()), "Give the table an alias, and qualify columns by that.", "cannot rewrite this column reference")
+	}
+	return edit{start: int(tokens[at].GetStart()), end: int(tokens[table].GetStart())}
 }
 
 // carrier is a masked column of an instance that must bring a seal to the output.
@@ -111,20 +149,30 @@ func sameRows(x, y outColumn) bool {
 	return slices.EqualFunc(x.sources, y.sources, func(s, t source) bool { return s.row == t.row })
 }
 
+// tokens are those of the text, without comments.
 func (a *analysis) tokens() []*pg_query.ScanToken {
+	if a.scanned != nil {
+		return a.scanned
+	}
 	scan, err := pg_query.Scan(a.text)
 	if err != nil { // it parsed, so it scans
 		refuse(codeFeatureNotSupported, -1, "", "cannot scan this statement: %v", err)
 	}
-	return slices.DeleteFunc(scan.GetTokens(), func(t *pg_query.ScanToken) bool {
+	a.scanned = slices.DeleteFunc(scan.GetTokens(), func(t *pg_query.ScanToken) bool {
 		return t.GetToken() == pg_query.Token_SQL_COMMENT || t.GetToken() == pg_query.Token_C_COMMENT
 	})
+	return a.scanned
 }
 
-// replace makes the edit that puts a subselect over the masked view in the place of one mention of its table.
-func (a *analysis) replace(inst *instance, tokens []*pg_query.ScanToken, carried map[carrier]bool) edit {
-	rv := inst.rv
-	at := slices.IndexFunc(tokens, func(t *pg_query.ScanToken) bool { return t.GetStart() == rv.GetLocation() })
+// tokenAt returns the index of the token at a byte offset, or -1.
+func (a *analysis) tokenAt(tokens []*pg_query.ScanToken, offset int) int {
+	return slices.IndexFunc(tokens, func(t *pg_query.ScanToken) bool { return int(t.GetStart()) == offset })
+}
+
+// replace makes the edit that puts a subselect in the place of one mention of a table.
+func (a *analysis) replace(inst *instance, sub template) edit {
+	rv, tokens := inst.rv, a.tokens()
+	at := a.tokenAt(tokens, int(rv.GetLocation()))
 	if at < 0 || !rv.GetInh() {
 		refuse(codeFeatureNotSupported, int(rv.GetLocation()), "", "ONLY is not supported on a protected table together with masked columns yet")
 	}
@@ -135,22 +183,27 @@ func (a *analysis) replace(inst *instance, tokens []*pg_query.ScanToken, carried
 	if last+1 < len(tokens) && a.spell(tokens[last+1]) == "*" { // FROM t *: an old spelling of "and its children"
 		last++
 	}
-	e := edit{start: int(tokens[at].GetStart()), end: int(tokens[last].GetEnd()), with: subselect(inst, carried)}
+	if inst.copied != nil && last+1 < len(tokens) && a.spell(tokens[last+1]) == "(" { // the list goes into the query
+		last += 2*len(inst.copied) + 1
+	}
+	e := edit{start: int(tokens[at].GetStart()), end: int(tokens[last].GetEnd()), template: sub}
 	if rv.GetAlias() == nil {
-		e.with += " AS " + quote(rv.GetRelname())
+		e.text += " AS " + quote(rv.GetRelname())
+	}
+	if inst.copied != nil {
+		e.text = "(SELECT " + strings.Join(inst.copied, ", ") + " FROM " + e.text + ")"
 	}
 	if at > 0 && tokens[at-1].GetToken() == pg_query.Token_TABLE { // TABLE t is SELECT * FROM t
 		e.start = int(tokens[at-1].GetStart())
-		e.with = "SELECT * FROM " + e.with
+		e.text = "SELECT * FROM " + e.text
 	}
 	return e
 }
 
 func (a *analysis) spell(t *pg_query.ScanToken) string { return a.text[t.GetStart():t.GetEnd()] }
 
-// subselect spells what stands for the table. Its condition is evaluated once by each execution: it raises if the
-// client's name, or the table, is not what the plan was made for. Masked columns that no output carries need not be sealed: a typed NULL
-// keeps their place.
+// subselect spells what stands for the table where slots only travel. Masked columns that no output carries need not be
+// sealed: a typed NULL keeps their place.
 func subselect(inst *instance, carried map[carrier]bool) string {
 	p := inst.mask.Policy
 	var list []string
@@ -166,12 +219,7 @@ func subselect(inst *instance, carried map[carrier]bool) string {
 			}
 		}
 	}
-	var names []string
-	for _, c := range p.Relation.Columns {
-		names = append(names, literal(c.Name))
-	}
-	return fmt.Sprintf("(SELECT %s FROM scrim_runtime.%s v WHERE (SELECT scrim_runtime.still_means(%s, %d, ARRAY[%s])))",
-		strings.Join(list, ", "), quote(p.View.Name), literal(nameOf(inst.rv).Quoted()), p.Relation.OID, strings.Join(names, ", "))
+	return fmt.Sprintf("(SELECT %s FROM %s WHERE %s)", strings.Join(append(list, inst.systemColumns()...), ", "), inst.view(), inst.means())
 }
 
 // openColumn returns the masked view's name for an unmasked column, or "" if the view does not have it.
@@ -184,37 +232,20 @@ func openColumn(p *catalog.Policy, num int16) string {
 	return ""
 }
 
-func splice(text string, edits []edit) string {
-	var b strings.Builder
-	from := 0
-	for _, e := range edits {
-		b.WriteString(text[from:e.start])
-		b.WriteString(e.with)
-		from = e.end
-	}
-	b.WriteString(text[from:])
-	return b.String()
-}
-
-// Original maps a byte offset in SQL to one in the text that the client sent.
-func (p *Plan) Original(offset int) int {
-	shift := 0
-	for _, e := range p.edits {
-		switch start := e.start + shift; {
-		case offset < start:
-			return offset - shift
-		case offset < start+len(e.with):
-			return e.start
-		}
-		shift += len(e.with) - (e.end - e.start)
-	}
-	return offset - shift
-}
-
 // Format prints the plan for people: goldens show it, and so will EXPLAIN MASKING.
 func (p *Plan) Format() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", p.SQL)
+	if p.Staged() {
+		fmt.Fprintf(&b, "staged: %s\n", p.Reason)
+	}
+	for i, s := range p.Stages {
+		fmt.Fprintf(&b, "list %d: codes of encoder %s version %d (policy %s) for\n  %s", i+1, s.Policy.Encoder.Name, s.Policy.Encoder.Version, s.Policy.Name, s.SQL)
+		for at, number := range s.Params {
+			fmt.Fprintf(&b, "; $%d is the client's $%d", at+1, number)
+		}
+		b.WriteString("\n")
+	}
 	for i, o := range p.Outputs {
 		if o.Seal < 0 {
 			continue

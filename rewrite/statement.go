@@ -45,6 +45,7 @@ const (
 	Closes           // CLOSE name, or ALL
 	Discards         // DISCARD ALL
 	Ends             // COMMIT, ROLLBACK, PREPARE TRANSACTION
+	Begins           // BEGIN, START TRANSACTION
 )
 
 // Uses tells whether the rows of the statement are those of something made before.
@@ -118,6 +119,8 @@ func effect(node *pg_query.Node) Effect {
 		case pg_query.TransactionStmtKind_TRANS_STMT_COMMIT, pg_query.TransactionStmtKind_TRANS_STMT_ROLLBACK,
 			pg_query.TransactionStmtKind_TRANS_STMT_PREPARE:
 			return Effect{Verb: Ends}
+		case pg_query.TransactionStmtKind_TRANS_STMT_BEGIN, pg_query.TransactionStmtKind_TRANS_STMT_START:
+			return Effect{Verb: Begins}
 		}
 	}
 	return Effect{}

@@ -36,3 +36,18 @@ BEGIN
     RAISE EXCEPTION 'cached plan must not change result type' USING ERRCODE = 'feature_not_supported',
         DETAIL = pg_catalog.format('%s is no longer the table it was when the statement was planned.', name), HINT = 'Run the statement again.';
 END $$;
+
+-- In the place of a code that is missing: the row has changed since its code was listed, and the statement cannot tell.
+-- The argument keeps the planner from evaluating it.
+CREATE OR REPLACE FUNCTION scrim_runtime.no_code(row_id tid) RETURNS double precision
+LANGUAGE plpgsql STABLE PARALLEL SAFE COST 1 AS $$
+BEGIN
+    RAISE EXCEPTION 'could not serialize access due to concurrent update' USING ERRCODE = 'serialization_failure',
+        DETAIL = 'A row of a protected table changed while its codes were computed.', HINT = 'Run the transaction again.';
+END $$;
+
+CREATE OR REPLACE FUNCTION scrim_runtime.no_codes(row_id tid) RETURNS real[]
+LANGUAGE plpgsql STABLE PARALLEL SAFE COST 1 AS $$
+BEGIN
+    PERFORM scrim_runtime.no_code(row_id);
+END $$;

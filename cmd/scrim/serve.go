@@ -104,6 +104,7 @@ func limitFlags(fs *flag.FlagSet, cfg *proxy.Config) {
 	fs.DurationVar(&cfg.StartupTimeout, "startup-timeout", 10*time.Second, "how long a client may take to send its startup packet")
 	fs.DurationVar(&cfg.IdleTimeout, "idle-timeout", 0, "ends sessions that send nothing for so long outside of transactions (57P05); 0 for never")
 	fs.DurationVar(&cfg.ShutdownTimeout, "shutdown-timeout", 30*time.Second, "how long transactions under way may take to end on SIGINT or SIGTERM; a second signal ends them at once")
+	fs.IntVar(&cfg.StagedRows, "max-staged-rows", 1_000_000, "rows whose codes a statement that computes with masked columns may need, for each mention of a table (54000)")
 	fs.IntVar(&cfg.Loops, "event-loops", 0, "threads that relay; 0 for one for every two CPUs")
 }
 

@@ -1,0 +1,211 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+
+	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/proxy/internal/pgfloat"
+	"github.com/scrimdb/scrim/rewrite"
+	"github.com/scrimdb/scrim/udf"
+)
+
+// codeList is what a stage gave: the codes of its rows, as the arrays that the statement takes.
+type codeList struct {
+	opener  *opener
+	encoder *udf.Encoder
+	rows    int
+	most    int // rows allowed
+	inputs  []float64
+	codes   []float32
+	// arrays are the elements of a tid[], a xid[], and a real[] for each component, as array_recv takes them: each with its
+	// length before it.
+	arrays [][]byte
+}
+
+// elements are the types of the arrays' elements and their sizes in bytes.
+func (l *codeList) element(part int) (oid, size uint32) {
+	switch part {
+	case 0:
+		return oidTid, 6
+	case 1:
+		return oidXid, 4
+	}
+	return oidFloat4, 4
+}
+
+func (l *codeList) add(cells []cell) error {
+	if len(cells) != 3 || len(cells[0]) != 6 || len(cells[1]) != 4 {
+		return errSeal
+	}
+	if l.rows == l.most {
+		return &Error{
+			Code: codeProgramLimit, Message: fmt.Sprintf("the statement computes with masked columns of more than %d rows", l.most),
+			Hint: "Add conditions on columns that are not masked, store the codes in a table, or raise --max-staged-rows.",
+		}
+	}
+	var err error
+	if l.inputs, err = l.opener.open(l.inputs, cells[2]); err != nil {
+		return err
+	}
+	for part, c := range cells[:2] {
+		l.arrays[part] = append(binary.BigEndian.AppendUint32(l.arrays[part], uint32(len(c))), c...)
+	}
+	l.rows++
+	if l.rows%maxBatch == 0 {
+		return l.encode()
+	}
+	return nil
+}
+
+// encode computes the codes of the rows that were added since the last time.
+func (l *codeList) encode() error {
+	rows, dims := len(l.inputs)/l.opener.inputs, l.encoder.Dims()
+	if rows == 0 {
+		return nil
+	}
+	if cap(l.codes) < rows*dims {
+		l.codes = make([]float32, rows*dims)
+	}
+	l.codes = l.codes[:rows*dims]
+	if err := l.encoder.Encode(l.codes, l.inputs); err != nil {
+		return err
+	}
+	l.inputs = l.inputs[:0]
+	for k := range dims {
+		array := l.arrays[2+k]
+		for i := k; i < len(l.codes); i += dims {
+			array = binary.BigEndian.AppendUint32(array, 4)
+			array = binary.BigEndian.AppendUint32(array, math.Float32bits(l.codes[i]))
+		}
+		l.arrays[2+k] = array
+	}
+	return nil
+}
+
+// header is what array_recv expects before the elements: dimensions, whether there are NULLs, the element type, and size
+// and lower bound of the dimension. https://www.postgresql.org/docs/current/arrays.html
+func (l *codeList) header(part int) []byte {
+	oid, _ := l.element(part)
+	h := make([]byte, 0, 20)
+	dims := uint32(1)
+	if l.rows == 0 {
+		dims = 0
+	}
+	h = binary.BigEndian.AppendUint32(h, dims)
+	h = binary.BigEndian.AppendUint32(h, 0)
+	h = binary.BigEndian.AppendUint32(h, oid)
+	if dims == 0 {
+		return h
+	}
+	h = binary.BigEndian.AppendUint32(h, uint32(l.rows))
+	return binary.BigEndian.AppendUint32(h, 1)
+}
+
+// literal spells an array, where a statement takes no parameters.
+func (l *codeList) literal(part int) string {
+	_, size := l.element(part)
+	out := make([]byte, 0, 4+len(l.arrays[part])*2)
+	out = append(out, `'{`...)
+	for i, at := 0, 0; i < l.rows; i++ {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		e := l.arrays[part][at+4:]
+		switch part {
+		case 0:
+			out = append(out, `"(`...)
+			out = strconv.AppendUint(out, uint64(binary.BigEndian.Uint32(e)), 10)
+			out = append(out, ',')
+			out = strconv.AppendUint(out, uint64(binary.BigEndian.Uint16(e[4:])), 10)
+			out = append(out, `)"`...)
+		case 1:
+			out = strconv.AppendUint(out, uint64(binary.BigEndian.Uint32(e)), 10)
+		default:
+			out = pgfloat.AppendFloat4(out, math.Float32frombits(binary.BigEndian.Uint32(e)))
+		}
+		at += 4 + int(size)
+	}
+	return string(append(out, `}'`...))
+}
+
+// listCodes asks for the rows of a statement's stages and encodes them. Parameters are those that the client bound.
+func (f *frontend) listCodes(ctx context.Context, st *statement, b *bound) ([]*codeList, error) {
+	var lists []*codeList
+	for _, stage := range st.plan.Stages {
+		enc, err := f.encoder(ctx, stage.Policy)
+		if err != nil {
+			return nil, err
+		}
+		o, err := newOpener(stage.Policy)
+		if err != nil {
+			return nil, err
+		}
+		l := &codeList{opener: o, encoder: enc, most: f.s.srv.stagedRows, arrays: make([][]byte, stage.Parts())}
+		if err := f.flush(); err != nil {
+			return nil, err
+		}
+		q := b.question(stage)
+		q.sql += fmt.Sprintf(" LIMIT %d", l.most+1)
+		if err := f.s.inquire(ctx, false, q, l.add); err != nil {
+			return nil, f.listError(ctx, err)
+		}
+		if err := l.encode(); err != nil {
+			return nil, f.listError(ctx, err)
+		}
+		f.s.srv.metrics.RowsEncoded.Add(int64(l.rows))
+		f.s.srv.metrics.Batches.Add(int64((l.rows + maxBatch - 1) / maxBatch))
+		lists = append(lists, l)
+	}
+	return lists, nil
+}
+
+// listError says to the client what may be said.
+func (f *frontend) listError(ctx context.Context, err error) error {
+	var ours *Error
+	var server *serverError
+	switch {
+	case errors.As(err, &ours), errors.Is(err, errSkipped), errors.Is(err, errUpstreamGone), ctx.Err() != nil:
+		return err
+	case errors.As(err, &server):
+		return server.elsewhere()
+	case errors.Is(err, errSeal):
+		f.s.log.ErrorContext(ctx, "sealed value refused", "role", f.s.role)
+		return &Error{Code: codeDataCorrupted, Message: errSeal.Error()}
+	}
+	f.s.log.ErrorContext(ctx, "encoding failed", "error", err)
+	return &Error{Code: codeInternal, Message: "a masked column could not be encoded"}
+}
+
+// encoder gets the model of a policy.
+func (f *frontend) encoder(ctx context.Context, p *catalog.Policy) (*udf.Encoder, error) {
+	e := p.Encoder
+	spec := udf.EncoderSpec{Name: e.Name, Version: e.Version, SHA256: e.SHA256, Inputs: e.Inputs, Dims: e.Dims}
+	if f.s.onLoop && !f.s.srv.library.Loaded(spec) {
+		return nil, errWaits
+	}
+	enc, err := f.s.srv.library.Encoder(spec)
+	if err != nil {
+		f.s.log.ErrorContext(ctx, "encoder cannot be loaded", "encoder", e.Name, "version", e.Version, "error", err)
+		return nil, &Error{
+			Code: codeSystemError, Message: fmt.Sprintf("encoder %q version %d cannot be loaded, so its masks cannot be computed", e.Name, e.Version),
+			Hint: "The proxy's log says why. Its --models folder must be the one that the encoder was published in.",
+		}
+	}
+	return enc, nil
+}
+
+// question is a stage's, with the parameters that the client bound.
+func (b *bound) question(stage rewrite.Stage) question {
+	q := question{sql: stage.SQL}
+	for _, n := range stage.Params {
+		q.values = append(q.values, b.bind.Parameters[n-1])
+		q.formats = append(q.formats, b.format(n-1))
+		q.types = append(q.types, b.typeOf(n-1))
+	}
+	return q
+}

@@ -1,0 +1,416 @@
+package proxy
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/scrimdb/scrim/rewrite"
+)
+
+// A statement that computes with masked columns is staged: the codes are listed first (codes.go), then the statement runs
+// with the lists joined in, and what it gives is simply the server's. Both must see the same rows. Where the transaction
+// is ours it is of REPEATABLE READ. In a transaction of the client's that is of READ COMMITTED the statement can meet a
+// row that has changed since; it fails then, and is tried again from a savepoint.
+
+// tactic is how a staged statement is run, and again after a serialization failure.
+type tactic struct {
+	begin, undo, end string
+	tries            int
+}
+
+var (
+	// inOwn is in a transaction of ours, which the end of the client's message ends.
+	inOwn = tactic{undo: "ROLLBACK", tries: 5}
+	// inTheirs is in a block of the client's.
+	inTheirs = tactic{begin: `SAVEPOINT "_scrim"`, undo: `ROLLBACK TO SAVEPOINT "_scrim"`, end: `RELEASE SAVEPOINT "_scrim"`, tries: 3}
+	// once is among statements without a block, where nothing can be taken back alone.
+	once = tactic{tries: 1}
+)
+
+// attempt is one try at a staged statement.
+type attempt struct {
+	last bool // what goes wrong is the client's to know
+	once sync.Once
+	done chan struct{}
+	// again is set, before done is closed, when the server refused because rows have changed.
+	again bool
+}
+
+func newAttempt(last bool) *attempt { return &attempt{last: last, done: make(chan struct{})} }
+
+// settle says that the attempt failed and may be repeated, or that it will not be. The first word counts.
+func (a *attempt) settle(again bool) {
+	if a == nil {
+		return
+	}
+	a.once.Do(func() {
+		a.again = again
+		close(a.done)
+	})
+}
+
+// codeSerializationFailure is what a missing code raises too (scrim_runtime.no_code).
+const codeSerializationFailure = "40001"
+
+// bound is a staged statement with the client's parameters.
+type bound struct {
+	st   *statement
+	bind *pgproto3.Bind
+	x    *execution
+	// fixed entries and changes of the client's Bind.
+	relies  []change
+	changes []change
+}
+
+// format is that of a parameter. https://www.postgresql.org/docs/current/protocol-message-formats.html, Bind
+func (b *bound) format(i int) int16 {
+	switch codes := b.bind.ParameterFormatCodes; {
+	case len(codes) == 1:
+		return codes[0]
+	case i < len(codes):
+		return codes[i]
+	}
+	return formatText
+}
+
+func (b *bound) typeOf(i int) uint32 {
+	if i < len(b.st.params) {
+		return b.st.params[i]
+	}
+	return 0
+}
+
+// withCodes returns the statement as it is sent with lists as parameters behind the client's, or as literals.
+func (b *bound) withCodes(lists []*codeList) *statement {
+	run := *b.st
+	next, firsts := len(b.bind.Parameters)+1, make([]int, len(lists))
+	for i, l := range lists {
+		firsts[i] = next
+		next += len(l.arrays)
+	}
+	run.plan = b.st.plan.WithCodes(func(stage, part int) string {
+		if b.st.plan.Literals {
+			return lists[stage].literal(part)
+		}
+		return fmt.Sprintf("$%d", firsts[stage]+part)
+	})
+	return &run
+}
+
+// runName names the prepared statement that has the lists. It is made anew each time: a plan that is kept would be made
+// for lists of another length.
+const runName = "_scrim_run"
+
+// parse sends the Parse of a staged statement with its lists. It returns the statement as it was sent.
+func (f *frontend) parseRun(b *bound, lists []*codeList) (*statement, error) {
+	run := b.withCodes(lists)
+	types := make([]uint32, 0, len(b.bind.Parameters))
+	for i := range b.bind.Parameters {
+		types = append(types, b.typeOf(i))
+	}
+	if err := f.send(&pgproto3.Close{ObjectType: 'S', Name: runName}, &pending{kind: 'C', silent: true}); err != nil {
+		return nil, err
+	}
+	return run, f.send(&pgproto3.Parse{Name: runName, Query: run.plan.SQL, ParameterOIDs: types}, &pending{kind: 'P', silent: true, edited: run})
+}
+
+// bindRun sends the Bind, whose lists may be large: they are not copied.
+func (f *frontend) bindRun(b *bound, lists []*codeList, p *pending) error {
+	if b.st.plan.Literals {
+		lists = nil
+	}
+	var head []byte
+	head = append(append(head, b.bind.DestinationPortal...), 0)
+	head = append(append(head, runName...), 0)
+	params := len(b.bind.Parameters)
+	for _, l := range lists {
+		params += len(l.arrays)
+	}
+	head = binary.BigEndian.AppendUint16(head, uint16(params))
+	for i := range params {
+		format := int16(formatBinary)
+		if i < len(b.bind.Parameters) {
+			format = b.format(i)
+		}
+		head = binary.BigEndian.AppendUint16(head, uint16(format))
+	}
+	head = binary.BigEndian.AppendUint16(head, uint16(params))
+	for _, v := range b.bind.Parameters {
+		head = appendCell(head, v)
+	}
+	var tail []byte
+	tail = binary.BigEndian.AppendUint16(tail, uint16(len(b.x.formats)))
+	for _, format := range b.x.formats {
+		tail = binary.BigEndian.AppendUint16(tail, uint16(format))
+	}
+	size := len(head) + len(tail)
+	pieces := [][]byte{head}
+	for _, l := range lists {
+		for part, elements := range l.arrays {
+			h := l.header(part)
+			size += 4 + len(h) + len(elements)
+			pieces = append(pieces, append(binary.BigEndian.AppendUint32(nil, uint32(len(h)+len(elements))), h...), elements)
+		}
+	}
+	if size > maxMessage-8 {
+		return &Error{Code: codeProgramLimit, Message: "the codes that the statement needs do not fit into one message"}
+	}
+	if !f.s.queue.push(p) {
+		return nil
+	}
+	f.out = binary.BigEndian.AppendUint32(append(f.out, 'B'), uint32(size+4))
+	for _, piece := range append(pieces, tail) {
+		if len(piece) < keptBuffer {
+			f.out = append(f.out, piece...)
+			continue
+		}
+		if err := f.flush(); err != nil {
+			return err
+		}
+		if _, err := f.s.upstream.Write(piece); err != nil {
+			return errUpstreamGone
+		}
+	}
+	return nil
+}
+
+// begin starts what can be taken back.
+func (f *frontend) begin(t tactic) error {
+	if t.begin == "" {
+		return nil
+	}
+	return f.silently(t.begin)
+}
+
+// undo takes an attempt back after the server has refused it, which by now skips to the next Sync.
+func (f *frontend) undo(t tactic) error {
+	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+		return err
+	}
+	if err := f.silently(t.undo); err != nil {
+		return err
+	}
+	if t == inOwn {
+		return f.silently(f.beginOwn())
+	}
+	return nil
+}
+
+// beginOwn is the statement that begins a transaction in which listing and running see the same.
+func (f *frontend) beginOwn() string {
+	if f.s.planner.serializable {
+		return "BEGIN ISOLATION LEVEL SERIALIZABLE"
+	}
+	return "BEGIN ISOLATION LEVEL REPEATABLE READ"
+}
+
+// failed waits for an attempt, and tells whether it is to be repeated.
+func (f *frontend) failed(a *attempt) (bool, error) {
+	f.out = append(f.out, frame('H', nil)...)
+	if err := f.flush(); err != nil {
+		return false, err
+	}
+	<-a.done
+	return a.again, nil
+}
+
+// stagedPart runs a staged statement of a simple Query.
+func (f *frontend) stagedPart(ctx context.Context, st *statement, x *execution, h *held, last bool, t tactic) error {
+	b := &bound{st: st, bind: &pgproto3.Bind{}, x: x}
+	if err := f.begin(t); err != nil {
+		return err
+	}
+	for try := 1; ; try++ {
+		lists, err := f.listCodes(ctx, st, b)
+		if err != nil {
+			return f.unplanned(err, st.Text)
+		}
+		run, err := f.parseRun(b, lists)
+		if err != nil {
+			return err
+		}
+		a := newAttempt(try == t.tries)
+		if err := f.bindRun(b, lists, &pending{kind: 'B', silent: true, edited: run, changes: f.s.send(f.s.hidesPortal("")), attempt: a}); err != nil {
+			return f.unplanned(err, st.Text)
+		}
+		if err := f.described(run, x, h, last, a); err != nil {
+			return err
+		}
+		again, err := f.failed(a)
+		if err != nil {
+			return err
+		}
+		if !again {
+			break
+		}
+		if err := f.undo(t); err != nil {
+			return err
+		}
+	}
+	if t.end != "" {
+		return f.silently(t.end)
+	}
+	return nil
+}
+
+// described sends Describe and Execute of a statement of a simple Query.
+func (f *frontend) described(st *statement, x *execution, h *held, last bool, a *attempt) error {
+	changes := f.s.send(f.s.effect(st, x.cursor))
+	err := f.send(&pgproto3.Describe{ObjectType: 'P'},
+		&pending{kind: 'D', results: x.results, edited: st, held: h, gathers: st.Gathers || a != nil, relies: x.from.reliance(st), attempt: a})
+	if err != nil {
+		return err
+	}
+	return f.send(&pgproto3.Execute{},
+		&pending{kind: 'E', results: x.results, edited: st, held: h, last: last, changes: changes, relies: x.from.reliance(st), attempt: a})
+}
+
+// trial is a staged statement that was bound by the extended protocol: until something else comes, its Execute can be
+// repeated.
+type trial struct {
+	*bound
+	tactic
+	try     int
+	attempt *attempt
+}
+
+// bindStaged lists the codes and binds a staged statement.
+func (f *frontend) bindStaged(ctx context.Context, b *bound) error {
+	if f.s.onLoop {
+		return errWaits
+	}
+	t, err := f.tactic()
+	if err != nil {
+		return f.unplanned(err, "")
+	}
+	if err := f.begin(t); err != nil {
+		return err
+	}
+	f.trial = &trial{bound: b, tactic: t}
+	return f.try(ctx, b.relies)
+}
+
+// tactic finds how to run a staged statement that is bound now, and prepares for it.
+func (f *frontend) tactic() (tactic, error) {
+	switch ok, err := f.caughtUp(); {
+	case err != nil:
+		return once, err
+	case !ok:
+		return once, errSkipped
+	}
+	switch {
+	case f.s.txStatus() == 'T':
+		return inTheirs, nil
+	case f.s.txStatus() != 'I' || f.ran: // in the middle of an implicit transaction
+		return once, nil
+	case f.ours:
+		return once, nil
+	}
+	// Parsing has begun a transaction: end it, or ours could not have its isolation level.
+	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+		return once, err
+	}
+	f.ours = true
+	return inOwn, f.silently(f.beginOwn())
+}
+
+// try lists and binds once.
+func (f *frontend) try(ctx context.Context, relies []change) error {
+	t := f.trial
+	t.try++
+	lists, err := f.listCodes(ctx, t.st, t.bound)
+	if err != nil {
+		f.trial = nil
+		return f.unplanned(err, t.st.Text)
+	}
+	run, err := f.parseRun(t.bound, lists)
+	if err != nil {
+		return err
+	}
+	t.attempt = newAttempt(t.try == t.tries)
+	p := &pending{kind: 'B', edited: run, relies: relies, attempt: t.attempt}
+	if t.try == 1 {
+		p.changes = f.s.send(t.changes[0])
+	} else {
+		p.silent = true
+		if err := f.send(&pgproto3.Close{ObjectType: 'P', Name: t.bind.DestinationPortal}, &pending{kind: 'C', silent: true}); err != nil {
+			return err
+		}
+	}
+	if err := f.bindRun(t.bound, lists, p); err != nil {
+		f.trial = nil
+		return f.unplanned(err, t.st.Text)
+	}
+	return nil
+}
+
+// executeStaged runs what was bound last, which p is.
+func (f *frontend) executeStaged(ctx context.Context, msg []byte, name string, p *portal) error {
+	if f.s.onLoop {
+		return errWaits
+	}
+	for f.trial != nil {
+		t := f.trial
+		err := f.forward(msg, &pending{
+			kind: 'E', results: p.results, edited: p.stmt, relies: []change{{name: name, portal: p}}, attempt: t.attempt,
+			changes: f.s.send(f.s.effect(p.stmt, p.declares)),
+		})
+		if err != nil {
+			return err
+		}
+		again, err := f.failed(t.attempt)
+		if err != nil {
+			return err
+		}
+		if !again {
+			return f.endTrial()
+		}
+		if err := f.undo(t.tactic); err != nil {
+			return err
+		}
+		if err := f.try(ctx, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endTrial makes what was tried last.
+func (f *frontend) endTrial() error {
+	t := f.trial
+	f.trial = nil
+	if t == nil || t.end == "" {
+		return nil
+	}
+	return f.silently(t.end)
+}
+
+// endBlock ends a transaction of ours in the place of the Sync that would have ended the implicit one.
+func (f *frontend) endBlock() error {
+	f.ours = false
+	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+		return err
+	}
+	return f.send(&pgproto3.Query{String: "COMMIT"}, &pending{kind: 'Q', held: &held{}, changes: f.s.send(change{ends: true})})
+}
+
+// commitOurs ends a transaction of ours before something that is not to be part of it.
+func (f *frontend) commitOurs() error {
+	if !f.ours {
+		return nil
+	}
+	f.ours = false
+	return f.silently("COMMIT")
+}
+
+// stages tells whether a statement among several must be staged.
+func stages(list []*statement) bool {
+	return slices.ContainsFunc(list, func(st *statement) bool {
+		return st.plan != nil && st.plan.Staged() && st.Effect.Verb != rewrite.Prepares
+	})
+}

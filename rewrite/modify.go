@@ -1,0 +1,112 @@
+package rewrite
+
+import (
+	pg_query "github.com/pganalyze/pg_query_go/v6"
+)
+
+// modification analyses INSERT, UPDATE, DELETE or MERGE. Its rows are stored, so it is staged as soon as it reads a code.
+// The relation that it changes stays in its place: the client's own rights are asked there.
+func (a *analysis) modification(node *pg_query.Node, outer *scope, env *ctes) {
+	switch n := node.GetNode().(type) {
+	case *pg_query.Node_InsertStmt:
+		a.insert(n.InsertStmt, outer, env)
+	case *pg_query.Node_UpdateStmt:
+		m := n.UpdateStmt
+		a.change(m.GetWithClause(), m.GetRelation(), m.GetFromClause(), m.GetWhereClause(), outer, env, m.GetTargetList(), m.GetReturningList())
+	case *pg_query.Node_DeleteStmt:
+		m := n.DeleteStmt
+		a.change(m.GetWithClause(), m.GetRelation(), m.GetUsingClause(), m.GetWhereClause(), outer, env, m.GetReturningList())
+	case *pg_query.Node_MergeStmt:
+		m := n.MergeStmt
+		a.change(m.GetWithClause(), m.GetRelation(), []*pg_query.Node{m.GetSourceRelation()}, nil, outer, env,
+			[]*pg_query.Node{m.GetJoinCondition()}, m.GetMergeWhenClauses(), m.GetReturningList())
+	}
+	a.stage("rows are stored or changed")
+}
+
+func (a *analysis) insert(m *pg_query.InsertStmt, outer *scope, env *ctes) {
+	if m.GetWithClause() != nil {
+		env = a.with(m.GetWithClause(), outer, env)
+	}
+	if sel := m.GetSelectStmt().GetSelectStmt(); sel != nil {
+		a.consume(a.query(sel, outer, env), "INSERT")
+	}
+	it := a.target(m.GetRelation())
+	a.list(m.GetReturningList(), &scope{items: []*item{it}, all: it.columns, parent: outer}, env)
+	if c := m.GetOnConflictClause(); c != nil {
+		excluded := &item{name: "excluded", columns: columns{open: true}}
+		s := &scope{items: []*item{it, excluded}, all: it.columns, parent: outer}
+		a.exprs(c.ProtoReflect(), s, env, "ON CONFLICT")
+	}
+}
+
+// change analyses a statement that changes rows of a relation, perhaps with others at its side. lists are its expressions.
+func (a *analysis) change(w *pg_query.WithClause, rv *pg_query.RangeVar, from []*pg_query.Node, where *pg_query.Node, outer *scope, env *ctes, lists ...[]*pg_query.Node) {
+	if w != nil {
+		env = a.with(w, outer, env)
+	}
+	it := a.target(rv)
+	s := &scope{items: []*item{it}, all: it.columns, parent: outer}
+	before := len(a.instances)
+	for _, node := range from {
+		a.fromMember(node, s, env)
+	}
+	a.filter(where, s, a.within(before))
+	a.expr(where, s, env, "WHERE")
+	for _, list := range lists {
+		a.list(list, s, env)
+	}
+}
+
+func (a *analysis) list(nodes []*pg_query.Node, s *scope, env *ctes) {
+	for _, node := range nodes {
+		a.expr(node, s, env, "a changed or returned row")
+	}
+}
+
+// target is the item of the relation that a statement changes.
+func (a *analysis) target(rv *pg_query.RangeVar) *item {
+	rel, found := a.resolved[nameOf(rv)]
+	it := &item{name: rv.GetRelname(), schema: rv.GetSchemaname()}
+	if alias := rv.GetAlias(); alias != nil {
+		it.name, it.schema = alias.GetAliasname(), ""
+	}
+	mask, masked := a.masks.Of(rel.OID)
+	switch {
+	case masked:
+		it.inst = &instance{mask: mask, rv: rv, target: true}
+		row := &rowID{inst: it.inst}
+		for _, c := range mask.Policy.Relation.Columns {
+			col := outColumn{name: c.Name}
+			if mask.Hidden[c.Num] {
+				col.sources = []source{{row: row, num: c.Num}}
+			}
+			it.cols = append(it.cols, col)
+		}
+	case found:
+		for _, name := range rel.Columns {
+			it.cols = append(it.cols, outColumn{name: name})
+		}
+	default:
+		it.open = true
+	}
+	return it
+}
+
+// copyTable analyses COPY relation TO, which is COPY (SELECT columns FROM relation) TO.
+func (a *analysis) copyTable(c *pg_query.CopyStmt) {
+	mask, masked := a.masks.Of(a.resolved[nameOf(c.GetRelation())].OID)
+	if !masked || c.GetIsFrom() {
+		return
+	}
+	inst := &instance{mask: mask, rv: c.GetRelation(), used: true}
+	cols := a.maskedColumns(inst)
+	for _, n := range c.GetAttlist() {
+		inst.copied = append(inst.copied, quote(n.GetString_().GetSval()))
+	}
+	if len(c.GetAttlist()) == 0 {
+		for _, col := range cols.cols {
+			inst.copied = append(inst.copied, quote(col.name))
+		}
+	}
+}

@@ -1,0 +1,79 @@
+package rewrite
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// hole is a place in a template: for a parameter of the client's, or for one array of a code list.
+type hole struct {
+	param       int // its number; 0 for an array
+	stage, part int
+}
+
+// template is text with a zero byte, which no SQL has, for each hole.
+type template struct {
+	text  string
+	holes []hole
+}
+
+func (t template) fill(spell func(hole) string) string {
+	var b strings.Builder
+	rest := t.text
+	for _, h := range t.holes {
+		before, after, _ := strings.Cut(rest, "\x00")
+		b.WriteString(before)
+		b.WriteString(spell(h))
+		rest = after
+	}
+	b.WriteString(rest)
+	return b.String()
+}
+
+// edit replaces text[start:end] by with, which is what the template gives.
+type edit struct {
+	start, end int
+	with       string
+	template
+}
+
+// splice makes the edits, which must not overlap, with their holes filled. It returns them in order.
+func splice(text string, edits []edit, spell func(hole) string) (string, []edit) {
+	edits = slices.Clone(edits)
+	slices.SortStableFunc(edits, func(x, y edit) int { return x.start - y.start })
+	var b strings.Builder
+	from := 0
+	for i := range edits {
+		e := &edits[i]
+		e.with = e.fill(spell)
+		b.WriteString(text[from:e.start])
+		b.WriteString(e.with)
+		from = e.end
+	}
+	b.WriteString(text[from:])
+	return b.String(), edits
+}
+
+// Original maps a byte offset in SQL to one in the text that the client sent.
+func (p *Plan) Original(offset int) int {
+	shift := 0
+	for _, e := range p.edits {
+		switch start := e.start + shift; {
+		case offset < start:
+			return offset - shift
+		case offset < start+len(e.with):
+			return e.start
+		}
+		shift += len(e.with) - (e.end - e.start)
+	}
+	return offset - shift
+}
+
+// asParameter spells a parameter as the client did, and arrays as NULL.
+func asParameter(h hole) string {
+	if h.param > 0 {
+		return fmt.Sprintf("$%d", h.param)
+	}
+	return "NULL"
+}
