@@ -134,9 +134,9 @@ func (l *codeList) literal(part int) string {
 }
 
 // listCodes asks for the rows of a statement's stages and encodes them. Parameters are those that the client bound.
-func (f *frontend) listCodes(ctx context.Context, st *statement, b *bound) ([]*codeList, error) {
+func (f *frontend) listCodes(ctx context.Context, b *bound) ([]*codeList, error) {
 	var lists []*codeList
-	for _, stage := range st.plan.Stages {
+	for _, stage := range b.x.staged.plan.Stages {
 		enc, err := f.encoder(ctx, stage.Policy)
 		if err != nil {
 			return nil, err

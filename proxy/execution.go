@@ -18,6 +18,16 @@ type execution struct {
 	cursor *results
 	// from is what an EXECUTE or FETCH takes its rows from.
 	from origin
+	// staged is the statement whose codes must be listed first: the one that runs, or that an EXECUTE runs.
+	staged *statement
+}
+
+// params is how many parameters a staged statement takes of the client's.
+func (x *execution) params() int {
+	if x.staged.plan.Literals || x.from.stmt != nil { // or EXECUTE takes none
+		return 0
+	}
+	return x.staged.plan.Params
 }
 
 // execution works out what a run of a statement will give, when the client asks for formats: nil in the simple protocol,
@@ -41,12 +51,19 @@ func (f *frontend) execution(ctx context.Context, st *statement, formats []int16
 	case rewrite.Fetches:
 		err = x.fetched()
 	case rewrite.Declares:
-		if st.plan != nil {
+		switch {
+		case st.plan == nil:
+		case st.plan.Staged():
+			x.staged = st
+		default:
 			x.cursor, err = f.newResults(ctx, st, nil)
 		}
 	case rewrite.Plain:
 		if st.plan != nil {
 			x.results, err = f.newResults(ctx, st, formats)
+			if st.plan.Staged() {
+				x.staged = st
+			}
 		}
 	}
 	if x.results.fills() && x.results.formats != nil {
@@ -96,6 +113,9 @@ func (f *frontend) executed(ctx context.Context, x *execution) error {
 	made, err := f.current(ctx, made)
 	if err != nil {
 		return err
+	}
+	if made.plan.Staged() {
+		x.staged = made
 	}
 	x.results, err = f.newResults(ctx, made, x.formats)
 	return err

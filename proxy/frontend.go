@@ -7,8 +7,6 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5/pgproto3"
-
-	"github.com/scrimdb/scrim/rewrite"
 )
 
 // frontend is the half of a session that reads the client. Its fields are its driver's alone.
@@ -385,7 +383,7 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 		}
 	}
 	b.ResultFormatCodes = x.formats
-	if st.plan != nil && st.plan.Staged() && st.Effect.Verb != rewrite.Prepares && len(b.Parameters) >= st.plan.Params {
+	if x.staged != nil && len(b.Parameters) >= x.params() {
 		p := &portal{stmt: st, results: x.results, declares: x.cursor, from: x.from}
 		return f.bindStaged(ctx, &bound{st: st, bind: &b, x: x, relies: relies, changes: []change{{name: portalName, portal: p}}})
 	}

@@ -79,7 +79,7 @@ func (f *frontend) one(ctx context.Context, msg []byte, st *statement) error {
 		return err
 	case err != nil:
 		return f.refused(err, st.Text)
-	case x.results.fills(), stages([]*statement{st}):
+	case x.results.fills(), x.staged != nil:
 		return f.converted(ctx, []*statement{st}, x)
 	case st.plan == nil && x.results == nil:
 		return f.relayAll(msg, []*statement{st})
@@ -160,7 +160,7 @@ func (f *frontend) parts(ctx context.Context, list []*statement, first *executio
 			}
 		}
 		last := i == len(list)-1
-		if stages(list[i : i+1]) {
+		if x.staged != nil {
 			if err := f.stagedPart(ctx, st, x, h, last, t); err != nil {
 				return err
 			}
@@ -177,7 +177,7 @@ func (f *frontend) parts(ctx context.Context, list []*statement, first *executio
 // The simple protocol makes an implicit block around several, and the extended, before PostgreSQL 18, does not: an
 // explicit one stands for it, but not where they end one themselves.
 func (f *frontend) blockFor(list []*statement) (tactic, string) {
-	staged := stages(list)
+	staged := slices.ContainsFunc(list, f.stages)
 	if !staged && (len(list) == 1 || !slices.ContainsFunc(list, func(st *statement) bool { return st.WantsBlock })) ||
 		slices.ContainsFunc(list, func(st *statement) bool { return st.InTransactions }) || f.flush() != nil || !f.s.queue.drain() {
 		return once, ""

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -85,7 +84,10 @@ func (b *bound) typeOf(i int) uint32 {
 	return 0
 }
 
-// withCodes returns the statement as it is sent with lists as parameters behind the client's, or as literals.
+// executes tells whether an EXECUTE brings the statement that is staged.
+func (b *bound) executes() bool { return b.x.staged != b.st }
+
+// withCodes returns the statement as it is sent, with lists as parameters behind the client's, or as literals.
 func (b *bound) withCodes(lists []*codeList) *statement {
 	run := *b.st
 	next, firsts := len(b.bind.Parameters)+1, make([]int, len(lists))
@@ -106,9 +108,48 @@ func (b *bound) withCodes(lists []*codeList) *statement {
 // for lists of another length.
 const runName = "_scrim_run"
 
-// parse sends the Parse of a staged statement with its lists. It returns the statement as it was sent.
+// executeName names what is prepared for an EXECUTE of a staged statement: the same with the lists as parameters.
+const executeName = "_scrim_execute"
+
+// withArguments prepares what an EXECUTE runs, and returns the EXECUTE of that.
+func (f *frontend) withArguments(b *bound, lists []*codeList) (*statement, error) {
+	next := b.x.staged.plan.Params
+	number, arguments := map[[2]int]int{}, []string(nil)
+	for i, l := range lists {
+		for part := range l.arrays {
+			next++
+			number[[2]int{i, part}] = next
+			arguments = append(arguments, l.literal(part))
+		}
+	}
+	prepare := b.x.staged.plan.WithCodes(func(stage, part int) string { return fmt.Sprintf("$%d", number[[2]int{stage, part}]) })
+	sql, err := rewrite.Renamed(prepare.SQL, executeName, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.send(&pgproto3.Close{ObjectType: 'S', Name: executeName}, &pending{kind: 'C', silent: true}); err != nil {
+		return nil, err
+	}
+	if err := f.silently(sql); err != nil {
+		return nil, err
+	}
+	run := *b.st
+	run.plan = &rewrite.Plan{}
+	run.plan.SQL, err = rewrite.Renamed(b.st.Text, executeName, arguments)
+	return &run, err
+}
+
+// parseRun sends the Parse of a staged statement with its lists. It returns the statement as it was sent.
 func (f *frontend) parseRun(b *bound, lists []*codeList) (*statement, error) {
-	run := b.withCodes(lists)
+	run, err := b.st, error(nil)
+	if b.executes() {
+		run, err = f.withArguments(b, lists)
+	} else {
+		run = b.withCodes(lists)
+	}
+	if err != nil {
+		return nil, err
+	}
 	types := make([]uint32, 0, len(b.bind.Parameters))
 	for i := range b.bind.Parameters {
 		types = append(types, b.typeOf(i))
@@ -121,7 +162,7 @@ func (f *frontend) parseRun(b *bound, lists []*codeList) (*statement, error) {
 
 // bindRun sends the Bind, whose lists may be large: they are not copied.
 func (f *frontend) bindRun(b *bound, lists []*codeList, p *pending) error {
-	if b.st.plan.Literals {
+	if b.executes() || b.st.plan.Literals {
 		lists = nil
 	}
 	var head []byte
@@ -226,7 +267,7 @@ func (f *frontend) stagedPart(ctx context.Context, st *statement, x *execution, 
 		return err
 	}
 	for try := 1; ; try++ {
-		lists, err := f.listCodes(ctx, st, b)
+		lists, err := f.listCodes(ctx, b)
 		if err != nil {
 			return f.unplanned(err, st.Text)
 		}
@@ -323,7 +364,7 @@ func (f *frontend) tactic() (tactic, error) {
 func (f *frontend) try(ctx context.Context, relies []change) error {
 	t := f.trial
 	t.try++
-	lists, err := f.listCodes(ctx, t.st, t.bound)
+	lists, err := f.listCodes(ctx, t.bound)
 	if err != nil {
 		f.trial = nil
 		return f.unplanned(err, t.st.Text)
@@ -408,9 +449,10 @@ func (f *frontend) commitOurs() error {
 	return f.silently("COMMIT")
 }
 
-// stages tells whether a statement among several must be staged.
-func stages(list []*statement) bool {
-	return slices.ContainsFunc(list, func(st *statement) bool {
-		return st.plan != nil && st.plan.Staged() && st.Effect.Verb != rewrite.Prepares
-	})
+// stages tells whether a statement must be staged: it, or what it executes.
+func (f *frontend) stages(st *statement) bool {
+	if made := f.origin(st).stmt; made != nil {
+		st = made
+	}
+	return st.plan != nil && st.plan.Staged() && st.Effect.Verb != rewrite.Prepares
 }

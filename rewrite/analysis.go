@@ -25,6 +25,9 @@ type analysis struct {
 	staged    string // why codes are needed before the statement can run; empty while slots only travel
 	qualified []qualified
 	groups    []grouping
+	removed   []removal
+	words     map[string]bool // names of columns that the statement mentions
+	fixed     bool            // parameters have no values before the statement runs: PREPARE
 	scanned   []*pg_query.ScanToken
 }
 
@@ -41,6 +44,8 @@ type instance struct {
 	system []string
 	// nullable means that an outer join may put NULL in its place.
 	nullable bool
+	// sample is the TABLESAMPLE clause of a mention, as it was written.
+	sample string
 	// copied lists the columns of a mention that COPY makes.
 	copied []string
 	// filters are conditions that every row of it meets that the statement takes a code of.
@@ -338,8 +343,8 @@ func (a *analysis) tail(sel *pg_query.SelectStmt, s *scope, out columns, env *ct
 	}
 	a.expr(sel.GetLimitCount(), s, env, "LIMIT")
 	a.expr(sel.GetLimitOffset(), s, env, "OFFSET")
-	if len(sel.GetLockingClause()) > 0 && (s.all.hasSlots() || slices.ContainsFunc(s.items, func(i *item) bool { return i.hasSlots() })) {
-		refuse(codeFeatureNotSupported, -1, "Lock the rows in a query that names unmasked columns only.", "row locks on a protected table are not supported together with masked columns yet")
+	if len(sel.GetLockingClause()) > 0 { // the masked view cannot be locked
+		a.stage("rows are locked")
 	}
 }
 
@@ -482,7 +487,7 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 			return a.field(fields[0], s)
 		}
 		c := it.find(name)
-		if c.name == "" && it.inst != nil && a.systemColumn(it.inst, ref, name) {
+		if c.name == "" && it.inst != nil && a.systemColumn(it.inst, name) {
 			return outColumn{}
 		}
 		if c.name == "" && it.hasSlots() && !it.open { // t.f can be f(t)
@@ -500,7 +505,7 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 			return c
 		}
 		for _, it := range around.items {
-			if it.inst != nil && a.systemColumn(it.inst, ref, name) {
+			if it.inst != nil && a.systemColumn(it.inst, name) {
 				return outColumn{}
 			}
 		}
@@ -529,21 +534,21 @@ func (a *analysis) field(first *pg_query.Node, s *scope) outColumn {
 	return outColumn{}
 }
 
-// systemColumns are those that the replacement of a protected relation can have.
+// systemColumns are those of every table; a masked view has the first two.
 var systemColumns = []string{"ctid", "xmin", "tableoid", "xmax", "cmin", "cmax"}
 
 // systemColumn notes that a system column of a mention is named, if that is one.
-func (a *analysis) systemColumn(inst *instance, ref *pg_query.ColumnRef, name string) bool {
+func (a *analysis) systemColumn(inst *instance, name string) bool {
 	at := slices.Index(systemColumns, name)
-	switch {
-	case at < 0 || inst.target:
+	if at < 0 || inst.target {
 		return false
-	case at > 2:
-		refuse(codeFeatureNotSupported, int(ref.GetLocation()), "", "system column %q of a protected table is not supported together with masked columns", name)
-	case !slices.Contains(inst.system, name):
+	}
+	if at > 1 {
+		a.stage("%s is named", name)
+	}
+	if !slices.Contains(inst.system, name) {
 		inst.system = append(inst.system, name)
 	}
-	inst.used = true
 	return true
 }
 
@@ -608,6 +613,11 @@ func (a *analysis) renamed(c columns, names []*pg_query.Node) columns {
 		return columns{open: true}
 	}
 	cols := slices.Clone(c.cols)
+	for _, col := range cols { // their places count
+		for _, s := range col.sources {
+			s.row.inst.starred = true
+		}
+	}
 	for i, n := range names {
 		if i < len(cols) {
 			cols[i].name = n.GetString_().GetSval()

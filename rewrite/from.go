@@ -28,9 +28,10 @@ func (a *analysis) from(node *pg_query.Node, left *scope, env *ctes) ([]*item, c
 			a.expr(arg, left, env, "TABLESAMPLE")
 		}
 		a.expr(sample.GetRepeatable(), left, env, "TABLESAMPLE")
+		before := len(a.instances)
 		items, cols := a.from(sample.GetRelation(), left, env)
-		if cols.hasSlots() {
-			refuse(codeFeatureNotSupported, int(sample.GetLocation()), "", "TABLESAMPLE of a protected table is not supported together with masked columns yet")
+		if len(a.instances) > before {
+			a.sampled(a.instances[before])
 		}
 		return items, cols
 	}
@@ -85,6 +86,9 @@ func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, colu
 	case masked:
 		inst = &instance{mask: mask, rv: rv}
 		cols = a.maskedColumns(inst)
+		if !rv.GetInh() {
+			a.stage("ONLY is said")
+		}
 	case found:
 		for _, name := range rel.Columns {
 			cols.cols = append(cols.cols, outColumn{name: name})
@@ -230,4 +234,46 @@ func (a *analysis) usingNames(j *pg_query.JoinExpr, l, r columns) []string {
 		names = append(names, u.GetString_().GetSval())
 	}
 	return names
+}
+
+// sampled moves the TABLESAMPLE clause of a mention to where the table will be.
+func (a *analysis) sampled(inst *instance) {
+	a.stage("rows are sampled")
+	tokens := a.tokens()
+	at := a.tokenAt(tokens, int(inst.rv.GetLocation()))
+	for at >= 0 && at < len(tokens) && tokens[at].GetToken() != pg_query.Token_TABLESAMPLE {
+		at++
+	}
+	end := a.closing(tokens, at)
+	if end >= 0 && end+1 < len(tokens) && tokens[end+1].GetToken() == pg_query.Token_REPEATABLE {
+		end = a.closing(tokens, end+1)
+	}
+	if at < 0 || end < 0 {
+		refuse(codeFeatureNotSupported, int(inst.rv.GetLocation()), "", "cannot rewrite this TABLESAMPLE")
+	}
+	from, to := int(tokens[at].GetStart()), int(tokens[end].GetEnd())
+	inst.sample = " " + a.text[from:to]
+	a.removed = append(a.removed, removal{inst, edit{start: from, end: to}})
+}
+
+// removal is text that is taken away if a mention is replaced.
+type removal struct {
+	inst *instance
+	edit
+}
+
+// closing returns the index of the parenthesis that closes the first one from a token on, or -1.
+func (a *analysis) closing(tokens []*pg_query.ScanToken, from int) int {
+	depth := 0
+	for i := max(from, 0); i < len(tokens); i++ {
+		switch a.spell(tokens[i]) {
+		case "(":
+			depth++
+		case ")":
+			if depth--; depth == 0 {
+				return i
+			}
+		}
+	}
+	return -1
 }

@@ -89,7 +89,7 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 	if err != nil {
 		return nil, err
 	}
-	if touches && reads { // VACUUM, LOCK and the like are the server's alone
+	if touches && reads { // VACUUM and the like are the server's alone
 		slices.SortFunc(found, compareNames)
 		in.Names = slices.Compact(found)
 	}
@@ -121,10 +121,10 @@ func parse(text string) (*pg_query.ParseResult, error) {
 	return pg_query.Parse(text)
 }
 
-// readsRows tells whether a node of a parse tree can hand rows of a relation on.
+// readsRows tells whether a node of a parse tree can hand rows of a relation on, or asks for the right to.
 func readsRows(m proto.Message) bool {
 	switch m.(type) {
-	case *pg_query.SelectStmt, *pg_query.InsertStmt, *pg_query.UpdateStmt, *pg_query.DeleteStmt, *pg_query.MergeStmt, *pg_query.CopyStmt:
+	case *pg_query.SelectStmt, *pg_query.InsertStmt, *pg_query.UpdateStmt, *pg_query.DeleteStmt, *pg_query.MergeStmt, *pg_query.CopyStmt, *pg_query.LockStmt:
 		return true
 	}
 	return false
@@ -215,7 +215,7 @@ func shifted(err error, offset int) error {
 // statement plans one statement. A part of a longer text is parsed once more, so that positions count from its beginning.
 func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err error) {
 	defer recovered(&err)
-	if !a.touchesMasked(node) {
+	if node.GetLockStmt() == nil && !a.touchesMasked(node) {
 		return nil, nil
 	}
 	if part {
@@ -225,7 +225,11 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 		}
 		node = parsed.GetStmts()[0].GetStmt()
 	}
+	if lock := node.GetLockStmt(); lock != nil {
+		return a.lock(lock), nil
+	}
 	w := wrapped(node)
+	a.words, a.fixed = mentioned(node), node.GetPrepareStmt() != nil
 	var out columns
 	switch {
 	case w.copies != nil:
@@ -248,11 +252,32 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 		a.consume(out, "a result of unknown columns")
 	}
 	plan = a.plan(out.cols)
-	plan.Literals, plan.Params = w.literals, highestParam(node)
+	plan.Literals, plan.Params = w.literals, max(highestParam(node), len(node.GetPrepareStmt().GetArgtypes()))
 	if w.explained && !plan.Staged() { // the result is text about the plan: nothing to fill
 		plan.Outputs, plan.Seals = nil, nil
 	}
 	return plan, nil
+}
+
+// mentioned returns the names by which a statement can mean columns.
+func mentioned(node *pg_query.Node) map[string]bool {
+	words := map[string]bool{}
+	walk(node.ProtoReflect(), func(m proto.Message) bool {
+		switch m := m.(type) {
+		case *pg_query.ColumnRef:
+			words[lastString(m.GetFields())] = true
+		case *pg_query.JoinExpr:
+			for _, u := range m.GetUsingClause() {
+				words[u.GetString_().GetSval()] = true
+			}
+		case *pg_query.CopyStmt:
+			for _, n := range m.GetAttlist() {
+				words[n.GetString_().GetSval()] = true
+			}
+		}
+		return true
+	})
+	return words
 }
 
 // wrapper is a statement that hands a query's rows on, now or later.
@@ -327,9 +352,6 @@ func (a *analysis) touchesMasked(stmt *pg_query.Node) bool {
 	}
 	if len(words) == 0 {
 		return false
-	}
-	for _, name := range systemColumns { // the grants are of columns, so that the table itself does not show these
-		words[name] = true
 	}
 	touched := false
 	walk(stmt.ProtoReflect(), func(m proto.Message) bool {

@@ -2,6 +2,8 @@ package rewrite
 
 import (
 	pg_query "github.com/pganalyze/pg_query_go/v6"
+
+	"github.com/scrimdb/scrim/catalog"
 )
 
 // modification analyses INSERT, UPDATE, DELETE or MERGE. Its rows are stored, so it is staged as soon as it reads a code.
@@ -105,8 +107,34 @@ func (a *analysis) copyTable(c *pg_query.CopyStmt) {
 		inst.copied = append(inst.copied, quote(n.GetString_().GetSval()))
 	}
 	if len(c.GetAttlist()) == 0 {
+		inst.starred = true
 		for _, col := range cols.cols {
 			inst.copied = append(inst.copied, quote(col.name))
 		}
 	}
 }
+
+// lock plans LOCK TABLE. To lock for reading PostgreSQL wants the right to read the whole table, which masked roles have
+// of the masked view; locking that locks the table too.
+func (a *analysis) lock(l *pg_query.LockStmt) *Plan {
+	p := &Plan{Views: map[uint32]*catalog.Policy{}, text: a.text}
+	for _, node := range l.GetRelations() {
+		rv := node.GetRangeVar()
+		mask, masked := a.masks.Of(a.resolved[nameOf(rv)].OID)
+		if !masked || l.GetMode() != accessShareLock {
+			continue
+		}
+		e := a.replace(&instance{mask: mask, rv: rv}, template{})
+		e.text = "scrim_runtime." + quote(mask.Policy.View.Name)
+		p.Views[mask.Policy.View.OID] = mask.Policy
+		p.edits = append(p.edits, e)
+	}
+	if len(p.edits) == 0 {
+		return nil
+	}
+	p.SQL, p.edits = splice(a.text, p.edits, asParameter)
+	return p
+}
+
+// accessShareLock is PostgreSQL's (lockdefs.h).
+const accessShareLock = 1

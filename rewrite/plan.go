@@ -109,7 +109,7 @@ func (a *analysis) planDeferred(p *Plan, out []outColumn) {
 	}
 	for _, inst := range a.instances {
 		if inst.used {
-			p.edits = append(p.edits, a.replace(inst, template{text: subselect(inst, carried)}))
+			p.edits = append(p.edits, a.replace(inst, template{text: a.subselect(inst, carried)}))
 		}
 	}
 }
@@ -119,6 +119,11 @@ func (a *analysis) mend(p *Plan) {
 	for _, q := range a.qualified {
 		if q.inst.used {
 			p.edits = append(p.edits, a.unqualify(q.ref))
+		}
+	}
+	for _, r := range a.removed {
+		if r.inst.used {
+			p.edits = append(p.edits, r.edit)
 		}
 	}
 	for _, g := range a.groups {
@@ -173,8 +178,8 @@ func (a *analysis) tokenAt(tokens []*pg_query.ScanToken, offset int) int {
 func (a *analysis) replace(inst *instance, sub template) edit {
 	rv, tokens := inst.rv, a.tokens()
 	at := a.tokenAt(tokens, int(rv.GetLocation()))
-	if at < 0 || !rv.GetInh() {
-		refuse(codeFeatureNotSupported, int(rv.GetLocation()), "", "ONLY is not supported on a protected table together with masked columns yet")
+	if at < 0 {
+		refuse(codeFeatureNotSupported, int(rv.GetLocation()), "", "cannot rewrite this mention of %q", rv.GetRelname())
 	}
 	last := at
 	for last+2 < len(tokens) && a.spell(tokens[last+1]) == "." {
@@ -185,6 +190,13 @@ func (a *analysis) replace(inst *instance, sub template) edit {
 	}
 	if inst.copied != nil && last+1 < len(tokens) && a.spell(tokens[last+1]) == "(" { // the list goes into the query
 		last += 2*len(inst.copied) + 1
+	}
+	if !rv.GetInh() { // ONLY t, ONLY (t)
+		if a.spell(tokens[at-1]) == "(" {
+			at--
+			last++
+		}
+		at--
 	}
 	e := edit{start: int(tokens[at].GetStart()), end: int(tokens[last].GetEnd()), template: sub}
 	if rv.GetAlias() == nil {
@@ -204,11 +216,12 @@ func (a *analysis) spell(t *pg_query.ScanToken) string { return a.text[t.GetStar
 
 // subselect spells what stands for the table where slots only travel. Masked columns that no output carries need not be
 // sealed: a typed NULL keeps their place.
-func subselect(inst *instance, carried map[carrier]bool) string {
+func (a *analysis) subselect(inst *instance, carried map[carrier]bool) string {
 	p := inst.mask.Policy
 	var list []string
 	for _, c := range p.Relation.Columns {
 		switch {
+		case !a.lists(inst, c.Name):
 		case carried[carrier{inst, c.Num}]:
 			list = append(list, "v."+quote(p.View.Sealed)+" AS "+quote(c.Name))
 		case slices.Contains(p.Masked, c.Num):
@@ -219,7 +232,17 @@ func subselect(inst *instance, carried map[carrier]bool) string {
 			}
 		}
 	}
-	return fmt.Sprintf("(SELECT %s FROM %s WHERE %s)", strings.Join(append(list, inst.systemColumns()...), ", "), inst.view(), inst.means())
+	return fmt.Sprintf("(SELECT %s FROM %s WHERE %s)", strings.Join(append(list, inst.systemColumns("v.")...), ", "), inst.view(), inst.means())
+}
+
+// columnName returns the table's name for a column.
+func columnName(p *catalog.Policy, num int16) string {
+	for _, c := range p.Relation.Columns {
+		if c.Num == num {
+			return c.Name
+		}
+	}
+	return ""
 }
 
 // openColumn returns the masked view's name for an unmasked column, or "" if the view does not have it.

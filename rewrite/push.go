@@ -9,17 +9,20 @@ import (
 )
 
 // predicate is a condition on the unmasked columns of one mention, spelled for its masked view v, with a hole for each
-// parameter.
-type predicate struct{ template }
+// parameter. table is the same for the table.
+type predicate struct {
+	template
+	table string
+}
 
 // filter collects the conditions among the conjuncts of node that are about one mention alone and need no code. Rows
 // that do not meet them need none either. They are written again, in words of our own, so they are of few kinds: no
 // function that could be volatile, no subquery.
 func (a *analysis) filter(node *pg_query.Node, s *scope, allowed func(*instance) bool) {
 	for _, c := range conjuncts(node, nil) {
-		w := writer{scope: s}
+		w := writer{scope: s, fixed: a.fixed}
 		if w.write(c); !w.failed && w.inst != nil && allowed(w.inst) {
-			w.inst.filters = append(w.inst.filters, predicate{template{text: w.b.String(), holes: w.holes}})
+			w.inst.filters = append(w.inst.filters, predicate{template: template{text: w.b.String(), holes: w.holes}, table: w.table.String()})
 		}
 	}
 }
@@ -40,15 +43,18 @@ func conjuncts(node *pg_query.Node, list []*pg_query.Node) []*pg_query.Node {
 // writer spells an expression. It fails on whatever it does not know.
 type writer struct {
 	scope  *scope
-	inst   *instance // whose columns the expression has
-	b      strings.Builder
+	inst   *instance       // whose columns the expression has
+	b      strings.Builder // over the masked view
+	table  strings.Builder // over the table
 	holes  []hole
 	failed bool
+	fixed  bool // parameters have no values
 }
 
 func (w *writer) add(parts ...string) {
 	for _, p := range parts {
 		w.b.WriteString(p)
+		w.table.WriteString(p)
 	}
 }
 
@@ -62,6 +68,7 @@ func (w *writer) write(node *pg_query.Node) {
 	case *pg_query.Node_AConst:
 		w.constant(n.AConst)
 	case *pg_query.Node_ParamRef:
+		w.failed = w.fixed
 		w.add("\x00")
 		w.holes = append(w.holes, hole{param: int(n.ParamRef.GetNumber())})
 	case *pg_query.Node_BoolExpr:
@@ -106,7 +113,9 @@ func (w *writer) column(ref *pg_query.ColumnRef) {
 		return
 	}
 	w.inst = of.inst
-	w.add("v.", quote(openColumn(of.inst.mask.Policy, of.num)))
+	p := of.inst.mask.Policy
+	w.b.WriteString("v." + quote(openColumn(p, of.num)))
+	w.table.WriteString("t." + quote(columnName(p, of.num)))
 }
 
 // origin returns the unmasked column of a mention that a reference means for certain, or zero. It looks in the innermost

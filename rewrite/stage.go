@@ -52,7 +52,10 @@ func (a *analysis) planStaged(p *Plan) {
 func (a *analysis) stageOf(p *Plan, inst *instance) int {
 	s := Stage{Policy: inst.mask.Policy}
 	t := template{text: fmt.Sprintf("SELECT v.ctid, v.xmin, v.%s FROM %s WHERE %s", quote(s.Policy.View.Sealed), inst.view(), inst.means())}
-	t = inst.filtered(t)
+	for _, f := range inst.filters {
+		t.text += " AND (" + f.text + ")"
+		t.holes = append(t.holes, f.holes...)
+	}
 	s.SQL = t.fill(func(h hole) string {
 		at := slices.Index(s.Params, h.param)
 		if at < 0 {
@@ -83,26 +86,24 @@ func (i *instance) means() string {
 	return fmt.Sprintf("(SELECT scrim_runtime.still_means(%s, %d, ARRAY[%s]))", literal(nameOf(i.rv).Quoted()), p.Relation.OID, strings.Join(names, ", "))
 }
 
-// filtered adds the conditions on a mention to a WHERE clause that the template ends in.
-func (i *instance) filtered(t template) template {
-	for _, f := range i.filters {
-		t.text += " AND (" + f.text + ")"
-		t.holes = append(t.holes, f.holes...)
-	}
-	return t
-}
+// lists tells whether the replacement of a mention must have a column of this name.
+func (a *analysis) lists(i *instance, name string) bool { return i.starred || a.words[name] }
 
-// joined spells the subselect that stands for a mention, with its codes joined in. A row without a code raises: it has
-// changed since they were listed. (An inner join would leave it out.) The conditions are repeated, so that rows which the
-// list leaves out cannot meet another condition first.
+// joined spells the subselect that stands for a mention, with its codes joined in. It reads the table itself, by the
+// client's name and under the client's rights. A row without a code raises: it has changed since they were listed. (An
+// inner join would leave it out.) The conditions are repeated, so that rows which the list leaves out cannot meet another
+// condition first.
 func (a *analysis) joined(inst *instance, stage int) template {
 	p := inst.mask.Policy
 	var columns []string
 	for _, c := range p.Relation.Columns {
+		if !a.lists(inst, c.Name) {
+			continue
+		}
 		if at := slices.Index(p.Masked, c.Num); at >= 0 {
 			columns = append(columns, code(p, at)+" AS "+quote(c.Name))
-		} else if name := openColumn(p, c.Num); name != "" {
-			columns = append(columns, "v."+quote(name)+" AS "+quote(c.Name))
+		} else if openColumn(p, c.Num) != "" {
+			columns = append(columns, "t."+quote(c.Name))
 		}
 	}
 	t := template{}
@@ -115,9 +116,14 @@ func (a *analysis) joined(inst *instance, stage int) template {
 	for part := range arrays {
 		t.holes = append(t.holes, hole{stage: stage, part: part})
 	}
-	t.text = fmt.Sprintf("(SELECT %s FROM %s LEFT JOIN ROWS FROM (%s) s(%s) ON s.row_id OPERATOR(pg_catalog.=) v.ctid AND s.row_version OPERATOR(pg_catalog.=) v.xmin WHERE %s",
-		strings.Join(append(columns, inst.systemColumns()...), ", "), inst.view(), strings.Join(arrays, ", "), strings.Join(names, ", "), inst.means())
-	t = inst.filtered(t)
+	only := map[bool]string{false: "ONLY "}[inst.rv.GetInh()]
+	t.text = fmt.Sprintf("(SELECT %s FROM %s%s t%s LEFT JOIN ROWS FROM (%s) s(%s) ON s.row_id OPERATOR(pg_catalog.=) t.ctid AND s.row_version OPERATOR(pg_catalog.=) t.xmin WHERE %s",
+		strings.Join(append(columns, inst.systemColumns("t.")...), ", "), only, nameOf(inst.rv).Quoted(), inst.sample,
+		strings.Join(arrays, ", "), strings.Join(names, ", "), inst.means())
+	for _, f := range inst.filters {
+		t.text += " AND (" + f.table + ")"
+		t.holes = append(t.holes, f.holes...)
+	}
 	t.text += ")"
 	return t
 }
@@ -125,28 +131,24 @@ func (a *analysis) joined(inst *instance, stage int) template {
 // code spells what the at-th masked column shows of a code.
 func code(p *catalog.Policy, at int) string {
 	if p.Present == catalog.Components {
-		return fmt.Sprintf("CASE WHEN s.row_id IS NULL THEN scrim_runtime.no_code(v.ctid) ELSE s.c%d::pg_catalog.float8 END", at+1)
+		return fmt.Sprintf("CASE WHEN s.row_id IS NULL THEN scrim_runtime.no_code(t.ctid) ELSE s.c%d::pg_catalog.float8 END", at+1)
 	}
 	var all []string
 	for k := range p.Encoder.Dims {
 		all = append(all, fmt.Sprintf("s.c%d", k+1))
 	}
-	return fmt.Sprintf("CASE WHEN s.row_id IS NULL THEN scrim_runtime.no_codes(v.ctid) ELSE ARRAY[%s] END", strings.Join(all, ", "))
+	return fmt.Sprintf("CASE WHEN s.row_id IS NULL THEN scrim_runtime.no_codes(t.ctid) ELSE ARRAY[%s] END", strings.Join(all, ", "))
 }
 
 // systemColumns spells those that are named.
-func (i *instance) systemColumns() []string {
+func (i *instance) systemColumns(of string) []string {
 	var list []string
 	for _, name := range i.system {
 		if i.starred {
 			refuse(codeFeatureNotSupported, int(i.rv.GetLocation()), "List the columns instead of using a star.",
 				"system column %q of a protected table is not supported together with a star or a whole row", name)
 		}
-		if name == "tableoid" {
-			list = append(list, fmt.Sprintf("%d::pg_catalog.oid AS tableoid", i.mask.Policy.Relation.OID))
-			continue
-		}
-		list = append(list, "v."+name)
+		list = append(list, of+name)
 	}
 	return list
 }

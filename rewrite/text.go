@@ -1,9 +1,12 @@
 package rewrite
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	pg_query "github.com/pganalyze/pg_query_go/v6"
 )
 
 // hole is a place in a template: for a parameter of the client's, or for one array of a code list.
@@ -76,4 +79,32 @@ func asParameter(h hole) string {
 		return fmt.Sprintf("$%d", h.param)
 	}
 	return "NULL"
+}
+
+// Renamed returns the text of a PREPARE or EXECUTE with another name in it, and with arguments behind those of an EXECUTE.
+func Renamed(sql, name string, arguments []string) (string, error) {
+	scan, err := pg_query.Scan(sql)
+	if err != nil {
+		return "", fmt.Errorf("scan statement: %w", err)
+	}
+	tokens := slices.DeleteFunc(scan.GetTokens(), func(t *pg_query.ScanToken) bool {
+		return t.GetToken() == pg_query.Token_SQL_COMMENT || t.GetToken() == pg_query.Token_C_COMMENT
+	})
+	if len(tokens) < 2 {
+		return "", errors.New("statement has no name")
+	}
+	before, after := sql[:tokens[1].GetStart()], sql[tokens[1].GetEnd():]
+	if len(arguments) > 0 {
+		end := len(tokens) - 1
+		for end > 1 && sql[tokens[end].GetStart():tokens[end].GetEnd()] == ";" {
+			end--
+		}
+		list := strings.Join(arguments, ", ")
+		if end == 1 { // without arguments
+			after = "(" + list + ")"
+		} else {
+			after = sql[tokens[1].GetEnd():tokens[end].GetStart()] + ", " + list + ")"
+		}
+	}
+	return before + quote(name) + after, nil
 }

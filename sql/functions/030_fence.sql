@@ -213,7 +213,7 @@ $$;
 CREATE FUNCTION scrim.fence_column(relation regclass, entry jsonb) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('(%I)', a.attname) FROM pg_attribute a
-     WHERE a.attrelid = relation AND a.attnum = (entry ->> 'attnum')::smallint AND a.attnum > 0 AND NOT a.attisdropped
+     WHERE a.attrelid = relation AND a.attnum = (entry ->> 'attnum')::smallint AND NOT a.attisdropped
 $$;
 
 -- Grants one remembered entry. As its grantor where the caller can become that role, else as the owner.
@@ -223,7 +223,7 @@ DECLARE
     col text := scrim.fence_column(relation, entry);
     previous text := current_setting('role');
 BEGIN
-    IF (entry ->> 'attnum')::int > 0 AND col IS NULL THEN
+    IF (entry ->> 'attnum')::int <> 0 AND col IS NULL THEN
         RETURN;  -- the column is gone
     END IF;
     IF as_grantor THEN
@@ -237,7 +237,8 @@ BEGIN
     END IF;
 END $$;
 
--- Turns table grants of masked roles into column grants on what stays readable.
+-- Turns table grants of masked roles into column grants on what stays readable. System columns stay readable too: a row's
+-- code is found by its ctid and xmin.
 CREATE FUNCTION scrim.fence_convert(relation regclass, masked smallint[], exempt oid[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -276,12 +277,15 @@ BEGIN
 
     FOR e IN SELECT b FROM jsonb_array_elements(before) b LOOP
         IF (e ->> 'grantee')::oid = ANY (exempt) OR (
-               (e ->> 'attnum')::int > 0 AND NOT (e ->> 'attnum')::smallint = ANY (masked)) THEN
+               (e ->> 'attnum')::int <> 0 AND NOT (e ->> 'attnum')::smallint = ANY (masked)) THEN
             PERFORM scrim.fence_regrant(relation, e, false);
         ELSIF (e ->> 'attnum')::int = 0 AND e ->> 'privilege' IN ('SELECT', 'REFERENCES') AND open_columns IS NOT NULL THEN
-            EXECUTE format('GRANT %s (%s) ON %s TO %s %s', e ->> 'privilege', open_columns, relation,
-                           scrim.role_name((e ->> 'grantee')::oid),
+            EXECUTE format('GRANT %s (%s) ON %s TO %s %s', e ->> 'privilege',
+                           open_columns || CASE WHEN e ->> 'privilege' = 'SELECT' THEN ', ctid, xmin, cmin, xmax, cmax, tableoid' ELSE '' END,
+                           relation, scrim.role_name((e ->> 'grantee')::oid),
                            CASE WHEN (e ->> 'grantable')::boolean THEN 'WITH GRANT OPTION' END);
+        ELSIF (e ->> 'attnum')::smallint = ANY (masked) AND e ->> 'privilege' = 'SELECT' THEN
+            EXECUTE format('GRANT SELECT (ctid, xmin) ON %s TO %s', relation, scrim.role_name((e ->> 'grantee')::oid));
         END IF;
     END LOOP;
     FOR g IN SELECT x AS role FROM unnest(exempt) x WHERE NOT has_table_privilege(x, relation, 'SELECT') LOOP
