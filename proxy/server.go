@@ -72,8 +72,6 @@ type Server struct {
 	cancelling chan struct{}
 	starting   starting
 	loops      loops
-	starting   starting
-	loops      loops
 	// stagedRows is how many rows one list of codes may have.
 	stagedRows int
 	draining   atomic.Bool // no new sessions, and those that are at rest end

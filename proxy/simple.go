@@ -79,7 +79,7 @@ func (f *frontend) one(ctx context.Context, msg []byte, st *statement) error {
 		return err
 	case err != nil:
 		return f.refused(err, st.Text)
-	case x.results.fills(), x.staged != nil:
+	case x.results.fills(), x.staged != nil && !f.lacksBlock(st):
 		return f.converted(ctx, []*statement{st}, x)
 	case st.plan == nil && x.results == nil:
 		return f.relayAll(msg, []*statement{st})
@@ -185,7 +185,7 @@ func (f *frontend) blockFor(list []*statement) (tactic, string) {
 	switch {
 	case f.s.txStatus() == 'T':
 		return inTheirs, ""
-	case f.s.txStatus() != 'I' || len(list) == 1 && list[0].Effect.Verb == rewrite.Declares && !list[0].Effect.Hold: // which needs a block of theirs
+	case f.s.txStatus() != 'I':
 		return once, ""
 	case len(list) == 1:
 		return inOwn, f.beginOwn()

@@ -325,9 +325,22 @@ func (f *frontend) bindStaged(ctx context.Context, b *bound) error {
 	if f.s.onLoop {
 		return errWaits
 	}
+	switch ok, err := f.caughtUp(); {
+	case err != nil:
+		return err
+	case !ok:
+		return nil
+	case f.lacksBlock(b.st):
+		// Since PostgreSQL 18 our questions have begun an implicit block.
+		if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+			return err
+		}
+		b.bind.ResultFormatCodes = b.x.formats
+		return f.send(b.bind, &pending{kind: 'B', edited: b.st, relies: b.relies, changes: f.s.send(b.changes[0])})
+	}
 	t, err := f.tactic()
 	if err != nil {
-		return f.unplanned(err, "")
+		return err
 	}
 	if err := f.begin(t); err != nil {
 		return err
@@ -338,12 +351,6 @@ func (f *frontend) bindStaged(ctx context.Context, b *bound) error {
 
 // tactic finds how to run a staged statement that is bound now, and prepares for it.
 func (f *frontend) tactic() (tactic, error) {
-	switch ok, err := f.caughtUp(); {
-	case err != nil:
-		return once, err
-	case !ok:
-		return once, errSkipped
-	}
 	switch {
 	case f.s.txStatus() == 'T':
 		return inTheirs, nil
@@ -447,6 +454,12 @@ func (f *frontend) commitOurs() error {
 	}
 	f.ours = false
 	return f.silently("COMMIT")
+}
+
+// lacksBlock tells whether a statement will be refused for want of a transaction block of the client's: one of ours must
+// not stand for it.
+func (f *frontend) lacksBlock(st *statement) bool {
+	return st.Effect.Verb == rewrite.Declares && !st.Effect.Hold && f.s.queue.idle() && f.s.txStatus() == 'I' && !f.ran
 }
 
 // stages tells whether a statement must be staged: it, or what it executes.

@@ -334,7 +334,10 @@ func highestParam(node *pg_query.Node) int {
 // touchesMasked tells whether the statement can name a masked column at all: by name, star or whole row. It looks at
 // names only, so a yes may be wrong and a no is not: columns that are renamed without being named count as named.
 func (a *analysis) touchesMasked(stmt *pg_query.Node) bool {
-	words := map[string]bool{}
+	words, open := map[string]bool{}, map[string]bool{}
+	for _, name := range systemColumns {
+		open[name] = true
+	}
 	for name, rel := range a.resolved {
 		mask, ok := a.masks.Of(rel.OID)
 		if !ok {
@@ -347,6 +350,8 @@ func (a *analysis) touchesMasked(stmt *pg_query.Node) bool {
 		for _, c := range mask.Policy.Relation.Columns {
 			if mask.Hidden[c.Num] {
 				words[c.Name] = true
+			} else {
+				open[c.Name] = true
 			}
 		}
 	}
@@ -379,6 +384,9 @@ func (a *analysis) touchesMasked(stmt *pg_query.Node) bool {
 		fields := ref.GetFields()
 		last := fields[len(fields)-1]
 		touched = touched || last.GetAStar() != nil || words[last.GetString_().GetSval()]
+		if n := len(fields); n > 1 && !open[last.GetString_().GetSval()] { // t.f can be f(t)
+			touched = touched || words[fields[n-2].GetString_().GetSval()]
+		}
 		return false
 	})
 	return touched
