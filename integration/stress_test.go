@@ -77,8 +77,10 @@ func TestStress(t *testing.T) {
 			return fmt.Sprintf(`DELETE FROM moving WHERE id = %d; INSERT INTO moving VALUES (%d, %d, %d)`, 1+n*11%500, 1+n*11%500, v, v%500)
 		})
 		writer(150*time.Millisecond, func(n int) string {
-			return []string{`VACUUM moving`, `VACUUM FULL moving`, `BEGIN; CREATE TEMP TABLE kept AS TABLE moving; TRUNCATE moving; INSERT INTO moving SELECT * FROM kept; DROP TABLE kept; COMMIT`,
-				`CLUSTER moving USING moving_pkey`, fmt.Sprintf(`ALTER TABLE moving ALTER version SET STATISTICS %d`, 10+n%50), `ANALYZE moving`}[n%6]
+			return []string{
+				`VACUUM moving`, `VACUUM FULL moving`, `BEGIN; CREATE TEMP TABLE kept AS TABLE moving; TRUNCATE moving; INSERT INTO moving SELECT * FROM kept; DROP TABLE kept; COMMIT`,
+				`CLUSTER moving USING moving_pkey`, fmt.Sprintf(`ALTER TABLE moving ALTER version SET STATISTICS %d`, 10+n%50), `ANALYZE moving`,
+			}[n%6]
 		})
 		seen := &versions{codes: map[int32]uint64{}}
 		var succeeded, failed atomic.Int64

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"time"
 
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/proxy/internal/pgfloat"
@@ -20,7 +21,10 @@ type codeList struct {
 	encoder *udf.Encoder
 	rows    int
 	most    int // rows allowed
-	inputs  []float64
+	batches int // calls of the model
+	took    time.Duration
+	batch   distinct
+	index   []int32 // for each row of the batch, which of the distinct ones
 	codes   []float32
 	// arrays are the elements of a tid[], a xid[], and a real[] for each component, as array_recv takes them: each with its
 	// length before it.
@@ -49,9 +53,10 @@ func (l *codeList) add(cells []cell) error {
 		}
 	}
 	var err error
-	if l.inputs, err = l.opener.open(l.inputs, cells[2]); err != nil {
+	if l.batch.inputs, err = l.opener.open(l.batch.inputs, cells[2]); err != nil {
 		return err
 	}
+	l.index = append(l.index, l.batch.last())
 	for part, c := range cells[:2] {
 		l.arrays[part] = append(binary.BigEndian.AppendUint32(l.arrays[part], uint32(len(c))), c...)
 	}
@@ -64,7 +69,7 @@ func (l *codeList) add(cells []cell) error {
 
 // encode computes the codes of the rows that were added since the last time.
 func (l *codeList) encode() error {
-	rows, dims := len(l.inputs)/l.opener.inputs, l.encoder.Dims()
+	rows, dims := l.batch.rows(), l.encoder.Dims()
 	if rows == 0 {
 		return nil
 	}
@@ -72,18 +77,20 @@ func (l *codeList) encode() error {
 		l.codes = make([]float32, rows*dims)
 	}
 	l.codes = l.codes[:rows*dims]
-	if err := l.encoder.Encode(l.codes, l.inputs); err != nil {
+	if err := l.encoder.Encode(l.codes, l.batch.inputs); err != nil {
 		return err
 	}
-	l.inputs = l.inputs[:0]
+	l.batches++
 	for k := range dims {
 		array := l.arrays[2+k]
-		for i := k; i < len(l.codes); i += dims {
+		for _, at := range l.index {
 			array = binary.BigEndian.AppendUint32(array, 4)
-			array = binary.BigEndian.AppendUint32(array, math.Float32bits(l.codes[i]))
+			array = binary.BigEndian.AppendUint32(array, math.Float32bits(l.codes[int(at)*dims+k]))
 		}
 		l.arrays[2+k] = array
 	}
+	l.batch.reset()
+	l.index = l.index[:0]
 	return nil
 }
 
@@ -145,10 +152,11 @@ func (f *frontend) listCodes(ctx context.Context, b *bound) ([]*codeList, error)
 		if err != nil {
 			return nil, err
 		}
-		l := &codeList{opener: o, encoder: enc, most: f.s.srv.stagedRows, arrays: make([][]byte, stage.Parts())}
+		l := &codeList{opener: o, encoder: enc, most: f.s.srv.stagedRows, batch: distinct{width: o.inputs}, arrays: make([][]byte, stage.Parts())}
 		if err := f.flush(); err != nil {
 			return nil, err
 		}
+		began := time.Now()
 		q := b.question(stage)
 		q.sql += fmt.Sprintf(" LIMIT %d", l.most+1)
 		if err := f.s.inquire(ctx, false, q, l.add); err != nil {
@@ -158,7 +166,8 @@ func (f *frontend) listCodes(ctx context.Context, b *bound) ([]*codeList, error)
 			return nil, f.listError(ctx, err)
 		}
 		f.s.srv.metrics.RowsEncoded.Add(int64(l.rows))
-		f.s.srv.metrics.Batches.Add(int64((l.rows + maxBatch - 1) / maxBatch))
+		f.s.srv.metrics.Batches.Add(int64(l.batches))
+		l.took = time.Since(began)
 		lists = append(lists, l)
 	}
 	return lists, nil

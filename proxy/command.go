@@ -65,16 +65,8 @@ func (f *frontend) command(ctx context.Context, st *statement, simple bool) erro
 
 // action runs a command as statements of the client's. It can be cancelled.
 func (f *frontend) action(ctx context.Context, cmd rewrite.Command) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	f.s.mu.Lock()
-	f.s.cancel = cancel
-	f.s.mu.Unlock()
-	defer func() {
-		f.s.mu.Lock()
-		f.s.cancel = nil
-		f.s.mu.Unlock()
-	}()
+	ctx, done := f.s.cancellable(ctx)
+	defer done()
 	switch c := cmd.(type) {
 	case rewrite.CreateEncoder:
 		return f.createEncoder(ctx, c)

@@ -40,6 +40,13 @@
 // on the client's own connection, between the client's messages, and the queue keeps the answers apart (call.go). So no
 // statement runs with more rights than the client has, and what a statement does belongs to the client's transaction.
 //
+// # Staged statements
+//
+// A statement that computes with masked columns is run in two steps (staged.go): its lists of codes are made by questions
+// (codes.go), and then it is sent with the lists. Both see the same rows: in a transaction of ours, which the end of the
+// client's message ends, or else from a savepoint, to which the session goes back and tries again when the server finds a row
+// without a code. Until the first row has come, or the end, the frontend waits for the outcome (attempt).
+//
 // # Names
 //
 // What a masked statement or cursor gives is known by its name, whether the protocol made it (Parse, Bind) or SQL (PREPARE,

@@ -32,6 +32,8 @@ type results struct {
 	encoders []*udf.Encoder
 	// tag replaces the command tag; rows are passed on. For SHOW.
 	tag string
+	// notes are lines of text to be added to the rows. For EXPLAIN.
+	notes []string
 	// portal says that a FETCH stands for an Execute of a cursor's portal, of so many rows at most (0 for all).
 	portal  bool
 	maxRows int
@@ -51,11 +53,17 @@ func (r *results) again(formats []int16) (*results, error) {
 	return again, again.setFormats(formats)
 }
 
-// completion returns the CommandComplete, or PortalSuspended, that stands for the server's; nil to pass that on.
+// completion returns what stands for the server's CommandComplete; nil to pass that on.
 func (r *results) completion(msg []byte) []byte {
 	switch {
-	case r == nil || !r.portal && r.tag == "":
+	case r == nil || !r.portal && r.tag == "" && len(r.notes) == 0:
 		return nil
+	case len(r.notes) > 0:
+		var out []byte
+		for _, note := range r.notes {
+			out = append(out, encode(&pgproto3.DataRow{Values: [][]byte{[]byte(note)}})...)
+		}
+		return append(out, msg...)
 	case !r.portal:
 		return encode(&pgproto3.CommandComplete{CommandTag: []byte(r.tag)})
 	}
@@ -169,9 +177,9 @@ type batch struct {
 // sealBatch is one sealed column over the rows of a batch.
 type sealBatch struct {
 	opener *opener
-	inputs []float64 // of the rows that are not NULL, one after the other
-	codes  []float32
-	index  []int32 // for each row, which of those; -1 for NULL
+	distinct
+	codes []float32
+	index []int32 // for each row, which of the distinct ones; -1 for NULL
 }
 
 // cell is a column value of a row: its bytes, or nil for NULL.
@@ -184,7 +192,7 @@ func newBatch(r *results) (*batch, error) {
 		if err != nil {
 			return nil, err
 		}
-		b.seals[i].opener = o
+		b.seals[i].opener, b.seals[i].width = o, o.inputs
 	}
 	return b, nil
 }
@@ -212,11 +220,10 @@ func (r *results) add(body []byte) error {
 			continue
 		}
 		var err error
-		n := len(s.inputs) / s.opener.inputs
 		if s.inputs, err = s.opener.open(s.inputs, sealed); err != nil {
 			return err
 		}
-		s.index = append(s.index, int32(n))
+		s.index = append(s.index, s.last())
 	}
 	b.rows = append(b.rows, body)
 	return nil
@@ -257,7 +264,7 @@ func (r *results) encode(out []byte) (_ []byte, encoded int, err error) {
 	}
 	for i := range b.seals {
 		s, enc := &b.seals[i], r.encoders[i]
-		n := len(s.inputs) / s.opener.inputs
+		n := s.rows()
 		if need := n * enc.Dims(); cap(s.codes) < need {
 			s.codes = make([]float32, need)
 		}
@@ -274,7 +281,8 @@ func (r *results) encode(out []byte) (_ []byte, encoded int, err error) {
 	}
 	b.rows = b.rows[:0]
 	for i := range b.seals {
-		b.seals[i].inputs, b.seals[i].index = b.seals[i].inputs[:0], b.seals[i].index[:0]
+		b.seals[i].reset()
+		b.seals[i].index = b.seals[i].index[:0]
 	}
 	return out, encoded, nil
 }

@@ -287,6 +287,11 @@ func (srv *Server) forwardCancel(ctx context.Context, key cancelKey) {
 	if s := srv.cancels.find(key); s != nil {
 		defer s.action()(&Error{Code: codeQueryCanceled, Message: "canceling statement due to user request"})
 	}
+	srv.sendCancel(ctx, key)
+}
+
+// sendCancel asks the server to cancel, and returns when it has.
+func (srv *Server) sendCancel(ctx context.Context, key cancelKey) {
 	select {
 	case srv.cancelling <- struct{}{}:
 		defer func() { <-srv.cancelling }()

@@ -285,7 +285,7 @@ var errOutdatedPlan = &Error{Code: codeFeatureNotSupported, Message: "cached pla
 
 // newResults gets the models that a statement needs and works out the formats.
 func (f *frontend) newResults(ctx context.Context, st *statement, formats []int16) (*results, error) {
-	r := &results{plan: st.plan, sealedType: st.version.snapshot.SealedType}
+	r := &results{plan: st.plan, sealedType: st.version.snapshot.SealedType, notes: st.plan.Notes}
 	for _, seal := range st.plan.Seals {
 		enc, err := f.encoder(ctx, seal.Policy)
 		if err != nil {

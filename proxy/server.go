@@ -53,6 +53,7 @@ type Metrics struct {
 	Sessions    atomic.Int64 // connections that reached the upstream
 	RowsEncoded atomic.Int64 // rows whose sealed inputs went through a model
 	Batches     atomic.Int64 // blocks of rows that were encoded together
+	Repeats     atomic.Int64 // times that a staged statement was tried again, since rows had changed
 }
 
 // Server accepts clients and runs their sessions.

@@ -180,6 +180,20 @@ func (s *session) cancelKey() cancelKey {
 	return s.key
 }
 
+// cancellable returns a context that a cancel request of the client's ends, until done is called.
+func (s *session) cancellable(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	s.mu.Lock()
+	s.cancel = cancel
+	s.mu.Unlock()
+	return ctx, func() {
+		s.mu.Lock()
+		s.cancel = nil
+		s.mu.Unlock()
+		cancel(nil)
+	}
+}
+
 // action returns what cancels the action that runs now; it does nothing if none does.
 func (s *session) action() context.CancelCauseFunc {
 	s.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -108,6 +109,17 @@ func (b *bound) withCodes(lists []*codeList) *statement {
 // for lists of another length.
 const runName = "_scrim_run"
 
+// explain adds to the lines of an EXPLAIN what listing the codes took.
+func (b *bound) explain(lists []*codeList) {
+	if b.executes() || len(b.st.plan.Notes) != len(lists) {
+		return
+	}
+	b.x.results.notes = nil
+	for i, l := range lists {
+		b.x.results.notes = append(b.x.results.notes, fmt.Sprintf("%s (rows=%d batches=%d time=%.3f ms)", b.st.plan.Notes[i], l.rows, l.batches, float64(l.took.Microseconds())/1000))
+	}
+}
+
 // executeName names what is prepared for an EXECUTE of a staged statement: the same with the lists as parameters.
 const executeName = "_scrim_execute"
 
@@ -141,7 +153,8 @@ func (f *frontend) withArguments(b *bound, lists []*codeList) (*statement, error
 
 // parseRun sends the Parse of a staged statement with its lists. It returns the statement as it was sent.
 func (f *frontend) parseRun(b *bound, lists []*codeList) (*statement, error) {
-	run, err := b.st, error(nil)
+	var run *statement
+	var err error
 	if b.executes() {
 		run, err = f.withArguments(b, lists)
 	} else {
@@ -230,6 +243,7 @@ func (f *frontend) begin(t tactic) error {
 
 // undo takes an attempt back after the server has refused it, which by now skips to the next Sync.
 func (f *frontend) undo(t tactic) error {
+	f.s.srv.metrics.Repeats.Add(1)
 	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
 		return err
 	}
@@ -251,17 +265,31 @@ func (f *frontend) beginOwn() string {
 }
 
 // failed waits for an attempt, and tells whether it is to be repeated.
-func (f *frontend) failed(a *attempt) (bool, error) {
+func (f *frontend) failed(ctx context.Context, a *attempt) (bool, error) {
 	f.out = append(f.out, frame('H', nil)...)
 	if err := f.flush(); err != nil {
 		return false, err
 	}
-	<-a.done
-	return a.again, nil
+	select {
+	case <-a.done:
+		return a.again, nil
+	case <-ctx.Done():
+	}
+	// The server ignores a cancel request that comes between two messages, as the client's may have.
+	for {
+		select {
+		case <-a.done:
+			return a.again, nil
+		case <-time.After(20 * time.Millisecond):
+			f.s.srv.sendCancel(context.WithoutCancel(ctx), f.s.cancelKey())
+		}
+	}
 }
 
 // stagedPart runs a staged statement of a simple Query.
 func (f *frontend) stagedPart(ctx context.Context, st *statement, x *execution, h *held, last bool, t tactic) error {
+	ctx, done := f.s.cancellable(ctx)
+	defer done()
 	b := &bound{st: st, bind: &pgproto3.Bind{}, x: x}
 	if err := f.begin(t); err != nil {
 		return err
@@ -271,6 +299,7 @@ func (f *frontend) stagedPart(ctx context.Context, st *statement, x *execution, 
 		if err != nil {
 			return f.unplanned(err, st.Text)
 		}
+		b.explain(lists)
 		run, err := f.parseRun(b, lists)
 		if err != nil {
 			return err
@@ -282,7 +311,7 @@ func (f *frontend) stagedPart(ctx context.Context, st *statement, x *execution, 
 		if err := f.described(run, x, h, last, a); err != nil {
 			return err
 		}
-		again, err := f.failed(a)
+		again, err := f.failed(ctx, a)
 		if err != nil {
 			return err
 		}
@@ -338,6 +367,8 @@ func (f *frontend) bindStaged(ctx context.Context, b *bound) error {
 		b.bind.ResultFormatCodes = b.x.formats
 		return f.send(b.bind, &pending{kind: 'B', edited: b.st, relies: b.relies, changes: f.s.send(b.changes[0])})
 	}
+	ctx, done := f.s.cancellable(ctx)
+	defer done()
 	t, err := f.tactic()
 	if err != nil {
 		return err
@@ -376,6 +407,7 @@ func (f *frontend) try(ctx context.Context, relies []change) error {
 		f.trial = nil
 		return f.unplanned(err, t.st.Text)
 	}
+	t.explain(lists)
 	run, err := f.parseRun(t.bound, lists)
 	if err != nil {
 		return err
@@ -402,6 +434,8 @@ func (f *frontend) executeStaged(ctx context.Context, msg []byte, name string, p
 	if f.s.onLoop {
 		return errWaits
 	}
+	ctx, done := f.s.cancellable(ctx)
+	defer done()
 	for f.trial != nil {
 		t := f.trial
 		err := f.forward(msg, &pending{
@@ -411,7 +445,7 @@ func (f *frontend) executeStaged(ctx context.Context, msg []byte, name string, p
 		if err != nil {
 			return err
 		}
-		again, err := f.failed(t.attempt)
+		again, err := f.failed(ctx, t.attempt)
 		if err != nil {
 			return err
 		}

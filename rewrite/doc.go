@@ -8,14 +8,21 @@
 //     grammar, and lists the relation names that must be resolved. No names: the statement is relayed as it is.
 //  2. The session resolves the names in the client's own session, where search_path and temporary tables mean what
 //     PostgreSQL says they mean.
-//  3. [Inspected.Plan] plans each statement of the text. It replaces each protected relation whose masked columns are
-//     touched by a subselect over its masked view, by splicing text at the parser's byte offsets, and proves that every
-//     masked column only travels to the output. Of PREPARE and DECLARE it plans the query inside.
+//  3. [Inspected.Plan] plans each statement of the text. It replaces each mention of a protected relation whose masked columns
+//     are touched by a subselect, by splicing text at the parser's byte offsets. Of PREPARE, DECLARE, COPY and the like it
+//     plans the query inside.
 //
-// The proof is small and pessimistic. A masked column is a slot; a slot may be passed on as a bare column through
-// subselects, CTEs, joins and UNION ALL, and nothing else. Whatever is not understood is refused ([Refusal]), with
-// SQLSTATE, message and hint. Nothing here guards raw values: PostgreSQL's grants do, and a mistake in this package ends
-// in "permission denied" or in ciphertext. It guards meaning: that no other value is shown in a mask's place.
+// There are two kinds of plan. In a deferred one the subselect is over the masked view, masked columns are sealed values,
+// and the session fills in codes on the way out. That needs a proof (analysis.go, from.go), which is small and
+// pessimistic: a masked column is a slot; a slot may be passed on as a bare column through subselects, CTEs, joins and
+// UNION ALL, and nothing else. Any doubt makes the plan a staged one (stage.go): the subselect is over the table, joined
+// with a list of codes that the session makes before. There a masked column is a column like any other, so PostgreSQL
+// gives it its meaning in every clause. push.go finds the conditions that shorten the list, group.go and mend in plan.go
+// repair what a subselect in a table's place breaks.
+//
+// What cannot be planned is refused ([Refusal]), with SQLSTATE, message and hint. Nothing here guards raw values:
+// PostgreSQL's grants do, and a mistake in this package ends in "permission denied" or in ciphertext. It guards meaning:
+// that no other value is shown in a mask's place.
 //
 // To debug: the goldens in testdata/goldens print [Plan.Format] for statements by clause; add the statement there.
 package rewrite

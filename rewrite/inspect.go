@@ -253,7 +253,11 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 	}
 	plan = a.plan(out.cols)
 	plan.Literals, plan.Params = w.literals, max(highestParam(node), len(node.GetPrepareStmt().GetArgtypes()))
-	if w.explained && !plan.Staged() { // the result is text about the plan: nothing to fill
+	if w.explained { // the result is text about the plan: nothing to fill
+		plan.Notes = plan.notes(out.cols)
+		if !w.text {
+			plan.Notes = nil
+		}
 		plan.Outputs, plan.Seals = nil, nil
 	}
 	return plan, nil
@@ -284,6 +288,7 @@ func mentioned(node *pg_query.Node) map[string]bool {
 type wrapper struct {
 	query     *pg_query.Node
 	explained bool
+	text      bool               // the explanation is to be text
 	stores    string             // what it does with the rows, if not to return them
 	literals  bool               // it takes no parameters
 	copies    *pg_query.CopyStmt // COPY of a relation stands for a query
@@ -293,7 +298,12 @@ func wrapped(node *pg_query.Node) wrapper {
 	switch n := node.GetNode().(type) {
 	case *pg_query.Node_ExplainStmt:
 		w := wrapped(n.ExplainStmt.GetQuery())
-		w.explained = true
+		w.explained, w.text = true, true
+		for _, o := range n.ExplainStmt.GetOptions() {
+			if e := o.GetDefElem(); e.GetDefname() == "format" {
+				w.text = e.GetArg().GetString_().GetSval() == "text"
+			}
+		}
 		return w
 	case *pg_query.Node_PrepareStmt:
 		w := wrapped(n.PrepareStmt.GetQuery())

@@ -8,10 +8,7 @@ import (
 	pg_query "github.com/pganalyze/pg_query_go/v6"
 
 	"github.com/scrimdb/scrim/catalog"
-	"github.com/scrimdb/scrim/policy"
 )
-
-type policyMask = policy.Mask
 
 // Plan says what to send upstream in a statement's place, and what to fill on the way back.
 type Plan struct {
@@ -28,6 +25,8 @@ type Plan struct {
 	Stages []Stage
 	// Reason is why there are stages.
 	Reason string
+	// Notes is what EXPLAIN says about the masks, besides what the server says: a line for each.
+	Notes []string
 	// Params is the highest number of a parameter in the text.
 	Params int
 	// Literals means that the statement takes no parameters: code lists must be spelled as literals.
@@ -255,6 +254,30 @@ func openColumn(p *catalog.Policy, num int16) string {
 	return ""
 }
 
+// notes describes each masked column of the result, or each list of codes.
+func (p *Plan) notes(out []outColumn) []string {
+	var lines []string
+	for i, o := range p.Outputs {
+		if o.Seal >= 0 {
+			lines = append(lines, fmt.Sprintf("Mask of column %d (%s): %s, deferred: filled in as rows are sent", i+1, out[i].name, p.shows(o)))
+		}
+	}
+	for _, s := range p.Stages {
+		lines = append(lines, fmt.Sprintf("Codes of %s: encoder %s version %d (policy %s), staged: %s",
+			s.Policy.Relation.Name, s.Policy.Encoder.Name, s.Policy.Encoder.Version, s.Policy.Name, p.Reason))
+	}
+	return lines
+}
+
+// shows says what an output shows.
+func (p *Plan) shows(o Output) string {
+	policy, shows := p.Seals[o.Seal].Policy, "code"
+	if o.Component >= 0 {
+		shows = fmt.Sprintf("component %d", o.Component+1)
+	}
+	return fmt.Sprintf("%s of encoder %s version %d (policy %s)", shows, policy.Encoder.Name, policy.Encoder.Version, policy.Name)
+}
+
 // Format prints the plan for people: goldens show it, and so will EXPLAIN MASKING.
 func (p *Plan) Format() string {
 	var b strings.Builder
@@ -273,13 +296,10 @@ func (p *Plan) Format() string {
 		if o.Seal < 0 {
 			continue
 		}
-		seal := p.Seals[o.Seal]
-		shows := "code"
-		if o.Component >= 0 {
-			shows = fmt.Sprintf("component %d", o.Component+1)
-		}
-		fmt.Fprintf(&b, "column %d: deferred, %s of encoder %s version %d (policy %s), sealed in column %d\n",
-			i+1, shows, seal.Policy.Encoder.Name, seal.Policy.Encoder.Version, seal.Policy.Name, seal.Column+1)
+		fmt.Fprintf(&b, "column %d: deferred, %s, sealed in column %d\n", i+1, p.shows(o), p.Seals[o.Seal].Column+1)
+	}
+	for _, note := range p.Notes {
+		fmt.Fprintf(&b, "explained: %s\n", note)
 	}
 	return b.String()
 }

@@ -49,10 +49,11 @@ var (
 		}},
 	}
 	snapshot = &catalog.Snapshot{Policies: map[uint32]*catalog.Policy{100: customers, 101: accounts}}
+	key      = []string{"id"}
 	world    = map[rewrite.Name]rewrite.Relation{
-		{Relation: "customers"}:                                  {OID: 100, Columns: names(customers)},
-		{Schema: "public", Relation: "customers"}:                {OID: 100, Columns: names(customers)},
-		{Catalog: "db", Schema: "public", Relation: "customers"}: {OID: 100, Columns: names(customers)},
+		{Relation: "customers"}:                                  {OID: 100, Columns: names(customers), Key: key},
+		{Schema: "public", Relation: "customers"}:                {OID: 100, Columns: names(customers), Key: key},
+		{Catalog: "db", Schema: "public", Relation: "customers"}: {OID: 100, Columns: names(customers), Key: key},
 		{Schema: "bank", Relation: "accounts"}:                   {OID: 101, Columns: names(accounts)},
 		{Relation: "accounts"}:                                   {OID: 101, Columns: names(accounts)},
 		{Relation: "orders"}:                                     {OID: 200, Columns: []string{"id", "customer_id", "amount", "region"}},

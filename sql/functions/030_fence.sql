@@ -423,16 +423,16 @@ BEGIN
     remembered := (SELECT coalesce(jsonb_agg(CASE WHEN (r ->> 'grantor')::oid = former THEN jsonb_set(r, '{grantor}', to_jsonb(owner)) ELSE r END), '[]')
                      FROM jsonb_array_elements(withdrawn -> 'grants') r WHERE (r ->> 'grantee')::oid <> owner);
 
-    -- A grantee whose converted grants were all revoked meanwhile stays without.
+    -- A grantee whose converted grants were all revoked meanwhile stays without. (System columns do not count: nobody thinks of them.)
     now_there := scrim.fence_acl(relation);
     remembered := (SELECT coalesce(jsonb_agg(r), '[]') FROM jsonb_array_elements(remembered) r
         WHERE EXISTS (SELECT 1 FROM pg_roles x WHERE x.oid = (r ->> 'grantee')::oid OR (r ->> 'grantee')::oid = 0)
           AND (r ->> 'change' = 'added'
                OR NOT EXISTS (SELECT 1 FROM jsonb_array_elements(remembered) a
-                               WHERE a ->> 'change' = 'added' AND a -> 'grantee' = r -> 'grantee' AND a -> 'privilege' = r -> 'privilege')
+                               WHERE a ->> 'change' = 'added' AND (a ->> 'attnum')::int >= 0 AND a -> 'grantee' = r -> 'grantee' AND a -> 'privilege' = r -> 'privilege')
                OR EXISTS (SELECT 1 FROM jsonb_array_elements(remembered) a JOIN jsonb_array_elements(now_there) n
                                  ON n @> (a - ARRAY['policy_id', 'change', 'grantable'])
-                               WHERE a ->> 'change' = 'added' AND a -> 'grantee' = r -> 'grantee' AND a -> 'privilege' = r -> 'privilege')));
+                               WHERE a ->> 'change' = 'added' AND (a ->> 'attnum')::int >= 0 AND a -> 'grantee' = r -> 'grantee' AND a -> 'privilege' = r -> 'privilege')));
 
     -- First what was removed, grantors before those who depend on them; then what had been given instead goes.
     FOR pass IN 1..20 LOOP
