@@ -75,7 +75,7 @@ func (i *instance) view() string {
 	return "scrim_runtime." + quote(i.mask.Policy.View.Name) + " v"
 }
 
-// means spells a condition that is evaluated once by each execution: it raises if the client's name, or the table, is not
+// means spells a condition that is evaluated once for each plan: it raises if the client's name, or the table, is not
 // what the plan was made for.
 func (i *instance) means() string {
 	p := i.mask.Policy
@@ -83,7 +83,7 @@ func (i *instance) means() string {
 	for _, c := range p.Relation.Columns {
 		names = append(names, literal(c.Name))
 	}
-	return fmt.Sprintf("(SELECT scrim_runtime.still_means(%s, %d, ARRAY[%s]))", literal(nameOf(i.rv).Quoted()), p.Relation.OID, strings.Join(names, ", "))
+	return fmt.Sprintf("scrim_runtime.still_means(%s, %d, ARRAY[%s])", literal(nameOf(i.rv).Quoted()), p.Relation.OID, strings.Join(names, ", "))
 }
 
 // lists tells whether the replacement of a mention must have a column of this name.

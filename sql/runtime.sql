@@ -2,11 +2,16 @@
 CREATE SCHEMA IF NOT EXISTS scrim_runtime;
 GRANT USAGE ON SCHEMA scrim_runtime TO PUBLIC;
 
--- Called once by each query over a masked view, as the role that runs it. The view has grants of its own: whoever may read
+-- The two functions that follow look at catalogs and are declared IMMUTABLE all the same: with constant arguments the planner
+-- calls them once for each plan, and a plan that is kept costs nothing. What they look at (columns, column privileges and row
+-- security of the table, search_path) is what PostgreSQL itself throws kept plans away for, since the table is in them.
+-- Roles that gain or lose a membership are checked by the view's own grants at each execution.
+
+-- Called for each plan over a masked view, as the role that runs it. The view has grants of its own: whoever may read
 -- a column of it must still have SELECT on the table's, or a REVOKE on the table would not revoke. Row security that was
 -- switched on later would be judged by the view owner's rights, so it is refused. Raises, or returns true.
 CREATE OR REPLACE FUNCTION scrim_runtime.still_granted(relation oid, masked_view text, open_columns int2[]) RETURNS boolean
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = relation) THEN
         RAISE EXCEPTION 'masked columns of % cannot be read while it has row security', relation::regclass USING ERRCODE = 'feature_not_supported';
@@ -25,7 +30,7 @@ END $$;
 -- with the columns, that the plan was made for. search_path may have moved since, by ways no parser sees. It has no SET
 -- search_path, since the caller's is what it asks about; everything in it is qualified. The words make drivers prepare anew.
 CREATE OR REPLACE FUNCTION scrim_runtime.still_means(name text, relation oid, columns text[]) RETURNS boolean
-LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
     IF pg_catalog.to_regclass(name)::pg_catalog.oid OPERATOR(pg_catalog.=) relation
        AND ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a

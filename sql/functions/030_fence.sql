@@ -101,6 +101,7 @@ BEGIN
           USING substring(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) FOR 16);
         EXECUTE format('REVOKE ALL ON scrim_state.%I FROM PUBLIC', key_table);
         EXECUTE format('GRANT SELECT ON scrim_state.%I TO %I', key_table, role);
+        EXECUTE format('ANALYZE scrim_state.%I', key_table);  -- or the planner takes one row for hundreds
     END IF;
     RETURN role;
 END $$;
@@ -157,7 +158,7 @@ BEGIN
     sealed_column := format(
         'scrim_runtime.seal(record_send(ROW((SELECT pg_relation_filenode(%s)), t.ctid, t.xmin, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k WHERE k.only_row), ''aes-cbc/pad:pkcs''::text) AS %I',
         relation::oid, policy.id, inputs_list, null_mask, 'key_' || rel.relowner, 'sealed_' || policy.id);
-    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT t.ctid, t.xmin, %s FROM %s t WHERE (SELECT scrim_runtime.still_granted(%s, %L::text, %L::int2[]))',
+    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT t.ctid, t.xmin, %s FROM %s t WHERE scrim_runtime.still_granted(%s, %L::text, %L::int2[])',
                    view_name, concat_ws(', ', view_columns, sealed_column), relation, relation::oid, view_name, open_columns);
     EXECUTE format('ALTER VIEW scrim_runtime.%I OWNER TO %s', view_name, scrim.role_name(scrim.view_owner(rel.relowner)));
     EXECUTE format('REVOKE ALL ON scrim_runtime.%I FROM PUBLIC', view_name);
