@@ -86,6 +86,8 @@ type View struct {
 	Name   string
 	Open   []ViewColumn
 	Sealed string
+	// SealsOnly means that the view has no columns besides: Open are columns of the table, without a number in the view.
+	SealsOnly bool
 }
 
 // ViewColumn is an unmasked column of a masked view.
@@ -133,7 +135,7 @@ func load(ctx context.Context, q querier) (*Snapshot, error) {
 func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
 	rows, err := q.Query(ctx, `SELECT p.id, p.name, c.oid, n.nspname, c.relname, p.columns, cardinality(p.inputs), p.present,
 			e.name, v.version, v.sha256, cardinality(e.feature_columns), e.latent_dims,
-			w.oid, w.relname, 'sealed_' || p.id
+			w.oid, w.relname, 'sealed_' || p.id, p.seals_only
 		FROM scrim_state.policies p
 		JOIN scrim_state.encoders e ON e.id = p.encoder_id
 		JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version
@@ -148,7 +150,7 @@ func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
 		p := &Policy{}
 		return p, row.Scan(&p.ID, &p.Name, &p.Relation.OID, &p.Relation.Schema, &p.Relation.Name, &p.Masked, &p.Inputs, &p.Present,
 			&p.Encoder.Name, &p.Encoder.Version, &p.Encoder.SHA256, &p.Encoder.Inputs, &p.Encoder.Dims,
-			&p.View.OID, &p.View.Name, &p.View.Sealed)
+			&p.View.OID, &p.View.Name, &p.View.Sealed, &p.View.SealsOnly)
 	})
 }
 
@@ -161,8 +163,11 @@ func (p *Policy) loadColumns(ctx context.Context, q querier) error {
 	if p.Relation.Columns, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Column]); err != nil {
 		return fmt.Errorf("read columns of policy %d: %w", p.ID, err)
 	}
-	rows, err = q.Query(ctx, `SELECT a.attnum, a.attname, p.view_columns[a.attnum - 2] FROM scrim_state.policies p
-		JOIN pg_catalog.pg_attribute a ON a.attrelid = p.masked_view AND a.attnum BETWEEN 3 AND 2 + cardinality(p.view_columns)
+	rows, err = q.Query(ctx, `SELECT CASE WHEN p.seals_only THEN 0 ELSE a.attnum END::int2, a.attname,
+			CASE WHEN p.seals_only THEN a.attnum ELSE p.view_columns[a.attnum - 2] END
+		FROM scrim_state.policies p
+		JOIN pg_catalog.pg_attribute a ON CASE WHEN p.seals_only THEN a.attrelid = p.relation AND a.attnum = ANY (p.view_columns)
+			ELSE a.attrelid = p.masked_view AND a.attnum BETWEEN 3 AND 2 + cardinality(p.view_columns) END
 		WHERE p.id = $1 ORDER BY a.attnum`, p.ID)
 	if err != nil {
 		return fmt.Errorf("read masked view of policy %d: %w", p.ID, err)

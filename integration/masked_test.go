@@ -305,7 +305,7 @@ func copyCodes(t *testing.T, e *env, conn *pgx.Conn) {
 	admin := e.admin(t)
 	e.exec(t, admin, `CREATE SCHEMA codes`, `CREATE TABLE codes.customers (id integer PRIMARY KEY, region text, age float8, income float8, score float8, vip boolean, "Note" text)`)
 	n, err := admin.CopyFrom(t.Context(), pgx.Identifier{"codes", "customers"}, []string{"id", "region", "age", "income", "score", "vip", "Note"}, pgx.CopyFromRows(all))
-	if err != nil || n != 2000 {
+	if err != nil || n != int64(len(all)) || n < 1000 {
 		t.Fatalf("copied %d rows: %v", n, err)
 	}
 }

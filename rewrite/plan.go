@@ -217,21 +217,25 @@ func (a *analysis) spell(t *pg_query.ScanToken) string { return a.text[t.GetStar
 // sealed: a typed NULL keeps their place.
 func (a *analysis) subselect(inst *instance, carried map[carrier]bool) string {
 	p := inst.mask.Policy
+	source, of, sealed := inst.view(), "v.", "v."+quote(p.View.Sealed)
+	if p.View.SealsOnly {
+		source, of, sealed = nameOf(inst.rv).Quoted()+" t", "t.", inst.sealOf("t")
+	}
 	var list []string
 	for _, c := range p.Relation.Columns {
 		switch {
 		case !a.lists(inst, c.Name):
 		case carried[carrier{inst, c.Num}]:
-			list = append(list, "v."+quote(p.View.Sealed)+" AS "+quote(c.Name))
+			list = append(list, sealed+" AS "+quote(c.Name))
 		case slices.Contains(p.Masked, c.Num):
 			list = append(list, "NULL::scrim_runtime.sealed AS "+quote(c.Name))
 		default:
 			if name := openColumn(p, c.Num); name != "" {
-				list = append(list, "v."+quote(name)+" AS "+quote(c.Name))
+				list = append(list, of+quote(name)+" AS "+quote(c.Name))
 			}
 		}
 	}
-	return fmt.Sprintf("(SELECT %s FROM %s WHERE %s)", strings.Join(append(list, inst.systemColumns("v.")...), ", "), inst.view(), inst.means())
+	return fmt.Sprintf("(SELECT %s FROM %s WHERE %s)", strings.Join(append(list, inst.systemColumns(of)...), ", "), source, inst.means())
 }
 
 // columnName returns the table's name for a column.

@@ -17,6 +17,7 @@ import (
 //
 //	customers(id, region, age*, income*, score*, "Note")   age, income and score are masked by components
 //	accounts(id, owner, balance*)                          balance is masked by the whole code
+//	tenants(id, region, income*)                           has row security
 //	orders(id, customer_id, amount, region)
 //	regions(region, name)
 var (
@@ -48,7 +49,19 @@ var (
 			{Num: 3, Name: "id", Base: 1}, {Num: 4, Name: "owner", Base: 2},
 		}},
 	}
-	snapshot = &catalog.Snapshot{Policies: map[uint32]*catalog.Policy{100: customers, 101: accounts}}
+	tenants = &catalog.Policy{
+		ID: 9, Name: "rows", Masked: []int16{3}, Inputs: 1, Present: catalog.Components,
+		Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 1},
+		Relation: catalog.Relation{OID: 102, Schema: "public", Name: "tenants", Columns: []catalog.Column{
+			{Num: 1, Name: "id"},
+			{Num: 2, Name: "region"},
+			{Num: 3, Name: "income"},
+		}},
+		View: catalog.View{OID: 902, Name: "tenants_102", Sealed: "sealed_9", SealsOnly: true, Open: []catalog.ViewColumn{
+			{Name: "id", Base: 1}, {Name: "region", Base: 2},
+		}},
+	}
+	snapshot = &catalog.Snapshot{Policies: map[uint32]*catalog.Policy{100: customers, 101: accounts, 102: tenants}}
 	key      = []string{"id"}
 	world    = map[rewrite.Name]rewrite.Relation{
 		{Relation: "customers"}:                                  {OID: 100, Columns: names(customers), Key: key},
@@ -56,6 +69,7 @@ var (
 		{Catalog: "db", Schema: "public", Relation: "customers"}: {OID: 100, Columns: names(customers), Key: key},
 		{Schema: "bank", Relation: "accounts"}:                   {OID: 101, Columns: names(accounts)},
 		{Relation: "accounts"}:                                   {OID: 101, Columns: names(accounts)},
+		{Relation: "tenants"}:                                    {OID: 102, Columns: names(tenants)},
 		{Relation: "orders"}:                                     {OID: 200, Columns: []string{"id", "customer_id", "amount", "region"}},
 		{Relation: "regions"}:                                    {OID: 201, Columns: []string{"region", "name"}},
 		{Relation: "customers_100"}:                              {OID: 900, Columns: []string{"ctid", "xmin", "id"}},
@@ -71,7 +85,7 @@ func names(p *catalog.Policy) []string {
 }
 
 func protectedName(name string) bool {
-	return name == "customers" || name == "accounts" || name == "customers_100"
+	return name == "customers" || name == "accounts" || name == "tenants" || name == "customers_100"
 }
 
 // TestGoldens plans each statement of testdata/goldens as a role that may read nothing raw. Run with -rewrite to write what

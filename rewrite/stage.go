@@ -52,7 +52,13 @@ func (a *analysis) planStaged(p *Plan) {
 func (a *analysis) stageOf(p *Plan, inst *instance) int {
 	s := Stage{Policy: inst.mask.Policy}
 	t := template{text: fmt.Sprintf("SELECT v.ctid, v.xmin, v.%s FROM %s WHERE %s", quote(s.Policy.View.Sealed), inst.view(), inst.means())}
+	if s.Policy.View.SealsOnly { // no code of a row that the client does not see is listed
+		t.text = fmt.Sprintf("SELECT t.ctid, t.xmin, %s FROM %s t WHERE %s", inst.sealOf("t"), nameOf(inst.rv).Quoted(), inst.means())
+	}
 	for _, f := range inst.filters {
+		if s.Policy.View.SealsOnly {
+			f.text = f.table
+		}
 		t.text += " AND (" + f.text + ")"
 		t.holes = append(t.holes, f.holes...)
 	}
@@ -73,6 +79,11 @@ func (a *analysis) stageOf(p *Plan, inst *instance) int {
 
 func (i *instance) view() string {
 	return "scrim_runtime." + quote(i.mask.Policy.View.Name) + " v"
+}
+
+// sealOf spells the seal of a row of the table, by its place.
+func (i *instance) sealOf(row string) string {
+	return fmt.Sprintf("(SELECT v.%s FROM %s WHERE v.ctid OPERATOR(pg_catalog.=) %s.ctid)", quote(i.mask.Policy.View.Sealed), i.view(), row)
 }
 
 // means spells a condition that is evaluated once for each plan: it raises if the client's name, or the table, is not

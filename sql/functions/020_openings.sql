@@ -217,7 +217,7 @@ BEGIN
            AND ((p.proowner <> rel.relowner AND NOT f.rolsuper) OR cardinality(changers) > 0);
     RETURN QUERY  -- ... in its constraints, indexes, defaults and statistics
         SELECT DISTINCT 'function', p.oid::regprocedure::text,
-               format('%s owns it, and the table calls it in an index, constraint, default or statistics', scrim.role_name(p.proowner)),
+               format('%s owns it, and the table calls it in an index, constraint, default, statistics or row security policy', scrim.role_name(p.proowner)),
                format('ALTER FUNCTION %s OWNER TO %s', p.oid::regprocedure, scrim.role_name(rel.relowner))
           FROM pg_depend d
           LEFT JOIN pg_operator op ON d.refclassid = 'pg_operator'::regclass AND op.oid = d.refobjid
@@ -229,6 +229,7 @@ BEGIN
          WHERE (p.proowner = ANY (outsiders) OR op.oprowner = ANY (outsiders) OR oc.opcowner = ANY (outsiders))
            AND ((d.classid = 'pg_class'::regclass AND d.objid IN (SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = relation))
              OR (d.classid = 'pg_constraint'::regclass AND d.objid IN (SELECT k.oid FROM pg_constraint k WHERE k.conrelid = relation))
+             OR (d.classid = 'pg_policy'::regclass AND d.objid IN (SELECT l.oid FROM pg_policy l WHERE l.polrelid = relation))
              OR (d.classid = 'pg_attrdef'::regclass AND d.objid IN (SELECT ad.oid FROM pg_attrdef ad WHERE ad.adrelid = relation))
              OR (d.classid = 'pg_statistic_ext'::regclass AND d.objid IN (SELECT s.oid FROM pg_statistic_ext s WHERE s.stxrelid = relation)));
 
@@ -284,6 +285,14 @@ BEGIN
          GROUP BY t.indexrelid, t.indisunique
         HAVING bool_or(t.attnum = ANY (masked))
            AND (bool_or(NOT t.attnum = ANY (masked)) OR (t.indisunique AND cardinality(writers) > 0));
+
+    RETURN QUERY
+        SELECT 'row security policy', quote_ident(l.polname), 'it reads a masked column: which rows are seen tells about raw values',
+               format('ALTER POLICY %I ON %s, so that it reads other columns only', l.polname, relation)
+          FROM pg_policy l
+         WHERE l.polrelid = relation AND EXISTS (
+               SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_policy'::regclass AND d.objid = l.oid
+                  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid = ANY (masked));
 
     RETURN QUERY  -- copies that leave the database
         SELECT 'publication', quote_ident(p.pubname), 'it replicates a masked column',

@@ -30,11 +30,10 @@ BEGIN
         WHEN rel.relkind <> 'r' THEN 'not a table'
         WHEN rel.relpersistence = 't' THEN 'a temporary table'
         WHEN rel.relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, 'scrim_state'::regnamespace, 'scrim_runtime'::regnamespace)
-            THEN 'a system table'
-        WHEN rel.relrowsecurity THEN 'a table with row security' END;
+            THEN 'a system table' END;
     IF reason IS NOT NULL THEN
         RAISE EXCEPTION 'cannot mask columns of %: it is %', relation, reason USING ERRCODE = 'feature_not_supported',
-            HINT = 'Ordinary tables without row security can be protected in this version.';
+            HINT = 'Ordinary tables can be protected in this version.';
     END IF;
 END $$;
 
@@ -81,7 +80,7 @@ BEGIN
             EXECUTE format('CREATE ROLE %I NOLOGIN', role);
         ELSIF EXISTS (SELECT 1 FROM pg_roles r
                        WHERE r.rolname = role
-                         AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolreplication OR r.rolbypassrls
+                         AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolreplication
                               OR EXISTS (SELECT 1 FROM pg_auth_members m JOIN pg_roles k ON k.oid = m.member
                                           WHERE m.member = r.oid OR (m.roleid = r.oid AND k.rolname <> current_user)))) THEN
             RAISE EXCEPTION 'role "%" was not made by Scrim', role USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -93,6 +92,14 @@ BEGIN
     IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
         EXECUTE format('GRANT %I TO %I', role, current_user);  -- so that it can give the view away
         EXECUTE format('GRANT CREATE ON SCHEMA scrim_runtime TO %I', role);
+    END IF;
+    IF (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = relation) THEN
+        -- Its view shows seals only. Which rows a client sees the table's policies decide, when the client reads the table.
+        IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+            RAISE EXCEPTION 'cannot mask columns of %: it has row security', relation USING ERRCODE = 'feature_not_supported',
+                HINT = 'Run scrim init as a superuser: the role that owns the masked view needs BYPASSRLS.';
+        END IF;
+        EXECUTE format('ALTER ROLE %I BYPASSRLS', role);
     END IF;
     IF to_regclass('scrim_state.' || key_table) IS NULL THEN
         EXECUTE format('CREATE TABLE scrim_state.%I (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -145,8 +152,8 @@ BEGIN
     SELECT coalesce(array_agg(a.attnum ORDER BY a.attnum), '{}'), string_agg(format('t.%I', a.attname), ', ' ORDER BY a.attnum)
       INTO open_columns, view_columns
       FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (masked);
-    INSERT INTO scrim_state.policies (name, relation, columns, inputs, view_columns, encoder_id, present, except_roles, masked_view, key_owner, created_by)
-    VALUES (policy_name, relation, masked, input_columns, open_columns, enc.id, presentation, fence_publish.except_roles, 0, rel.relowner, session_user)
+    INSERT INTO scrim_state.policies (name, relation, columns, inputs, view_columns, seals_only, encoder_id, present, except_roles, masked_view, key_owner, created_by)
+    VALUES (policy_name, relation, masked, input_columns, open_columns, rel.relrowsecurity, enc.id, presentation, fence_publish.except_roles, 0, rel.relowner, session_user)
     RETURNING * INTO policy;
 
     -- File node, ctid and xmin come first so that every seal is unique, also across a table rewrite; a NULL is a constant plus a bit, so that length tells nothing.
@@ -158,8 +165,12 @@ BEGIN
     sealed_column := format(
         'scrim_runtime.seal(record_send(ROW((SELECT pg_relation_filenode(%s)), t.ctid, t.xmin, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k WHERE k.only_row), ''aes-cbc/pad:pkcs''::text) AS %I',
         relation::oid, policy.id, inputs_list, null_mask, 'key_' || rel.relowner, 'sealed_' || policy.id);
-    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT t.ctid, t.xmin, %s FROM %s t WHERE scrim_runtime.still_granted(%s, %L::text, %L::int2[])',
-                   view_name, concat_ws(', ', view_columns, sealed_column), relation, relation::oid, view_name, open_columns);
+    IF policy.seals_only THEN
+        EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT t.ctid, t.xmin, %s FROM %s t', view_name, sealed_column, relation);
+    ELSE
+        EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT t.ctid, t.xmin, %s FROM %s t WHERE scrim_runtime.still_granted(%s, %L::text, %L::int2[])',
+                       view_name, concat_ws(', ', view_columns, sealed_column), relation, relation::oid, view_name, open_columns);
+    END IF;
     EXECUTE format('ALTER VIEW scrim_runtime.%I OWNER TO %s', view_name, scrim.role_name(scrim.view_owner(rel.relowner)));
     EXECUTE format('REVOKE ALL ON scrim_runtime.%I FROM PUBLIC', view_name);
     UPDATE scrim_state.policies p SET masked_view = format('scrim_runtime.%I', view_name)::regclass WHERE p.id = policy.id
@@ -188,7 +199,8 @@ BEGIN
         SELECT (b ->> 'grantee')::oid AS grantee,
                CASE WHEN bool_or((b ->> 'attnum')::int = 0) THEN NULL  -- the whole view
                     ELSE ARRAY(SELECT DISTINCT c FROM unnest(array_agg(
-                        CASE WHEN (b ->> 'attnum')::smallint = ANY (masked) THEN 'sealed_' || policy.id ELSE a.attname::text END)) c
+                        CASE WHEN (b ->> 'attnum')::smallint = ANY (masked) THEN 'sealed_' || policy.id
+                             WHEN NOT policy.seals_only THEN a.attname::text END)) c
                         UNION SELECT unnest(ARRAY['ctid', 'xmin'])) END AS columns
           FROM jsonb_array_elements(acl_before) b
           LEFT JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = (b ->> 'attnum')::smallint AND a.attnum > 0
