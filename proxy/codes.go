@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -26,20 +28,23 @@ type codeList struct {
 	batch   distinct
 	index   []int32 // for each row of the batch, which of the distinct ones
 	codes   []float32
-	// arrays are the elements of a tid[], a xid[], and a real[] for each component, as array_recv takes them: each with its
-	// length before it.
-	arrays [][]byte
+	// components of the codes that the statement needs.
+	components []int
+	// arrays are the elements of its parts, as array_recv takes them: each with its length before it.
+	arrays [rewrite.Parts][]byte
+	// last is the place of the last row, and unordered that one came out of order.
+	last      uint64
+	unordered bool
 }
 
-// elements are the types of the arrays' elements and their sizes in bytes.
-func (l *codeList) element(part int) (oid, size uint32) {
-	switch part {
-	case 0:
-		return oidTid, 6
-	case 1:
-		return oidXid, 4
-	}
-	return oidFloat4, 4
+// elements are the types of the parts' elements and their sizes in bytes.
+var elements = [rewrite.Parts]struct{ oid, size uint32 }{
+	rewrite.PartIDs: {oidTid, 6}, rewrite.PartVersions: {oidXid, 4}, rewrite.PartCodes: {oidFloat4, 4},
+}
+
+// place is a ctid as a number that orders as it does.
+func place(ctid []byte) uint64 {
+	return uint64(binary.BigEndian.Uint32(ctid))<<16 | uint64(binary.BigEndian.Uint16(ctid[4:]))
 }
 
 func (l *codeList) add(cells []cell) error {
@@ -57,6 +62,9 @@ func (l *codeList) add(cells []cell) error {
 		return err
 	}
 	l.index = append(l.index, l.batch.last())
+	at := place(cells[0])
+	l.unordered = l.unordered || l.rows > 0 && at < l.last
+	l.last = at
 	for part, c := range cells[:2] {
 		l.arrays[part] = append(binary.BigEndian.AppendUint32(l.arrays[part], uint32(len(c))), c...)
 	}
@@ -81,61 +89,83 @@ func (l *codeList) encode() error {
 		return err
 	}
 	l.batches++
-	for k := range dims {
-		array := l.arrays[2+k]
-		for _, at := range l.index {
-			array = binary.BigEndian.AppendUint32(array, 4)
-			array = binary.BigEndian.AppendUint32(array, math.Float32bits(l.codes[int(at)*dims+k]))
+	codes := l.arrays[rewrite.PartCodes]
+	for _, at := range l.index {
+		for _, k := range l.components {
+			codes = binary.BigEndian.AppendUint32(codes, 4)
+			codes = binary.BigEndian.AppendUint32(codes, math.Float32bits(l.codes[int(at)*dims+k]))
 		}
-		l.arrays[2+k] = array
 	}
+	l.arrays[rewrite.PartCodes] = codes
 	l.batch.reset()
 	l.index = l.index[:0]
 	return nil
 }
 
+// order puts the rows in the order of their ctids, which is most often theirs already.
+func (l *codeList) order() {
+	if !l.unordered {
+		return
+	}
+	at := make([]int, l.rows)
+	for i := range at {
+		at[i] = i
+	}
+	const id = 4 + 6
+	ids := l.arrays[rewrite.PartIDs]
+	slices.SortFunc(at, func(a, b int) int { return cmp.Compare(place(ids[a*id+4:]), place(ids[b*id+4:])) })
+	for part, array := range l.arrays {
+		size := len(array) / l.rows
+		sorted := make([]byte, 0, len(array))
+		for _, i := range at {
+			sorted = append(sorted, array[i*size:(i+1)*size]...)
+		}
+		l.arrays[part] = sorted
+	}
+}
+
+// length is how many elements a part has.
+func (l *codeList) length(part int) int {
+	return len(l.arrays[part]) / int(4+elements[part].size)
+}
+
 // header is what array_recv expects before the elements: dimensions, whether there are NULLs, the element type, and size
 // and lower bound of the dimension. https://www.postgresql.org/docs/current/arrays.html
 func (l *codeList) header(part int) []byte {
-	oid, _ := l.element(part)
 	h := make([]byte, 0, 20)
-	dims := uint32(1)
-	if l.rows == 0 {
-		dims = 0
-	}
+	dims := uint32(min(1, l.length(part)))
 	h = binary.BigEndian.AppendUint32(h, dims)
 	h = binary.BigEndian.AppendUint32(h, 0)
-	h = binary.BigEndian.AppendUint32(h, oid)
+	h = binary.BigEndian.AppendUint32(h, elements[part].oid)
 	if dims == 0 {
 		return h
 	}
-	h = binary.BigEndian.AppendUint32(h, uint32(l.rows))
+	h = binary.BigEndian.AppendUint32(h, uint32(l.length(part)))
 	return binary.BigEndian.AppendUint32(h, 1)
 }
 
 // literal spells an array, where a statement takes no parameters.
 func (l *codeList) literal(part int) string {
-	_, size := l.element(part)
 	out := make([]byte, 0, 4+len(l.arrays[part])*2)
 	out = append(out, `'{`...)
-	for i, at := 0, 0; i < l.rows; i++ {
+	size := int(4 + elements[part].size)
+	for i := range l.length(part) {
 		if i > 0 {
 			out = append(out, ',')
 		}
-		e := l.arrays[part][at+4:]
+		e := l.arrays[part][i*size+4:]
 		switch part {
-		case 0:
+		case rewrite.PartIDs:
 			out = append(out, `"(`...)
 			out = strconv.AppendUint(out, uint64(binary.BigEndian.Uint32(e)), 10)
 			out = append(out, ',')
 			out = strconv.AppendUint(out, uint64(binary.BigEndian.Uint16(e[4:])), 10)
 			out = append(out, `)"`...)
-		case 1:
+		case rewrite.PartVersions:
 			out = strconv.AppendUint(out, uint64(binary.BigEndian.Uint32(e)), 10)
 		default:
 			out = pgfloat.AppendFloat4(out, math.Float32frombits(binary.BigEndian.Uint32(e)))
 		}
-		at += 4 + int(size)
 	}
 	return string(append(out, `}'`...))
 }
@@ -152,7 +182,7 @@ func (f *frontend) listCodes(ctx context.Context, b *bound) ([]*codeList, error)
 		if err != nil {
 			return nil, err
 		}
-		l := &codeList{opener: o, encoder: enc, most: f.s.srv.stagedRows, batch: distinct{width: o.inputs}, arrays: make([][]byte, stage.Parts())}
+		l := &codeList{opener: o, encoder: enc, most: f.s.srv.stagedRows, batch: distinct{width: o.inputs}, components: stage.Components}
 		if err := f.flush(); err != nil {
 			return nil, err
 		}
@@ -165,6 +195,7 @@ func (f *frontend) listCodes(ctx context.Context, b *bound) ([]*codeList, error)
 		if err := l.encode(); err != nil {
 			return nil, f.listError(ctx, err)
 		}
+		l.order()
 		f.s.srv.metrics.RowsEncoded.Add(int64(l.rows))
 		f.s.srv.metrics.Batches.Add(int64(l.batches))
 		l.took = time.Since(began)

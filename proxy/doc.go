@@ -43,7 +43,7 @@
 // # Staged statements
 //
 // A statement that computes with masked columns is run in two steps (staged.go): its lists of codes are made by questions
-// (codes.go), and then it is sent with the lists. Both see the same rows: in a transaction of ours, which the end of the
+// (codes.go), and then it is sent with the lists as parameters. Both see the same rows: in a transaction of ours, which the end of the
 // client's message ends, or else from a savepoint, to which the session goes back and tries again when the server finds a row
 // without a code. Until the first row has come, or the end, the frontend waits for the outcome (attempt).
 //

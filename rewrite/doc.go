@@ -15,8 +15,8 @@
 // There are two kinds of plan. In a deferred one the subselect is over the masked view, masked columns are sealed values,
 // and the session fills in codes on the way out. That needs a proof (analysis.go, from.go), which is small and
 // pessimistic: a masked column is a slot; a slot may be passed on as a bare column through subselects, CTEs, joins and
-// UNION ALL, and nothing else. Any doubt makes the plan a staged one (stage.go): the subselect is over the table, joined
-// with a list of codes that the session makes before. There a masked column is a column like any other, so PostgreSQL
+// UNION ALL, and nothing else. Any doubt makes the plan a staged one (stage.go): the subselect is over the table, and
+// masked columns are looked up in a list of codes that the session makes before. There a masked column is a column like any other, so PostgreSQL
 // gives it its meaning in every clause. push.go finds the conditions that shorten the list, group.go and mend in plan.go
 // repair what a subselect in a table's place breaks.
 //

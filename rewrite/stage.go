@@ -16,11 +16,18 @@ type Stage struct {
 	SQL string
 	// Params has the numbers of the client's parameters that are $1, $2 and so on in SQL.
 	Params []int
+	// Components of the codes that the statement needs, from 0, in ascending order.
+	Components []int
 }
 
-// Parts is how many arrays hold a stage's list, all of one length: tid[], xid[], and a real[] for each component of the
-// codes.
-func (s Stage) Parts() int { return 2 + s.Policy.Encoder.Dims }
+// Parts of a list: arrays of the rows' ctids (tid[], in ascending order), of their xmins (xid[]), and of their codes
+// (real[]: the components of the first row, then those of the second, and so on).
+const (
+	PartIDs = iota
+	PartVersions
+	PartCodes
+	Parts
+)
 
 // Staged tells whether codes are needed before the statement can run.
 func (p *Plan) Staged() bool { return len(p.Stages) > 0 }
@@ -41,16 +48,42 @@ func (p *Plan) WithCodes(spell func(stage, part int) string) *Plan {
 // staged makes the plan of a statement that uses codes.
 func (a *analysis) planStaged(p *Plan) {
 	p.Reason = a.staged
+	needed := map[*catalog.Policy][]int{}
 	for _, inst := range a.instances {
 		if inst.used {
-			p.edits = append(p.edits, a.replace(inst, a.joined(inst, a.stageOf(p, inst))))
+			needed[inst.mask.Policy] = a.components(inst, needed[inst.mask.Policy])
+		}
+	}
+	for _, inst := range a.instances {
+		if inst.used {
+			number, stage := a.stageOf(p, inst, needed[inst.mask.Policy])
+			p.edits = append(p.edits, a.replace(inst, a.coded(inst, number, stage)))
 		}
 	}
 }
 
+// components adds those that a mention needs to a list.
+func (a *analysis) components(inst *instance, list []int) []int {
+	p := inst.mask.Policy
+	for _, c := range p.Relation.Columns {
+		at := slices.Index(p.Masked, c.Num)
+		switch {
+		case at < 0 || !a.lists(inst, c.Name):
+		case p.Present == catalog.Components:
+			list = append(list, at)
+		default:
+			for k := range p.Encoder.Dims {
+				list = append(list, k)
+			}
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
 // stageOf finds or makes the stage of a mention.
-func (a *analysis) stageOf(p *Plan, inst *instance) int {
-	s := Stage{Policy: inst.mask.Policy}
+func (a *analysis) stageOf(p *Plan, inst *instance, components []int) (int, Stage) {
+	s := Stage{Policy: inst.mask.Policy, Components: components}
 	t := template{text: fmt.Sprintf("SELECT v.ctid, v.xmin, v.%s FROM %s WHERE %s", quote(s.Policy.View.Sealed), inst.view(), inst.means())}
 	if s.Policy.View.SealsOnly { // no code of a row that the client does not see is listed
 		t.text = fmt.Sprintf("SELECT t.ctid, t.xmin, %s FROM %s t WHERE %s", inst.sealOf("t"), nameOf(inst.rv).Quoted(), inst.means())
@@ -70,11 +103,11 @@ func (a *analysis) stageOf(p *Plan, inst *instance) int {
 		return fmt.Sprintf("$%d", at+1)
 	})
 	same := func(o Stage) bool { return o.SQL == s.SQL && slices.Equal(o.Params, s.Params) }
-	if at := slices.IndexFunc(p.Stages, same); at >= 0 {
-		return at
+	at := slices.IndexFunc(p.Stages, same)
+	if at < 0 {
+		p.Stages, at = append(p.Stages, s), len(p.Stages)
 	}
-	p.Stages = append(p.Stages, s)
-	return len(p.Stages) - 1
+	return at, s
 }
 
 func (i *instance) view() string {
@@ -100,55 +133,70 @@ func (i *instance) means() string {
 // lists tells whether the replacement of a mention must have a column of this name.
 func (a *analysis) lists(i *instance, name string) bool { return i.starred || a.words[name] }
 
-// joined spells the subselect that stands for a mention, with its codes joined in. It reads the table itself, by the
-// client's name and under the client's rights. A row without a code raises: it has changed since they were listed. (An
-// inner join would leave it out.) The conditions are repeated, so that rows which the list leaves out cannot meet another
+// coded spells the subselect that stands for a mention, with its codes. It reads the table itself, by the client's name and
+// under the client's rights. The conditions are repeated, so that rows which the list leaves out cannot meet another
 // condition first.
-func (a *analysis) joined(inst *instance, stage int) template {
+func (a *analysis) coded(inst *instance, number int, stage Stage) template {
 	p := inst.mask.Policy
-	var columns []string
+	t := template{text: "(SELECT "}
+	comma := ""
 	for _, c := range p.Relation.Columns {
-		if !a.lists(inst, c.Name) {
+		at := slices.Index(p.Masked, c.Num)
+		switch {
+		case !a.lists(inst, c.Name):
+			continue
+		case at >= 0:
+			t = t.and(comma).and(code(number, stage, at)).and(" AS " + quote(c.Name))
+		case openColumn(p, c.Num) != "":
+			t = t.and(comma + "t." + quote(c.Name))
+		default:
 			continue
 		}
-		if at := slices.Index(p.Masked, c.Num); at >= 0 {
-			columns = append(columns, code(p, at)+" AS "+quote(c.Name))
-		} else if openColumn(p, c.Num) != "" {
-			columns = append(columns, "t."+quote(c.Name))
-		}
+		comma = ", "
 	}
-	t := template{}
-	names := []string{"row_id", "row_version"}
-	arrays := []string{"pg_catalog.unnest(\x00::pg_catalog.tid[])", "pg_catalog.unnest(\x00::pg_catalog.xid[])"}
-	for k := range p.Encoder.Dims {
-		names = append(names, fmt.Sprintf("c%d", k+1))
-		arrays = append(arrays, "pg_catalog.unnest(\x00::pg_catalog.float4[])")
-	}
-	for part := range arrays {
-		t.holes = append(t.holes, hole{stage: stage, part: part})
+	for _, name := range inst.systemColumns("t.") {
+		t = t.and(comma + name)
+		comma = ", "
 	}
 	only := map[bool]string{false: "ONLY "}[inst.rv.GetInh()]
-	t.text = fmt.Sprintf("(SELECT %s FROM %s%s t%s LEFT JOIN ROWS FROM (%s) s(%s) ON s.row_id OPERATOR(pg_catalog.=) t.ctid AND s.row_version OPERATOR(pg_catalog.=) t.xmin WHERE %s",
-		strings.Join(append(columns, inst.systemColumns("t.")...), ", "), only, nameOf(inst.rv).Quoted(), inst.sample,
-		strings.Join(arrays, ", "), strings.Join(names, ", "), inst.means())
+	t = t.and(" FROM " + only + nameOf(inst.rv).Quoted() + " t" + inst.sample + " WHERE " + inst.means())
 	for _, f := range inst.filters {
 		t.text += " AND (" + f.table + ")"
 		t.holes = append(t.holes, f.holes...)
 	}
-	t.text += ")"
+	return t.and(")")
+}
+
+// and appends text, or another template.
+func (t template) and(more any) template {
+	switch more := more.(type) {
+	case string:
+		t.text += more
+	case template:
+		t.text += more.text
+		t.holes = append(t.holes, more.holes...)
+	}
 	return t
 }
 
-// code spells what the at-th masked column shows of a code.
-func code(p *catalog.Policy, at int) string {
-	if p.Present == catalog.Components {
-		return fmt.Sprintf("CASE WHEN s.row_id IS NULL THEN scrim_runtime.no_code(t.ctid) ELSE s.c%d::pg_catalog.float8 END", at+1)
+// code spells what the at-th masked column shows of a code. The row is looked up in the list by binary search; one that is
+// not there in this very version raises: it has changed since the codes were listed. (A join would do the same in twice
+// the time, and an inner join would leave the row out.) The lists are uncorrelated subselects, so that plans hold them once
+// and EXPLAIN does not print them.
+func code(number int, stage Stage, at int) template {
+	array := func(part int, of string) template {
+		return template{text: "(SELECT \x00::pg_catalog." + of + "[])", holes: []hole{{stage: number, part: part}}}
 	}
-	var all []string
-	for k := range p.Encoder.Dims {
-		all = append(all, fmt.Sprintf("s.c%d", k+1))
+	row := template{text: "pg_catalog.width_bucket(t.ctid, "}.and(array(PartIDs, "tid")).and(")")
+	t := template{text: "CASE WHEN "}.and(array(PartIDs, "tid")).and("[").and(row).and("] OPERATOR(pg_catalog.=) t.ctid AND ").
+		and(array(PartVersions, "xid")).and("[").and(row).and("] OPERATOR(pg_catalog.=) t.xmin THEN ").and(array(PartCodes, "float4")).and("[")
+	width := len(stage.Components)
+	if stage.Policy.Present == catalog.Components {
+		t = t.and(row).and(fmt.Sprintf(" OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d]::pg_catalog.float8", width, width-1-slices.Index(stage.Components, at)))
+		return t.and(" ELSE scrim_runtime.no_code(t.ctid) END")
 	}
-	return fmt.Sprintf("CASE WHEN s.row_id IS NULL THEN scrim_runtime.no_codes(t.ctid) ELSE ARRAY[%s] END", strings.Join(all, ", "))
+	t = t.and(row).and(fmt.Sprintf(" OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d : ", width, width-1)).and(row).and(fmt.Sprintf(" OPERATOR(pg_catalog.*) %d]", width))
+	return t.and(" ELSE scrim_runtime.no_codes(t.ctid) END")
 }
 
 // systemColumns spells those that are named.
