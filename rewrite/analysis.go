@@ -198,14 +198,12 @@ func (a *analysis) with(w *pg_query.WithClause, outer *scope, env *ctes) *ctes {
 
 func (a *analysis) setOperation(sel *pg_query.SelectStmt, outer *scope, env *ctes) columns {
 	left, right := a.query(sel.GetLarg(), outer, env), a.query(sel.GetRarg(), outer, env)
-	out := columns{open: left.open || right.open}
+	out, both := columns{open: left.open || right.open}, columns{cols: slices.Concat(left.cols, right.cols)}
 	if sel.GetOp() != pg_query.SetOperation_SETOP_UNION || !sel.GetAll() {
-		a.consume(left, "UNION, INTERSECT or EXCEPT")
-		a.consume(right, "UNION, INTERSECT or EXCEPT")
+		a.consume(both, "UNION, INTERSECT or EXCEPT")
 	}
 	if (left.hasSlots() || right.hasSlots()) && (out.open || len(left.cols) != len(right.cols)) {
-		a.consume(left, "UNION ALL of unknown columns")
-		a.consume(right, "UNION ALL of unknown columns")
+		a.consume(both, "UNION ALL of unknown columns")
 		left, right = left.plain(), right.plain()
 	}
 	for i, l := range left.cols {
