@@ -208,7 +208,20 @@ func nullable(instances []*instance, items []*item, cols columns) ([]*item, colu
 	fresh := map[*rowID]*rowID{}
 	out := make([]*item, len(items))
 	for i, it := range items {
-		out[i] = &item{name: it.name, schema: it.schema, columns: it.again(fresh), inst: it.inst}
+		made := *it
+		made.columns = it.again(fresh).only(instances)
+		out[i] = &made
+	}
+	return out, cols.again(fresh).only(instances)
+}
+
+// only forgets of unmasked columns that they are of mentions besides these: what a LATERAL member hands on from its left
+// can be NULL where the mention is not.
+func (c columns) only(instances []*instance) columns {
+	for i, col := range c.cols {
+		if !slices.Contains(instances, col.of.inst) {
+			c.cols[i].of = origin{}
+		}
 	}
 	return out, cols.again(fresh)
 }
