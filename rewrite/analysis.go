@@ -427,9 +427,17 @@ func (a *analysis) use(c outColumn) {
 func (a *analysis) useAll(c columns) {
 	for _, col := range c.cols {
 		a.use(col)
-		for _, s := range col.sources {
-			s.row.inst.starred = true
-		}
+		col.starred()
+	}
+}
+
+// starred notes that a column was listed by a star, or counted: the mention must have all of its columns, in order.
+func (c outColumn) starred() {
+	for _, s := range c.sources {
+		s.row.inst.starred = true
+	}
+	if c.of.inst != nil {
+		c.of.inst.starred = true
 	}
 }
 
@@ -614,9 +622,7 @@ func (a *analysis) renamed(c columns, names []*pg_query.Node) columns {
 	}
 	cols := slices.Clone(c.cols)
 	for _, col := range cols { // their places count
-		for _, s := range col.sources {
-			s.row.inst.starred = true
-		}
+		col.starred()
 	}
 	for i, n := range names {
 		if i < len(cols) {
