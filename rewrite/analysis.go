@@ -498,7 +498,7 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 		if c.name == "" && it.inst != nil && a.systemColumn(it.inst, name) {
 			return outColumn{}
 		}
-		if c.name == "" && it.hasSlots() && !it.open { // t.f can be f(t)
+		if c.name == "" && it.hasSlots() { // t.f can be f(t)
 			a.useAll(it.columns)
 			a.stage("%s.%s may be a function of the whole row", it.name, name)
 		}
