@@ -109,9 +109,12 @@ func (c columns) hasSlots() bool { return slices.ContainsFunc(c.cols, outColumn.
 
 // item is a name that qualifies columns: an alias, or a table that has none.
 type item struct {
-	name, schema string // schema only when one was written and no alias hides it
+	name  string
+	table *pg_query.RangeVar // the relation that it is, if no alias hides that: a schema may stand before its name
 	columns
 	inst *instance // the mention that it is, if it is one
+	// nameless means that PostgreSQL gives it a name that is not known here.
+	nameless bool
 }
 
 // scope is what an expression can see: the items of its own FROM clause, then those of the query around it.
@@ -470,18 +473,44 @@ func (c columns) bounded() columns {
 func (a *analysis) findItem(s *scope, ref *pg_query.ColumnRef, qualifiers []*pg_query.Node) *item {
 	name := lastString(qualifiers)
 	schema := lastString(qualifiers[:len(qualifiers)-1])
+	hidden, unsure := false, false
 	for ; s != nil; s = s.parent {
 		for _, it := range s.items {
-			if it.name != name || schema != "" && it.schema != "" && it.schema != schema {
+			unsure = unsure || it.nameless
+			if it.name != name {
 				continue
 			}
+			if schema != "" && !a.isOf(it, schema) {
+				hidden = true
+				continue
+			}
+			if unsure && it.hasSlots() {
+				a.stage("%s may be something else", name)
+			}
 			if schema != "" && it.inst != nil && !it.inst.target {
+				if hidden {
+					refuse(codeFeatureNotSupported, int(ref.GetLocation()), "Give each of them an alias, and qualify columns by that.",
+						"%q with a schema is not supported where something else is called %q", name, name)
+				}
 				a.qualified = append(a.qualified, qualified{ref, it.inst})
 			}
 			return it
 		}
 	}
 	return nil
+}
+
+// isOf tells whether an item is the relation of its name in a schema. If the statement does not mention that, it can be
+// nothing else.
+func (a *analysis) isOf(it *item, schema string) bool {
+	switch {
+	case it.table == nil:
+		return false
+	case it.table.GetSchemaname() != "":
+		return it.table.GetSchemaname() == schema
+	}
+	named, ok := a.resolved[Name{Schema: schema, Relation: it.name}]
+	return !ok || named.OID == a.resolved[nameOf(it.table)].OID
 }
 
 // lookup finds the column that a reference means, and notes what else it may read: whatever is not surely something else
