@@ -79,6 +79,8 @@ func (f *frontend) one(ctx context.Context, msg []byte, st *statement) error {
 		return err
 	case err != nil:
 		return f.refused(err, st.Text)
+	case x.staged != nil && f.s.onLoop: // listing codes waits
+		return errWaits
 	case x.results.fills(), x.staged != nil && !f.lacksBlock(st):
 		return f.converted(ctx, []*statement{st}, x)
 	case st.plan == nil && x.results == nil:
