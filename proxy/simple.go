@@ -129,6 +129,11 @@ func (f *frontend) converted(ctx context.Context, list []*statement, first *exec
 		return err
 	}
 	t, block := f.blockFor(list)
+	if t == inOwn { // a question of ours may have begun a transaction, which is of another isolation level
+		if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+			return err
+		}
+	}
 	if block != "" {
 		if err := f.silently(block); err != nil {
 			return err
@@ -189,10 +194,10 @@ func (f *frontend) blockFor(list []*statement) (tactic, string) {
 		return inTheirs, ""
 	case f.s.txStatus() != 'I':
 		return once, ""
-	case len(list) == 1:
+	case len(list) == 1 && !f.isOpen():
 		return inOwn, f.beginOwn()
 	}
-	return inTheirs, "BEGIN"
+	return inTheirs, "BEGIN" // also where the client has not ended what it sent before by a Sync: that is of the same transaction
 }
 
 // caughtUp tells whether a Sync of ours would end what we sent and nothing else: after an error in messages that the
