@@ -216,11 +216,16 @@ func (f *frontend) caughtUp() (bool, error) {
 	return f.s.queue.drain(), nil
 }
 
-// silently sends a statement that the client hears nothing of, unless it fails.
+// silently sends a statement that the client hears nothing of, unless it fails. It has names of ours: the client may still
+// use its unnamed ones.
 func (f *frontend) silently(sql string) error {
-	messages := []pgproto3.FrontendMessage{&pgproto3.Parse{Query: sql}, &pgproto3.Bind{}, &pgproto3.Execute{}}
+	messages := []pgproto3.FrontendMessage{
+		&pgproto3.Close{ObjectType: 'P', Name: callName}, &pgproto3.Close{ObjectType: 'S', Name: callName},
+		&pgproto3.Parse{Name: callName, Query: sql}, &pgproto3.Bind{DestinationPortal: callName, PreparedStatement: callName},
+		&pgproto3.Execute{Portal: callName},
+	}
 	for i, m := range messages {
-		if err := f.send(m, &pending{kind: "PBE"[i], silent: true}); err != nil {
+		if err := f.send(m, &pending{kind: "CCPBE"[i], silent: true}); err != nil {
 			return err
 		}
 	}
