@@ -225,7 +225,11 @@ func (f *frontend) silently(sql string) error {
 		&pgproto3.Execute{Portal: callName},
 	}
 	for i, m := range messages {
-		if err := f.send(m, &pending{kind: "CCPBE"[i], silent: true}); err != nil {
+		entry := &pending{kind: "CCPBE"[i], silent: true}
+		if i == 0 {
+			entry.changes = f.s.send(f.s.takes(callName))
+		}
+		if err := f.send(m, entry); err != nil {
 			return err
 		}
 	}
