@@ -141,7 +141,8 @@ func (f *frontend) withArguments(b *bound, lists []*codeList) (*statement, error
 
 // parseRun sends the Parse of a staged statement with its lists. It returns the statement as it was sent.
 func (f *frontend) parseRun(b *bound, lists []*codeList) (*statement, error) {
-	run, err := b.st, error(nil)
+	var run *statement
+	var err error
 	if b.executes() {
 		run, err = f.withArguments(b, lists)
 	} else {
