@@ -305,8 +305,10 @@ func isSimple(sel *pg_query.SelectStmt) bool {
 func computes(target *pg_query.Node) bool {
 	found := false
 	walk(target.ProtoReflect(), func(m proto.Message) bool {
-		_, call := m.(*pg_query.FuncCall)
-		found = found || call
+		switch m.(type) {
+		case *pg_query.FuncCall, *pg_query.JsonAggConstructor:
+			found = true
+		}
 		return !found
 	})
 	return found
