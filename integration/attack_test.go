@@ -44,7 +44,7 @@ func TestAttacks(t *testing.T) {
 				}
 				return b.String()
 			})
-			if count < 50 {
+			if count < 150 {
 				t.Errorf("%d attacks", count)
 			}
 		})

@@ -273,6 +273,7 @@ func (b *backend) callMessage(ctx context.Context, kind byte, msg []byte, head *
 	b.cells = head.call.answer(msg, b.cells)
 	switch kind {
 	case '1', '2', '3', 'n', 'C', 'I', 's':
+		b.s.done(head, nil)
 		b.s.queue.pop()
 		if next := b.s.queue.head(); next == nil || next.call != head.call {
 			head.call.finish(nil)

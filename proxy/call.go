@@ -108,8 +108,13 @@ func (s *session) inquire(ctx context.Context, ownTx bool, q question, row func(
 			return fmt.Errorf("encode question: %w", err)
 		}
 	}
-	for _, k := range []byte(kinds) {
-		if !s.queue.push(&pending{kind: k, silent: true, call: c}) {
+	changes := s.send(s.takes(callName))
+	for i, k := range []byte(kinds) {
+		entry := &pending{kind: k, silent: true, call: c}
+		if i == 0 {
+			entry.changes = changes
+		}
+		if !s.queue.push(entry) {
 			return errSkipped
 		}
 	}

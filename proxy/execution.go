@@ -158,7 +158,10 @@ func (f *frontend) executeCursor(name string, p *portal, maxRows uint32) error {
 	}
 	for i, m := range messages {
 		entry := &pending{kind: "CCPBE"[i], silent: i < 4}
-		if i == 4 {
+		switch i {
+		case 0:
+			entry.changes = f.s.send(f.s.takes(callName))
+		case 4:
 			entry.results, entry.relies = r, []change{{name: name, portal: p}}
 		}
 		if err := f.send(m, entry); err != nil {

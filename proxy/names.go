@@ -53,6 +53,16 @@ func (s *session) hidesPortal(name string) change {
 	return change{name: name, portal: &portal{relayed: true}}
 }
 
+// takes is the change by which a statement or portal of ours takes a name that is known as the client's: what it meant may
+// not be filled in for what ours gives.
+func (s *session) takes(name string) change {
+	c := s.hides(name)
+	if p := s.hidesPortal(name); !p.nothing() {
+		c.name, c.portal = name, p.portal
+	}
+	return c
+}
+
 // effect is the change that a statement makes. cursor is what FETCH will give, where it declares a cursor.
 func (s *session) effect(st *statement, cursor *results) change {
 	e := st.Effect

@@ -79,7 +79,7 @@ func (f *frontend) one(ctx context.Context, msg []byte, st *statement) error {
 		return err
 	case err != nil:
 		return f.refused(err, st.Text)
-	case x.staged != nil && f.s.onLoop:
+	case x.staged != nil && f.s.onLoop: // listing codes waits
 		return errWaits
 	case x.results.fills(), x.staged != nil && !f.lacksBlock(st):
 		return f.converted(ctx, []*statement{st}, x)
@@ -129,6 +129,11 @@ func (f *frontend) converted(ctx context.Context, list []*statement, first *exec
 		return err
 	}
 	t, block := f.blockFor(list)
+	if t == inOwn { // a question of ours may have begun a transaction, which is of another isolation level
+		if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+			return err
+		}
+	}
 	if block != "" {
 		if err := f.silently(block); err != nil {
 			return err
@@ -189,10 +194,10 @@ func (f *frontend) blockFor(list []*statement) (tactic, string) {
 		return inTheirs, ""
 	case f.s.txStatus() != 'I':
 		return once, ""
-	case len(list) == 1:
+	case len(list) == 1 && !f.isOpen():
 		return inOwn, f.beginOwn()
 	}
-	return inTheirs, "BEGIN"
+	return inTheirs, "BEGIN" // also where the client has not ended what it sent before by a Sync: that is of the same transaction
 }
 
 // caughtUp tells whether a Sync of ours would end what we sent and nothing else: after an error in messages that the
@@ -211,11 +216,20 @@ func (f *frontend) caughtUp() (bool, error) {
 	return f.s.queue.drain(), nil
 }
 
-// silently sends a statement that the client hears nothing of, unless it fails.
+// silently sends a statement that the client hears nothing of, unless it fails. It has names of ours: the client may still
+// use its unnamed ones.
 func (f *frontend) silently(sql string) error {
-	messages := []pgproto3.FrontendMessage{&pgproto3.Parse{Query: sql}, &pgproto3.Bind{}, &pgproto3.Execute{}}
+	messages := []pgproto3.FrontendMessage{
+		&pgproto3.Close{ObjectType: 'P', Name: callName}, &pgproto3.Close{ObjectType: 'S', Name: callName},
+		&pgproto3.Parse{Name: callName, Query: sql}, &pgproto3.Bind{DestinationPortal: callName, PreparedStatement: callName},
+		&pgproto3.Execute{Portal: callName},
+	}
 	for i, m := range messages {
-		if err := f.send(m, &pending{kind: "PBE"[i], silent: true}); err != nil {
+		entry := &pending{kind: "CCPBE"[i], silent: true}
+		if i == 0 {
+			entry.changes = f.s.send(f.s.takes(callName))
+		}
+		if err := f.send(m, entry); err != nil {
 			return err
 		}
 	}

@@ -139,7 +139,7 @@ func (f *frontend) withArguments(b *bound, lists []*codeList) (*statement, error
 	if err != nil {
 		return nil, err
 	}
-	if err := f.send(&pgproto3.Close{ObjectType: 'S', Name: executeName}, &pending{kind: 'C', silent: true}); err != nil {
+	if err := f.send(&pgproto3.Close{ObjectType: 'S', Name: executeName}, &pending{kind: 'C', silent: true, changes: f.s.send(f.s.takes(executeName))}); err != nil {
 		return nil, err
 	}
 	if err := f.silently(sql); err != nil {
@@ -167,7 +167,7 @@ func (f *frontend) parseRun(b *bound, lists []*codeList) (*statement, error) {
 	for i := range b.bind.Parameters {
 		types = append(types, b.typeOf(i))
 	}
-	if err := f.send(&pgproto3.Close{ObjectType: 'S', Name: runName}, &pending{kind: 'C', silent: true}); err != nil {
+	if err := f.send(&pgproto3.Close{ObjectType: 'S', Name: runName}, &pending{kind: 'C', silent: true, changes: f.s.send(f.s.takes(runName))}); err != nil {
 		return nil, err
 	}
 	return run, f.send(&pgproto3.Parse{Name: runName, Query: run.plan.SQL, ParameterOIDs: types}, &pending{kind: 'P', silent: true, edited: run})

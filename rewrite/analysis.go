@@ -109,9 +109,12 @@ func (c columns) hasSlots() bool { return slices.ContainsFunc(c.cols, outColumn.
 
 // item is a name that qualifies columns: an alias, or a table that has none.
 type item struct {
-	name, schema string // schema only when one was written and no alias hides it
+	name  string
+	table *pg_query.RangeVar // the relation that it is, if no alias hides that: a schema may stand before its name
 	columns
 	inst *instance // the mention that it is, if it is one
+	// nameless means that PostgreSQL gives it a name that is not known here.
+	nameless bool
 }
 
 // scope is what an expression can see: the items of its own FROM clause, then those of the query around it.
@@ -300,8 +303,10 @@ func isSimple(sel *pg_query.SelectStmt) bool {
 func computes(target *pg_query.Node) bool {
 	found := false
 	walk(target.ProtoReflect(), func(m proto.Message) bool {
-		_, call := m.(*pg_query.FuncCall)
-		found = found || call
+		switch m.(type) {
+		case *pg_query.FuncCall, *pg_query.JsonAggConstructor:
+			found = true
+		}
 		return !found
 	})
 	return found
@@ -425,9 +430,17 @@ func (a *analysis) use(c outColumn) {
 func (a *analysis) useAll(c columns) {
 	for _, col := range c.cols {
 		a.use(col)
-		for _, s := range col.sources {
-			s.row.inst.starred = true
-		}
+		col.starred()
+	}
+}
+
+// starred notes that a column was listed by a star, or counted: the mention must have all of its columns, in order.
+func (c outColumn) starred() {
+	for _, s := range c.sources {
+		s.row.inst.starred = true
+	}
+	if c.of.inst != nil {
+		c.of.inst.starred = true
 	}
 }
 
@@ -460,18 +473,44 @@ func (c columns) bounded() columns {
 func (a *analysis) findItem(s *scope, ref *pg_query.ColumnRef, qualifiers []*pg_query.Node) *item {
 	name := lastString(qualifiers)
 	schema := lastString(qualifiers[:len(qualifiers)-1])
+	hidden, unsure := false, false
 	for ; s != nil; s = s.parent {
 		for _, it := range s.items {
-			if it.name != name || schema != "" && it.schema != "" && it.schema != schema {
+			unsure = unsure || it.nameless
+			if it.name != name {
 				continue
 			}
+			if schema != "" && !a.isOf(it, schema) {
+				hidden = true
+				continue
+			}
+			if unsure && it.hasSlots() {
+				a.stage("%s may be something else", name)
+			}
 			if schema != "" && it.inst != nil && !it.inst.target {
+				if hidden {
+					refuse(codeFeatureNotSupported, int(ref.GetLocation()), "Give each of them an alias, and qualify columns by that.",
+						"%q with a schema is not supported where something else is called %q", name, name)
+				}
 				a.qualified = append(a.qualified, qualified{ref, it.inst})
 			}
 			return it
 		}
 	}
 	return nil
+}
+
+// isOf tells whether an item is the relation of its name in a schema. If the statement does not mention that, it can be
+// nothing else.
+func (a *analysis) isOf(it *item, schema string) bool {
+	switch {
+	case it.table == nil:
+		return false
+	case it.table.GetSchemaname() != "":
+		return it.table.GetSchemaname() == schema
+	}
+	named, ok := a.resolved[Name{Schema: schema, Relation: it.name}]
+	return !ok || named.OID == a.resolved[nameOf(it.table)].OID
 }
 
 // lookup finds the column that a reference means, and notes what else it may read: whatever is not surely something else
@@ -488,7 +527,7 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 		if c.name == "" && it.inst != nil && a.systemColumn(it.inst, name) {
 			return outColumn{}
 		}
-		if c.name == "" && it.hasSlots() && !it.open { // t.f can be f(t)
+		if c.name == "" && it.hasSlots() { // t.f can be f(t)
 			a.useAll(it.columns)
 			a.stage("%s.%s may be a function of the whole row", it.name, name)
 		}
@@ -612,9 +651,7 @@ func (a *analysis) renamed(c columns, names []*pg_query.Node) columns {
 	}
 	cols := slices.Clone(c.cols)
 	for _, col := range cols { // their places count
-		for _, s := range col.sources {
-			s.row.inst.starred = true
-		}
+		col.starred()
 	}
 	for i, n := range names {
 		if i < len(cols) {

@@ -44,7 +44,9 @@ func (a *analysis) from(node *pg_query.Node, left *scope, env *ctes) ([]*item, c
 	if alias == nil {
 		alias = node.GetJsonTable().GetAlias()
 	}
-	return a.single(alias, functionName(node), columns{open: true})
+	items, cols := a.single(alias, functionName(node), columns{open: true})
+	items[0].nameless = items[0].name == ""
+	return items, cols
 }
 
 // functionName is what a function in FROM goes by when it has no alias.
@@ -60,7 +62,7 @@ func functionName(node *pg_query.Node) string {
 			return lastString(items[0].GetFuncCall().GetFuncname())
 		}
 	}
-	return ""
+	return "" // COALESCE(...), CAST(...) and the like
 }
 
 // single makes the one item that a relation under an alias is.
@@ -99,7 +101,7 @@ func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, colu
 	items, cols := a.single(rv.GetAlias(), rv.GetRelname(), cols)
 	items[0].inst = inst
 	if rv.GetAlias() == nil {
-		items[0].schema = rv.GetSchemaname()
+		items[0].table = rv
 	}
 	return items, cols
 }
@@ -208,9 +210,22 @@ func nullable(instances []*instance, items []*item, cols columns) ([]*item, colu
 	fresh := map[*rowID]*rowID{}
 	out := make([]*item, len(items))
 	for i, it := range items {
-		out[i] = &item{name: it.name, schema: it.schema, columns: it.again(fresh), inst: it.inst}
+		made := *it
+		made.columns = it.again(fresh).only(instances)
+		out[i] = &made
 	}
-	return out, cols.again(fresh)
+	return out, cols.again(fresh).only(instances)
+}
+
+// only forgets of unmasked columns that they are of mentions besides these: what a LATERAL member hands on from its left
+// can be NULL where the mention is not.
+func (c columns) only(instances []*instance) columns {
+	for i, col := range c.cols {
+		if !slices.Contains(instances, col.of.inst) {
+			c.cols[i].of = origin{}
+		}
+	}
+	return c
 }
 
 // usingNames returns the columns that USING or NATURAL merges, in the order they come out.

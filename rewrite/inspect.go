@@ -377,6 +377,7 @@ func (a *analysis) touchesMasked(stmt *pg_query.Node) bool {
 				touched = touched || len(m.GetAlias().GetColnames()) > 0
 			}
 		case *pg_query.JoinExpr:
+			words[m.GetAlias().GetAliasname()] = m.GetAlias() != nil // a whole row of all that is joined
 			touched = touched || m.GetIsNatural() || len(m.GetAlias().GetColnames()) > 0
 			for _, u := range m.GetUsingClause() {
 				touched = touched || words[u.GetString_().GetSval()]

@@ -69,9 +69,9 @@ func (a *analysis) list(nodes []*pg_query.Node, s *scope, env *ctes) {
 // target is the item of the relation that a statement changes.
 func (a *analysis) target(rv *pg_query.RangeVar) *item {
 	rel, found := a.resolved[nameOf(rv)]
-	it := &item{name: rv.GetRelname(), schema: rv.GetSchemaname()}
+	it := &item{name: rv.GetRelname(), table: rv}
 	if alias := rv.GetAlias(); alias != nil {
-		it.name, it.schema = alias.GetAliasname(), ""
+		it.name, it.table = alias.GetAliasname(), nil
 	}
 	mask, masked := a.masks.Of(rel.OID)
 	switch {

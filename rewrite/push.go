@@ -76,8 +76,9 @@ func (w *writer) write(node *pg_query.Node) {
 	case *pg_query.Node_AExpr:
 		w.operation(n.AExpr)
 	case *pg_query.Node_NullTest:
+		w.add("(")
 		w.write(n.NullTest.GetArg())
-		w.add(map[bool]string{true: " IS NULL", false: " IS NOT NULL"}[n.NullTest.GetNulltesttype() == pg_query.NullTestType_IS_NULL])
+		w.add(map[bool]string{true: " IS NULL)", false: " IS NOT NULL)"}[n.NullTest.GetNulltesttype() == pg_query.NullTestType_IS_NULL])
 		w.failed = w.failed || n.NullTest.GetArgisrow()
 	case *pg_query.Node_TypeCast:
 		w.add("(")
@@ -162,6 +163,7 @@ func (w *writer) constant(c *pg_query.A_Const) {
 
 func (w *writer) boolean(e *pg_query.BoolExpr) {
 	word := " AND "
+	w.add("(")
 	switch e.GetBoolop() {
 	case pg_query.BoolExprType_OR_EXPR:
 		word = " OR "
@@ -169,7 +171,6 @@ func (w *writer) boolean(e *pg_query.BoolExpr) {
 		word = ""
 		w.add("NOT ")
 	}
-	w.add("(")
 	for i, arg := range e.GetArgs() {
 		if i > 0 {
 			w.add(word)

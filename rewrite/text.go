@@ -93,17 +93,21 @@ func Renamed(sql, name string, arguments []string) (string, error) {
 	if len(tokens) < 2 {
 		return "", errors.New("statement has no name")
 	}
-	before, after := sql[:tokens[1].GetStart()], sql[tokens[1].GetEnd():]
+	last := 1 // token of the name
+	if len(tokens) > 3 && tokens[2].GetToken() == pg_query.Token_UESCAPE {
+		last = 3
+	}
+	before, after := sql[:tokens[1].GetStart()], sql[tokens[last].GetEnd():]
 	if len(arguments) > 0 {
 		end := len(tokens) - 1
-		for end > 1 && sql[tokens[end].GetStart():tokens[end].GetEnd()] == ";" {
+		for end > last && sql[tokens[end].GetStart():tokens[end].GetEnd()] == ";" {
 			end--
 		}
 		list := strings.Join(arguments, ", ")
-		if end == 1 { // without arguments
+		if end == last { // without arguments
 			after = "(" + list + ")"
 		} else {
-			after = sql[tokens[1].GetEnd():tokens[end].GetStart()] + ", " + list + ")"
+			after = sql[tokens[last].GetEnd():tokens[end].GetStart()] + ", " + list + ")"
 		}
 	}
 	return before + quote(name) + after, nil
