@@ -48,7 +48,7 @@ func (g *wisher) dialogue() dialogue {
 		return dialogue{messages: []string{"BEGIN", g.modify(), "SELECT count(*), max(income) FROM people", "ROLLBACK"}, extended: extended}
 	default:
 		g.extended = extended
-		message := g.one("", "", "", "EXPLAIN (COSTS OFF) ", "EXPLAIN (COSTS OFF, VERBOSE) ") + g.top()
+		message := g.one("", "", "", "EXPLAIN (COSTS OFF) ", "EXPLAIN (COSTS OFF, VERBOSE) ", "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF) ") + g.top()
 		return dialogue{messages: []string{message}, args: g.args, extended: extended}
 	}
 }
@@ -56,28 +56,45 @@ func (g *wisher) dialogue() dialogue {
 // several makes dialogues of more than one statement.
 func (g *wisher) several() []string {
 	q := g.query(2)
-	switch g.IntN(9) {
+	block := func(messages ...string) []string {
+		begin := g.one("BEGIN", "BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ", "BEGIN ISOLATION LEVEL SERIALIZABLE")
+		return append(append([]string{begin}, messages...), "ROLLBACK")
+	}
+	const table = "CREATE TEMP TABLE kept (id integer PRIMARY KEY, x float8 CHECK (x < 1.7), y text UNIQUE)"
+	switch g.IntN(13) {
 	case 0:
 		return []string{"COPY (" + q + ") TO STDOUT" + g.one("", " WITH (FORMAT csv, HEADER)", " (FORMAT binary)")}
 	case 1:
 		return []string{g.one("COPY people TO STDOUT", "COPY people (id, age, income) TO STDOUT", "COPY (TABLE wages) TO STDOUT", "COPY wages (amount) TO STDOUT (FORMAT csv)")}
 	case 2:
-		return []string{"PREPARE wish(float8) AS " + g.one("SELECT x, y FROM ("+q+") q WHERE x > $1 OR x IS NULL", "SELECT id, income, $1 FROM people WHERE id < $1", "SELECT id FROM people WHERE income > $1"),
-			"EXECUTE wish(0.1)", "EXECUTE wish(-3)", "EXPLAIN (COSTS OFF) EXECUTE wish(1)", "DEALLOCATE wish"}
+		prepared := g.one("SELECT x, y FROM ("+q+") q WHERE x > $1 OR x IS NULL", "SELECT id, income, $1 FROM people WHERE id < $1", "SELECT id FROM people WHERE income > $1")
+		return []string{"PREPARE wish(float8) AS " + prepared, "EXECUTE wish(0.1)", "EXECUTE wish(-3)", "EXPLAIN (COSTS OFF) EXECUTE wish(1)", "DEALLOCATE wish"}
 	case 3:
-		return []string{"BEGIN", "DECLARE wish " + g.one("", "SCROLL ", "NO SCROLL ") + "CURSOR " + g.one("", "WITH HOLD ") + "FOR " + g.top(), "FETCH 3 FROM wish", "MOVE 2 IN wish", "FETCH FORWARD ALL FROM wish", "FETCH PRIOR FROM wish", g.one("COMMIT", "ROLLBACK")}
+		declare := "DECLARE wish " + g.one("", "SCROLL ", "NO SCROLL ") + "CURSOR " + g.one("", "WITH HOLD ") + "FOR "
+		return []string{"BEGIN", declare + g.top(), "FETCH 3 FROM wish", "MOVE 2 IN wish", "FETCH FORWARD ALL FROM wish", "FETCH PRIOR FROM wish", g.one("COMMIT", "ROLLBACK"), "CLOSE wish"}
 	case 4:
-		return []string{"BEGIN", "CREATE TEMP TABLE kept AS " + q, "INSERT INTO kept " + g.query(1) + g.one("", " RETURNING *"),
-			"UPDATE kept SET x = " + g.one("p.income", "kept.x + p.age") + " FROM people p WHERE p.note = kept.y OR " + g.cond(1), "DELETE FROM kept USING people p WHERE " + g.cond(1) + " AND p.id < 20 AND kept.x > p.score RETURNING kept.x",
-			"TABLE kept", "ROLLBACK"}
+		return block("DECLARE wish CURSOR FOR SELECT id, income FROM people WHERE "+g.one("id < 9", "income > 0")+" FOR UPDATE", "FETCH 2 FROM wish", "DELETE FROM people WHERE CURRENT OF wish", "SELECT count(*) FROM people")
 	case 5:
-		return []string{"BEGIN", "SAVEPOINT s", g.top(), "ROLLBACK TO s", g.top(), "COMMIT"}
+		return block("CREATE TEMP TABLE kept AS "+q, "INSERT INTO kept "+g.query(1)+g.one("", " RETURNING *"),
+			"UPDATE kept SET x = "+g.one("p.income", "kept.x + p.age")+" FROM people p WHERE p.note = kept.y OR "+g.cond(1),
+			"DELETE FROM kept USING people p WHERE "+g.cond(1)+" AND p.id < 20 AND kept.x > p.score RETURNING kept.x", "TABLE kept")
 	case 6:
-		return []string{"BEGIN", "CREATE TEMP TABLE kept (id integer PRIMARY KEY, x float8 CHECK (x < 0.7), y text UNIQUE)",
-			"INSERT INTO kept SELECT p.id, " + g.num(1) + ", " + g.text(1) + " FROM people p WHERE " + g.cond(1) + g.one("", " ON CONFLICT DO NOTHING", " ON CONFLICT (id) DO UPDATE SET x = excluded.x"), "ROLLBACK"}
+		return []string{"BEGIN", "SAVEPOINT s", g.top(), "ROLLBACK TO s", g.top(), "COMMIT"}
 	case 7:
-		return []string{"BEGIN", "CREATE TEMP TABLE kept (id integer, x float8)", "INSERT INTO kept SELECT i, i FROM generate_series(1, 300, 7) i",
-			"MERGE INTO kept USING people p ON kept.id = p.id WHEN MATCHED AND " + g.cond(1) + " THEN UPDATE SET x = " + g.num(1) + " WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (p.id, p.income)", "TABLE kept", "ROLLBACK"}
+		into := "INSERT INTO kept SELECT p.id, " + g.num(1) + ", " + g.text(1) + " FROM people p WHERE " + g.cond(1)
+		return block(table, into+g.one("", " ON CONFLICT DO NOTHING", " ON CONFLICT (id) DO UPDATE SET x = excluded.x"), "TABLE kept")
+	case 8:
+		return block("CREATE TEMP TABLE kept (id integer, x float8)", "INSERT INTO kept SELECT i, i FROM generate_series(1, 300, 7) i",
+			"MERGE INTO kept USING people p ON kept.id = p.id WHEN MATCHED AND "+g.cond(1)+" THEN UPDATE SET x = "+g.num(1)+
+				" WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (p.id, p.income)", "TABLE kept")
+	case 9: // a cheap function that says what it is called with: which rows, and in which order
+		tell := "SELECT p.id, " + g.one("p.income", "p.region", "pg_temp.tell(p.score)") + " FROM " + g.source() + " WHERE "
+		return block("CREATE FUNCTION pg_temp.tell(float8) RETURNS float8 LANGUAGE plpgsql COST 0.0001 AS $$ BEGIN RAISE NOTICE 'told %', $1; RETURN $1; END $$",
+			tell+g.cond(1)+" AND pg_temp.tell("+g.num(1)+"::float8) > 0", tell+"pg_temp.tell(p.id) > 3 AND "+g.cond(2)+g.order())
+	case 10:
+		return block("CREATE TEMP TABLE people AS SELECT * FROM public.people p WHERE "+g.cond(1), "SELECT a.id, a.income - b.income FROM people a JOIN public.people b USING (id)", g.top())
+	case 11:
+		return []string{"LISTEN wish", "SELECT count(pg_notify('wish', concat_ws('|', x, y))) FROM (" + q + ") q", "UNLISTEN wish"}
 	}
 	return []string{g.top() + "; " + g.top()} // in one message
 }
@@ -124,7 +141,8 @@ func (g *wisher) top() string {
 				"SELECT * FROM information_schema.column_privileges WHERE table_name = 'people' ORDER BY 1, 2, 3, 4, 5, 6, 7", "DO $$ BEGIN PERFORM max(income) FROM people; RAISE NOTICE 'read'; END $$",
 				"SELECT query_to_xml('SELECT income FROM people', true, true, '')", "SELECT table_to_xml('people', true, true, '')", "SELECT * FROM scrim_runtime.people", "SELECT pg_relation_size('people')", "LOCK people", "TRUNCATE people",
 				"CREATE TEMP VIEW v AS SELECT income FROM people", "SELECT currtid2('people', '(0,1)')", "ANALYZE people", "SELECT p.nothing FROM people p", "SELECT max(income) FROM people GROUP BY income, income ORDER BY 1", "SHOW MASKING POLICIES",
-				"EXPLAIN MASKING SELECT max(income) FROM people")
+				"EXPLAIN MASKING SELECT max(income) FROM people",
+				"SELECT * FROM invoked", "SELECT count(*) FROM invoked", "SELECT id FROM invoked WHERE income > 0")
 		})
 }
 
@@ -266,5 +284,15 @@ func (g *wisher) cond(depth int) string {
 		func() string { return "(" + g.text(d) + g.one(" < ", " LIKE ", " = ") + g.text(d) + ")" })
 }
 
-// analyzed looks at what statistics may tell. It has to come last.
-func analyzed() []dialogue { return nil }
+// afterAnalyze asks what statistics of raw values could tell. Which plans they make is excepted.
+func afterAnalyze() []dialogue {
+	var list []dialogue
+	for _, q := range []string{
+		`SELECT * FROM pg_stats WHERE schemaname = 'public'`, `SELECT * FROM pg_stats_ext`, `SELECT * FROM pg_stats_ext_exprs`, `SELECT * FROM pg_statistic`, `SELECT * FROM pg_statistic_ext_data`,
+		`SELECT relname, relpages, reltuples FROM pg_class WHERE relname ~ 'people|wages' ORDER BY relname`, `SELECT * FROM people ORDER BY id`, `SELECT income, count(*) FROM people GROUP BY income ORDER BY 1`,
+		`SELECT p.id, w.id FROM people p JOIN wages w ON w.amount[1] > p.income ORDER BY 1, 2`, `EXPLAIN SELECT id FROM people WHERE region = 'EU'`,
+	} {
+		list = append(list, dialogue{messages: []string{q}})
+	}
+	return list
+}
