@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -18,7 +19,7 @@ import (
 
 // TestNonInterference: twins, two databases whose masks are equal and whose raw values are not, answer every statement of
 // the masked role alike, byte for byte. The statements are generated (wishes_test.go); TestNonInterferenceSqlsmith has
-// others. SCRIM_FUZZ=20000 runs that many.
+// others. With SCRIM_FUZZ=20000 each of the two runs that many, on all servers together.
 func TestNonInterference(t *testing.T) {
 	for _, w := range worlds {
 		t.Run(w.name, func(t *testing.T) {
@@ -28,7 +29,7 @@ func TestNonInterference(t *testing.T) {
 	}
 }
 
-// fuzz is how many statements a test makes.
+// fuzz is how many dialogues a test holds with each twin of a server: a share of SCRIM_FUZZ, or otherwise.
 func fuzz(t *testing.T, otherwise int) int {
 	t.Helper()
 	if s := os.Getenv("SCRIM_FUZZ"); s != "" {
@@ -36,7 +37,7 @@ func fuzz(t *testing.T, otherwise int) int {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return n
+		return n / len(worlds)
 	}
 	return otherwise
 }
@@ -49,10 +50,10 @@ type dialogue struct {
 	extended bool
 }
 
-func (s dialogue) String() string {
-	text := strings.Join(s.messages, ";\n")
-	if s.extended {
-		return fmt.Sprintf("%s\nby the extended protocol with %q", text, s.args)
+func (d dialogue) String() string {
+	text := strings.Join(d.messages, ";\n")
+	if d.extended {
+		return fmt.Sprintf("%s\nby the extended protocol with %q", text, d.args)
 	}
 	return text
 }
@@ -73,6 +74,7 @@ GRANT SELECT ON wages TO analyst, risk;
 CREATE STATISTICS people_statistics ON age, income FROM people;
 CREATE VIEW invoked WITH (security_invoker) AS SELECT * FROM people;
 GRANT SELECT ON invoked TO analyst;
+ALTER TABLE orders SET (autovacuum_enabled = off);
 `
 
 var trainingScrim = []string{
@@ -115,12 +117,12 @@ func fill(shared, own *rand.Rand) string {
 		return c[own.IntN(len(c))]
 	}
 	var b strings.Builder
-	for i := 1; i <= 150; i++ {
+	for i := 1; i <= 60; i++ {
 		age, income, score := strconv.Itoa(shared.IntN(100)), strconv.Itoa(shared.IntN(90000)), strconv.Itoa(shared.IntN(900))
 		fmt.Fprintf(&b, "INSERT INTO people VALUES (%d, '%s', %s, %s, %s, %t, 'note %d');\n", i, []string{"EU", "US", "APAC"}[shared.IntN(3)],
 			of(ages, age), of(incomes, income), of(scores, score), shared.IntN(2) == 0, shared.IntN(100))
 		if i%2 == 0 {
-			fmt.Fprintf(&b, "INSERT INTO wages VALUES (%d, %d, %s);\n", i, shared.IntN(200), of(amounts, strconv.Itoa(shared.IntN(9000))))
+			fmt.Fprintf(&b, "INSERT INTO wages VALUES (%d, %d, %s);\n", i, shared.IntN(80), of(amounts, strconv.Itoa(shared.IntN(9000))))
 		}
 		fmt.Fprintf(&b, "INSERT INTO people (id, region, note) VALUES (-%d, '', repeat('x', 5000));\nINSERT INTO wages (id, memo) VALUES (-%d, repeat('x', 5000));\n", i, i)
 	}
@@ -142,15 +144,12 @@ func (w *world) compareTwins(t *testing.T, dialogues []dialogue) {
 	var twins [2]*sibling
 	for i := range twins {
 		twins[i] = w.runSibling(t, base.database, name, uint64(i), dialogues)
-		if t.Failed() {
-			return
-		}
 	}
 	a, b := twins[0], twins[1]
 	if a.layout != b.layout || a.codes != b.codes {
 		t.Fatal("the twins' masks or layouts are not equal")
 	}
-	if n := strings.Count(a.codes, "\n"); n != 225 {
+	if n := strings.Count(a.codes, "\n"); n != 90 {
 		t.Fatalf("%d rows", n)
 	}
 	for col := range a.raw {
@@ -160,13 +159,13 @@ func (w *world) compareTwins(t *testing.T, dialogues []dialogue) {
 	}
 	succeeded, slow, differ := 0, 0, 0
 	dialogues = append(dialogues, afterAnalyze()...)
-	for i, s := range dialogues {
+	for i, d := range dialogues {
 		switch x, y := a.answers[i], b.answers[i]; {
 		case x.slow || y.slow:
 			slow++
 		case x.text != y.text:
 			differ++
-			t.Errorf("the twins differ in\n%s\n%s", s, parting(x.text, y.text))
+			t.Errorf("the twins differ in\n%s\n%s", d, parting(x.text, y.text))
 		case !x.failed:
 			succeeded++
 		}
@@ -237,15 +236,17 @@ func (w *world) runSibling(t *testing.T, base, name string, seed uint64, dialogu
 		tw.raw[i] = strings.Split(mustText(t, admin, q), "\n")
 	}
 	s := &speaker{e: e}
-	s.newest = mustText(t, admin, `SELECT max(oid) FROM pg_class`)
+	if err := admin.QueryRow(t.Context(), `SELECT max(oid) FROM pg_class`).Scan(&s.newest); err != nil {
+		t.Fatal(err)
+	}
 	s.dial(t)
 	tw.codes = mustText(t, s.conn, `SELECT * FROM people`) + mustText(t, s.conn, `SELECT * FROM wages`)
-	for _, sc := range dialogues {
-		tw.answers = append(tw.answers, s.run(t, sc))
+	for _, d := range dialogues {
+		tw.answers = append(tw.answers, s.run(t, d))
 	}
 	e.exec(t, admin, `ANALYZE people, wages`)
-	for _, sc := range afterAnalyze() {
-		tw.answers = append(tw.answers, s.run(t, sc))
+	for _, d := range afterAnalyze() {
+		tw.answers = append(tw.answers, s.run(t, d))
 	}
 	return tw
 }
@@ -257,7 +258,7 @@ var noise = regexp.MustCompile(`\bpg_temp_\d+|'\{[\d,]*\}'::xid\[\]`)
 // speaker runs dialogues as the masked role and writes down all that comes back.
 type speaker struct {
 	e      *env
-	newest string // the last OID that both twins have
+	newest uint32 // the last relation that both twins have
 	conn   *pgx.Conn
 	heard  bytes.Buffer
 	answer answer
@@ -269,8 +270,8 @@ func (s *speaker) dial(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What is left out: statements that are stopped by time, and plans whose answers come in the order of a race.
-	for name, value := range map[string]string{"statement_timeout": "2s", "max_parallel_workers_per_gather": "0", "timezone": "UTC"} {
+	// Left out: what is stopped by time, and plans whose rows come in the order of a race. JIT would only take time.
+	for name, value := range map[string]string{"statement_timeout": "1s", "max_parallel_workers_per_gather": "0", "jit": "off", "timezone": "UTC"} {
 		cfg.RuntimeParams[name] = value
 	}
 	cfg.OnNotification = func(_ *pgconn.PgConn, n *pgconn.Notification) { fmt.Fprintln(&s.heard, n.Channel, n.Payload) }
@@ -281,14 +282,14 @@ func (s *speaker) dial(t *testing.T) {
 	t.Cleanup(func() { _ = s.conn.Close(context.Background()) })
 }
 
-func (s *speaker) run(t *testing.T, sc dialogue) answer {
+func (s *speaker) run(t *testing.T, d dialogue) answer {
 	t.Helper()
 	s.heard.Reset()
 	s.answer = answer{}
-	for _, m := range sc.messages {
-		s.say(t, m, sc)
+	for _, m := range d.messages {
+		s.say(t, m, d)
 		if s.conn.IsClosed() {
-			t.Errorf("the connection ended at\n%s\n%s", sc, s.heard.String())
+			t.Errorf("the connection ended at\n%s\n%s", d, s.heard.String())
 			s.dial(t)
 			return s.answer
 		}
@@ -300,27 +301,29 @@ func (s *speaker) run(t *testing.T, sc dialogue) answer {
 	if s.conn.PgConn().TxStatus() != 'I' {
 		s.e.exec(t, s.conn, `ROLLBACK`)
 	}
-	if len(sc.messages) > 1 {
+	if len(d.messages) > 1 {
 		s.e.exec(t, s.conn, `DISCARD ALL`)
 	}
 	return s.answer
 }
 
-func (s *speaker) say(t *testing.T, message string, sc dialogue) {
+func (s *speaker) say(t *testing.T, message string, d dialogue) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // far more than statement_timeout: for what hangs
+	defer cancel()
 	conn := s.conn.PgConn()
 	switch {
 	case strings.HasPrefix(message, "COPY"):
-		tag, err := conn.CopyTo(t.Context(), &s.heard, message)
+		tag, err := conn.CopyTo(ctx, &s.heard, message)
 		s.ended(tag, err)
-	case sc.extended:
+	case d.extended:
 		var args [][]byte
-		for _, a := range sc.args {
+		for _, a := range d.args {
 			args = append(args, []byte(a))
 		}
-		s.ended(s.result(conn.ExecParams(t.Context(), message, args, nil, nil, []int16{1})))
+		s.ended(s.result(conn.ExecParams(ctx, message, args, nil, nil, []int16{1})))
 	default:
-		all := conn.Exec(t.Context(), message)
+		all := conn.Exec(ctx, message)
 		for all.NextResult() {
 			s.ended(s.result(all.ResultReader()))
 		}
@@ -335,7 +338,7 @@ func (s *speaker) result(r *pgconn.ResultReader) (pgconn.CommandTag, error) {
 		if i == 0 {
 			s.heard.WriteString("description:")
 		}
-		if fmt.Sprint(f.TableOID) > strings.TrimSpace(s.newest) { // of a temporary table
+		if f.TableOID > s.newest { // a temporary table's
 			f.TableOID = 0
 		}
 		fmt.Fprintf(&s.heard, " %+v", f)

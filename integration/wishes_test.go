@@ -84,7 +84,7 @@ func (g *wisher) several() []string {
 		into := "INSERT INTO kept SELECT p.id, " + g.num(1) + ", " + g.text(1) + " FROM people p WHERE " + g.cond(1)
 		return block(table, into+g.one("", " ON CONFLICT DO NOTHING", " ON CONFLICT (id) DO UPDATE SET x = excluded.x"), "TABLE kept")
 	case 8:
-		return block("CREATE TEMP TABLE kept (id integer, x float8)", "INSERT INTO kept SELECT i, i FROM generate_series(1, 300, 7) i",
+		return block("CREATE TEMP TABLE kept (id integer, x float8)", "INSERT INTO kept SELECT i, i FROM generate_series(1, 100, 3) i",
 			"MERGE INTO kept USING people p ON kept.id = p.id WHEN MATCHED AND "+g.cond(1)+" THEN UPDATE SET x = "+g.num(1)+
 				" WHEN MATCHED THEN DELETE WHEN NOT MATCHED THEN INSERT VALUES (p.id, p.income)", "TABLE kept")
 	case 9: // a cheap function that says what it is called with: which rows, and in which order
@@ -264,7 +264,7 @@ func (g *wisher) text(depth int) string {
 
 func (g *wisher) cond(depth int) string {
 	if depth == 0 || g.IntN(3) == 0 {
-		return g.one("p.income > 0.1", "p.age <= 0.5", "p.id < 90", "p.region = 'EU'", "p.vip", "p.score BETWEEN -0.3 AND 0.3", "p.id % 3 = 1", "p.income IS NOT NULL", "p.age IS NULL", "p.income IS DISTINCT FROM p.score",
+		return g.one("p.income > 0.1", "p.age <= 0.5", "p.id < 40", "p.region = 'EU'", "p.vip", "p.score BETWEEN -0.3 AND 0.3", "p.id % 3 = 1", "p.income IS NOT NULL", "p.age IS NULL", "p.income IS DISTINCT FROM p.score",
 			"p.note LIKE 'note 1%'", "true", "p.income::text LIKE '%1%'", "(p.age, p.income) > (0.1, 0.2)", "p.id IN (3, 5, 8, 40)")
 	}
 	d := depth - 1
@@ -274,7 +274,7 @@ func (g *wisher) cond(depth int) string {
 		func() string { return "(" + g.num(d) + g.one(" < ", " >= ", " = ", " <> ") + g.num(d) + ")" },
 		func() string { return "(" + g.num(d) + " > " + g.value("float8", "0.2", "-0.4") + ")" },
 		func() string { return "(" + g.cond(d) + ") IS " + g.one("TRUE", "NOT TRUE", "UNKNOWN") },
-		func() string { return "p.income IN (SELECT k.income FROM people k WHERE k.id < 40)" },
+		func() string { return "p.income IN (SELECT k.income FROM people k WHERE k.id < 20)" },
 		func() string {
 			return g.one("EXISTS", "NOT EXISTS") + " (SELECT 1 FROM wages k WHERE k.person = p.id" + g.one("", " AND k.amount[1] > p.income", " AND k.amount IS NOT NULL") + ")"
 		},
@@ -288,7 +288,7 @@ func (g *wisher) cond(depth int) string {
 func afterAnalyze() []dialogue {
 	var list []dialogue
 	for _, q := range []string{
-		`SELECT * FROM pg_stats WHERE schemaname = 'public'`, `SELECT * FROM pg_stats_ext`, `SELECT * FROM pg_stats_ext_exprs`, `SELECT * FROM pg_statistic`, `SELECT * FROM pg_statistic_ext_data`,
+		`SELECT * FROM pg_stats WHERE tablename IN ('people', 'wages')`, `SELECT * FROM pg_stats_ext`, `SELECT * FROM pg_stats_ext_exprs`, `SELECT * FROM pg_statistic`, `SELECT * FROM pg_statistic_ext_data`,
 		`SELECT relname, relpages, reltuples FROM pg_class WHERE relname ~ 'people|wages' ORDER BY relname`, `SELECT * FROM people ORDER BY id`, `SELECT income, count(*) FROM people GROUP BY income ORDER BY 1`,
 		`SELECT p.id, w.id FROM people p JOIN wages w ON w.amount[1] > p.income ORDER BY 1, 2`, `EXPLAIN SELECT id FROM people WHERE region = 'EU'`,
 	} {
