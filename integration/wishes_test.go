@@ -107,7 +107,7 @@ func (g *wisher) modify() string {
 		"MERGE INTO people p USING wages w ON w.person = p.id WHEN MATCHED AND w.amount[1] > 0 THEN DELETE")
 }
 
-// top makes a statement that reads.
+// top makes a statement that does not change anything.
 func (g *wisher) top() string {
 	return g.pick(
 		func() string { return g.query(3) },
@@ -135,15 +135,23 @@ func (g *wisher) top() string {
 		func() string {
 			return "SELECT ctid, tableoid::regclass, income FROM people WHERE " + g.one("income > 0", "id < 9")
 		},
-		func() string {
-			return g.one("SELECT attname, n_distinct FROM pg_stats WHERE tablename IN ('people', 'wages')", "SELECT relname, relkind, relpages FROM pg_class WHERE relname IN ('people', 'wages') ORDER BY 1",
-				"SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'people' ORDER BY 1", "SELECT has_column_privilege('people', 'income', 'SELECT')", "SELECT stavalues1 FROM pg_statistic",
-				"SELECT * FROM information_schema.column_privileges WHERE table_name = 'people' ORDER BY 1, 2, 3, 4, 5, 6, 7", "DO $$ BEGIN PERFORM max(income) FROM people; RAISE NOTICE 'read'; END $$",
-				"SELECT query_to_xml('SELECT income FROM people', true, true, '')", "SELECT table_to_xml('people', true, true, '')", "SELECT * FROM scrim_runtime.people", "SELECT pg_relation_size('people')", "LOCK people", "TRUNCATE people",
-				"CREATE TEMP VIEW v AS SELECT income FROM people", "SELECT currtid2('people', '(0,1)')", "ANALYZE people", "SELECT p.nothing FROM people p", "SELECT max(income) FROM people GROUP BY income, income ORDER BY 1", "SHOW MASKING POLICIES",
-				"EXPLAIN MASKING SELECT max(income) FROM people",
-				"SELECT * FROM invoked", "SELECT count(*) FROM invoked", "SELECT id FROM invoked WHERE income > 0")
-		})
+		func() string { return g.one(curious...) },
+	)
+}
+
+// curious statements look for what else may tell of raw values. Most are refused.
+var curious = []string{
+	"SELECT attname, n_distinct FROM pg_stats WHERE tablename IN ('people', 'wages')", "SELECT stavalues1 FROM pg_statistic",
+	"SELECT relname, relkind, relpages FROM pg_class WHERE relname IN ('people', 'wages') ORDER BY 1", "SELECT pg_relation_size('people')",
+	"SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'people' ORDER BY 1",
+	"SELECT * FROM information_schema.column_privileges WHERE table_name = 'people' ORDER BY 1, 2, 3, 4, 5, 6, 7",
+	"SELECT has_column_privilege('people', 'income', 'SELECT')", "SELECT currtid2('people', '(0,1)')",
+	"DO $$ BEGIN PERFORM max(income) FROM people; RAISE NOTICE 'read'; END $$",
+	"SELECT query_to_xml('SELECT income FROM people', true, true, '')", "SELECT table_to_xml('people', true, true, '')",
+	"SELECT * FROM scrim_runtime.people", "CREATE TEMP VIEW v AS SELECT income FROM people",
+	"SELECT * FROM invoked", "SELECT count(*) FROM invoked", "SELECT id FROM invoked WHERE income > 0",
+	"LOCK people", "TRUNCATE people", "ANALYZE people", "SELECT p.nothing FROM people p",
+	"SHOW MASKING POLICIES", "EXPLAIN MASKING SELECT max(income) FROM people",
 }
 
 // query makes a SELECT of x, a float8, and y, a text.
