@@ -4,5 +4,7 @@
 // TestMain starts the embedded PostgreSQL and, where one is installed, the system's. Each test runs on both, in a
 // database of its own that is copied from a template (world_test.go says what is in it), behind a proxy of its own.
 //
+// What needs Debian's sqlsmith is behind the build tag drivers.
+//
 // To look at a failing test's database, set SCRIM_TEST_LOG=1: server and proxy then log to standard error.
 package integration
