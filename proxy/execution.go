@@ -22,14 +22,6 @@ type execution struct {
 	staged *statement
 }
 
-// params is how many parameters a staged statement takes of the client's.
-func (x *execution) params() int {
-	if x.staged.plan.Literals || x.from.stmt != nil { // or EXECUTE takes none
-		return 0
-	}
-	return x.staged.plan.Params
-}
-
 // execution works out what a run of a statement will give, when the client asks for formats: nil in the simple protocol,
 // where text comes, or from a binary cursor binary.
 func (f *frontend) execution(ctx context.Context, st *statement, formats []int16) (*execution, error) {

@@ -383,7 +383,7 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 		}
 	}
 	b.ResultFormatCodes = x.formats
-	if x.staged != nil && len(b.Parameters) >= x.params() {
+	if x.staged != nil {
 		p := &portal{stmt: st, results: x.results, declares: x.cursor, from: x.from}
 		return f.bindStaged(ctx, &bound{st: st, bind: &b, x: x, relies: relies, changes: []change{{name: portalName, portal: p}}})
 	}

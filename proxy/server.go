@@ -3,6 +3,7 @@ package proxy
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -75,7 +76,9 @@ type Server struct {
 	loops      loops
 	// stagedRows is how many rows one list of codes may have.
 	stagedRows int
-	draining   atomic.Bool // no new sessions, and those that are at rest end
+	// savepoint is a name that no client gives: it would hide the client's own.
+	savepoint string
+	draining  atomic.Bool // no new sessions, and those that are at rest end
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -115,9 +118,10 @@ func NewServer(cfg Config) (*Server, error) {
 		cancels: cancels{sessions: map[cancelKey]*session{}}, slots: make(chan struct{}, cfg.MaxConnections),
 		cancelling: make(chan struct{}, maxCancelling),
 		starting:   starting{limit: cfg.MaxStarting}, stagedRows: cfg.StagedRows,
-		loops:    loops{count: cmp.Or(cfg.Loops, max(1, runtime.GOMAXPROCS(0)/2))},
-		sessions: map[*session]struct{}{},
-		tls:      legs{clientConfig: cfg.TLS, upstreamConfig: cfg.UpstreamTLS, upstreamAddr: cfg.Upstream},
+		savepoint: "scrim_" + strings.ToLower(rand.Text()),
+		loops:     loops{count: cmp.Or(cfg.Loops, max(1, runtime.GOMAXPROCS(0)/2))},
+		sessions:  map[*session]struct{}{},
+		tls:       legs{clientConfig: cfg.TLS, upstreamConfig: cfg.UpstreamTLS, upstreamAddr: cfg.Upstream},
 	}
 	if err := srv.tls.load(); err != nil {
 		return nil, err

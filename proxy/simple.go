@@ -191,13 +191,13 @@ func (f *frontend) blockFor(list []*statement) (tactic, string) {
 	}
 	switch {
 	case f.s.txStatus() == 'T':
-		return inTheirs, ""
+		return f.inTheirs(), ""
 	case f.s.txStatus() != 'I':
 		return once, ""
 	case len(list) == 1 && !f.isOpen():
 		return inOwn, f.beginOwn()
 	}
-	return inTheirs, "BEGIN" // also where the client has not ended what it sent before by a Sync: that is of the same transaction
+	return f.inTheirs(), "BEGIN" // also where the client has not ended what it sent before by a Sync: that is of the same transaction
 }
 
 // caughtUp tells whether a Sync of ours would end what we sent and nothing else: after an error in messages that the

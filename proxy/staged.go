@@ -26,11 +26,15 @@ type tactic struct {
 var (
 	// inOwn is in a transaction of ours, which the end of the client's message ends.
 	inOwn = tactic{undo: "ROLLBACK", tries: 5}
-	// inTheirs is in a block of the client's.
-	inTheirs = tactic{begin: `SAVEPOINT "_scrim"`, undo: `ROLLBACK TO SAVEPOINT "_scrim"`, end: `RELEASE SAVEPOINT "_scrim"`, tries: 3}
 	// once is among statements without a block, where nothing can be taken back alone.
 	once = tactic{tries: 1}
 )
+
+// inTheirs is in a block of the client's.
+func (f *frontend) inTheirs() tactic {
+	name := f.s.srv.savepoint
+	return tactic{begin: "SAVEPOINT " + name, undo: "ROLLBACK TO SAVEPOINT " + name, end: "RELEASE SAVEPOINT " + name, tries: 3}
+}
 
 // attempt is one try at a staged statement.
 type attempt struct {
@@ -359,12 +363,13 @@ func (f *frontend) bindStaged(ctx context.Context, b *bound) error {
 		return err
 	case !ok:
 		return nil
+	case len(b.bind.Parameters) != len(b.st.params): // the server says so
+		return f.send(b.bind, &pending{kind: 'B', edited: b.st, relies: b.relies, changes: f.s.send(b.changes[0])})
 	case f.lacksBlock(b.st):
 		// Since PostgreSQL 18 our questions have begun an implicit block.
 		if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
 			return err
 		}
-		b.bind.ResultFormatCodes = b.x.formats
 		return f.send(b.bind, &pending{kind: 'B', edited: b.st, relies: b.relies, changes: f.s.send(b.changes[0])})
 	}
 	ctx, done := f.s.cancellable(ctx)
@@ -384,7 +389,7 @@ func (f *frontend) bindStaged(ctx context.Context, b *bound) error {
 func (f *frontend) tactic() (tactic, error) {
 	switch {
 	case f.s.txStatus() == 'T':
-		return inTheirs, nil
+		return f.inTheirs(), nil
 	case f.s.txStatus() != 'I' || f.ran: // in the middle of an implicit transaction
 		return once, nil
 	case f.ours:
