@@ -24,7 +24,7 @@ func TestNonInterference(t *testing.T) {
 	for _, w := range worlds {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
-			w.compareTwins(t, wishes(fuzz(t, 150)))
+			w.compareTwins(t, wishes(fuzz(t, 100)))
 		})
 	}
 }

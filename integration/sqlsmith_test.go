@@ -17,7 +17,7 @@ func TestNonInterferenceSqlsmith(t *testing.T) {
 	for _, w := range worlds {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
-			w.compareTwins(t, w.sqlsmith(t, fuzz(t, 60)))
+			w.compareTwins(t, w.sqlsmith(t, fuzz(t, 40)))
 		})
 	}
 }

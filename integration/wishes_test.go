@@ -148,7 +148,7 @@ func (g *wisher) read() string {
 
 // curious statements look for what else may tell of raw values. Most are refused.
 var curious = []string{
-	"SELECT attname, n_distinct FROM pg_stats WHERE tablename IN ('people', 'wages')", "SELECT stavalues1 FROM pg_statistic",
+	"SELECT attname, n_distinct FROM pg_stats WHERE tablename IN ('people', 'wages') ORDER BY 1", "SELECT stavalues1 FROM pg_statistic",
 	"SELECT relname, relkind, relpages FROM pg_class WHERE relname IN ('people', 'wages') ORDER BY 1", "SELECT pg_relation_size('people')",
 	"SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'people' ORDER BY 1",
 	"SELECT * FROM information_schema.column_privileges WHERE table_name = 'people' ORDER BY 1, 2, 3, 4, 5, 6, 7",
@@ -303,7 +303,7 @@ func (g *wisher) cond(depth int) string {
 func afterAnalyze() []dialogue {
 	var list []dialogue
 	for _, q := range []string{
-		`SELECT * FROM pg_stats WHERE tablename IN ('people', 'wages')`, `SELECT * FROM pg_stats_ext`, `SELECT * FROM pg_stats_ext_exprs`, `SELECT * FROM pg_statistic`, `SELECT * FROM pg_statistic_ext_data`,
+		`SELECT * FROM pg_stats WHERE tablename IN ('people', 'wages') ORDER BY tablename, attname`, `SELECT * FROM pg_stats_ext`, `SELECT * FROM pg_stats_ext_exprs`, `SELECT * FROM pg_statistic`, `SELECT * FROM pg_statistic_ext_data`,
 		`SELECT relname, relpages, reltuples FROM pg_class WHERE relname ~ 'people|wages' ORDER BY relname`, `SELECT * FROM people ORDER BY id`, `SELECT income, count(*) FROM people GROUP BY income ORDER BY 1`,
 		`SELECT p.id, w.id FROM people p JOIN wages w ON w.amount[1] > p.income ORDER BY 1, 2`, `EXPLAIN SELECT id FROM people WHERE region = 'EU'`,
 	} {
