@@ -54,12 +54,13 @@ const (
 
 // world is one PostgreSQL server with the template database.
 type world struct {
-	name   string
-	server *native.Server
-	models string
-	rt     *udf.Runtime
-	made   atomic.Int64
-	mu     chan struct{} // held while the template is copied: CREATE DATABASE wants it alone
+	name     string
+	binaries native.Binaries
+	server   *native.Server
+	models   string
+	rt       *udf.Runtime
+	made     atomic.Int64
+	mu       chan struct{} // held while the template is copied: CREATE DATABASE wants it alone
 }
 
 var worlds []*world
@@ -133,7 +134,7 @@ func newWorld(ctx context.Context, binaries native.Binaries, rt *udf.Runtime) (*
 	if err != nil {
 		return nil, err
 	}
-	w := &world{name: fmt.Sprintf("pg%d", binaries.Major), server: server, models: models, rt: rt, mu: make(chan struct{}, 1)}
+	w := &world{name: fmt.Sprintf("pg%d", binaries.Major), binaries: binaries, server: server, models: models, rt: rt, mu: make(chan struct{}, 1)}
 	return w, w.makeTemplate(ctx)
 }
 
