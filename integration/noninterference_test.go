@@ -253,7 +253,7 @@ func (w *world) runSibling(t *testing.T, base, name string, seed uint64, dialogu
 
 // noise is what differs between any two sessions: the schema of their temporary tables, and numbers of transactions, which
 // EXPLAIN (VERBOSE) of a staged statement shows.
-var noise = regexp.MustCompile(`\bpg_temp_\d+|'\{[\d,]*\}'::xid\[\]`)
+var noise = regexp.MustCompile(`\bpg_temp_\d+|'\{[\d,]*\}'::xid\[\]|\btime=[\d.]+ ms`)
 
 // speaker runs dialogues as the masked role and writes down all that comes back.
 type speaker struct {

@@ -29,6 +29,8 @@ type planner struct {
 	plans    map[string][]*statement // nil for text that is relayed
 	// serializable is the isolation level of transactions by default.
 	serializable bool
+	// noViews means that the client has forbidden itself views, as pg_dump does: the masked one is not meant.
+	noViews bool
 }
 
 const (
@@ -208,7 +210,8 @@ const resolveSQL = `SELECT n.ord::pg_catalog.int4, c.oid, ARRAY(SELECT a.attname
 	ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a
 		ON a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[])
 	WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisprimary),
-	pg_catalog.current_setting('default_transaction_isolation') OPERATOR(pg_catalog.=) 'serializable'
+	pg_catalog.current_setting('default_transaction_isolation') OPERATOR(pg_catalog.=) 'serializable',
+	pg_catalog.current_setting('restrict_nonsystem_relation_kind', true) OPERATOR(pg_catalog.~~) '%view%'
 FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS n(name, ord)
 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(n.name)::pg_catalog.oid`
 
@@ -219,7 +222,7 @@ func (f *frontend) resolve(ctx context.Context, names []rewrite.Name, ownTx bool
 		quoted[i] = n.Quoted()
 	}
 	err := f.s.ask(ctx, ownTx, resolveSQL, []string{textArray(quoted)}, func(cells []cell) error {
-		if len(cells) != 5 {
+		if len(cells) != 6 {
 			return errors.New("resolve: unexpected columns")
 		}
 		ord := int(cellUint32(cells[0]))
@@ -232,7 +235,7 @@ func (f *frontend) resolve(ctx context.Context, names []rewrite.Name, ownTx bool
 		}
 		key, err := cellTexts(cells[3])
 		resolved[names[ord-1]] = rewrite.Relation{OID: cellUint32(cells[1]), Columns: columns, Key: key}
-		f.s.planner.serializable = string(cells[4]) == "\x01"
+		f.s.planner.serializable, f.s.planner.noViews = string(cells[4]) == "\x01", string(cells[5]) == "\x01"
 		return err
 	})
 	return resolved, err

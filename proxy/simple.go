@@ -130,7 +130,7 @@ func (f *frontend) converted(ctx context.Context, list []*statement, first *exec
 	}
 	t, block := f.blockFor(list)
 	if t == inOwn { // a question of ours may have begun a transaction, which is of another isolation level
-		if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+		if err := f.afresh(); err != nil {
 			return err
 		}
 	}

@@ -396,11 +396,24 @@ func (f *frontend) tactic() (tactic, error) {
 		return once, nil
 	}
 	// Parsing has begun a transaction: end it, or ours could not have its isolation level.
-	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+	if err := f.afresh(); err != nil {
 		return once, err
 	}
 	f.ours = true
 	return inOwn, f.silently(f.beginOwn())
+}
+
+// afresh ends the implicit transaction in which nothing was executed yet. It waits for the answer: to PgBouncer, which pools
+// transactions, what comes behind a Sync is another's until then.
+func (f *frontend) afresh() error {
+	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+		return err
+	}
+	if err := f.flush(); err != nil {
+		return err
+	}
+	f.s.queue.drain()
+	return nil
 }
 
 // try lists and binds once.

@@ -134,8 +134,7 @@ func (i *instance) means() string {
 func (a *analysis) lists(i *instance, name string) bool { return i.starred || a.words[name] }
 
 // coded spells the subselect that stands for a mention, with its codes. It reads the table itself, by the client's name and
-// under the client's rights. The conditions are repeated, so that rows which the list leaves out cannot meet another
-// condition first.
+// under the client's rights. The conditions that shorten the list are repeated.
 func (a *analysis) coded(inst *instance, number int, stage Stage) template {
 	p := inst.mask.Policy
 	t := template{text: "(SELECT "}
@@ -146,7 +145,7 @@ func (a *analysis) coded(inst *instance, number int, stage Stage) template {
 		case !a.lists(inst, c.Name):
 			continue
 		case at >= 0:
-			t = t.and(comma).and(code(number, stage, at)).and(" AS " + quote(c.Name))
+			t = t.and(comma).and(inst.code(number, stage, at)).and(" AS " + quote(c.Name))
 		case openColumn(p, c.Num) != "":
 			t = t.and(comma + "t." + quote(c.Name))
 		default:
@@ -183,7 +182,7 @@ func (t template) and(more any) template {
 // not there in this very version raises: it has changed since the codes were listed. (A join would do the same in twice
 // the time, and an inner join would leave the row out.) The lists are uncorrelated subselects, so that plans hold them once
 // and EXPLAIN does not print them.
-func code(number int, stage Stage, at int) template {
+func (i *instance) code(number int, stage Stage, at int) template {
 	array := func(part int, of string) template {
 		return template{text: "(SELECT \x00::pg_catalog." + of + "[])", holes: []hole{{stage: number, part: part}}}
 	}
@@ -193,10 +192,28 @@ func code(number int, stage Stage, at int) template {
 	width := len(stage.Components)
 	if stage.Policy.Present == catalog.Components {
 		t = t.and(row).and(fmt.Sprintf(" OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d]::pg_catalog.float8", width, width-1-slices.Index(stage.Components, at)))
-		return t.and(" ELSE scrim_runtime.no_code(t.ctid) END")
+		return t.and(i.orElse("no_code"))
 	}
 	t = t.and(row).and(fmt.Sprintf(" OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d : ", width, width-1)).and(row).and(fmt.Sprintf(" OPERATOR(pg_catalog.*) %d]", width))
-	return t.and(" ELSE scrim_runtime.no_codes(t.ctid) END")
+	return t.and(i.orElse("no_codes"))
+}
+
+// orElse spells what there is in the place of a code that is not listed. The planner may come to it before the conditions
+// that shorten the list: a row that does not meet them will not be seen.
+func (i *instance) orElse(raises string) template {
+	t := template{text: " ELSE "}
+	if len(i.filters) > 0 {
+		t.text = " WHEN "
+		for n, f := range i.filters {
+			if n > 0 {
+				t.text += " AND "
+			}
+			t.text += "(" + f.table + ")"
+			t.holes = append(t.holes, f.holes...)
+		}
+		t.text += " THEN "
+	}
+	return t.and("scrim_runtime." + raises + "(t.ctid) END")
 }
 
 // systemColumns spells those that are named.

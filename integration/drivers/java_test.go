@@ -22,7 +22,7 @@ const (
 func TestJDBC(t *testing.T) {
 	sections := []string{
 		"codes prepared", "types", "codes rollback", "rollback", "error", "codes cursor", "codes scroll", "batch", "codes returning", "copy",
-		"refused copy", "catalog", "notify", "cancel",
+		"copied codes", "catalog", "notify", "cancel",
 	}
 	options := []string{"", "prepareThreshold=-1", "preferQueryMode=simple", "reWriteBatchedInserts=true"}
 	works(t, jdbc(options...), slices.Repeat(sections, len(options))...)

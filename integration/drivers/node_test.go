@@ -7,11 +7,11 @@ import (
 )
 
 func TestNodePostgres(t *testing.T) {
-	works(t, node("node_postgres.js"), "codes prepared", "codes pool", "types", "codes rollback", "rollback", "error", "codes cursor", "copy", "refused copy", "notify", "cancel")
+	works(t, node("node_postgres.js"), "codes prepared", "codes pool", "types", "codes rollback", "rollback", "error", "codes cursor", "copy", "copied codes", "notify", "cancel")
 }
 
 func TestPostgresJS(t *testing.T) {
-	works(t, node("postgres_js.js"), "codes prepared", "codes simple", "codes pipeline", "types", "codes rollback", "rollback", "error", "codes cursor", "copy", "refused copy", "notify", "cancel")
+	works(t, node("postgres_js.js"), "codes prepared", "codes simple", "codes pipeline", "types", "codes rollback", "rollback", "error", "codes cursor", "copy", "copied codes", "notify", "cancel")
 }
 
 // node runs a script with the packages of testdata/node/package-lock.json.

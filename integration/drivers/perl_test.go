@@ -16,5 +16,5 @@ func TestDBDPg(t *testing.T) {
 			t.Fatal("DBD::Pg is missing: install libdbd-pg-perl")
 		}
 		return command(t, to, nil, perl, filepath.Join("testdata", "perl", "dbd_pg.pl"))
-	}, "codes prepared", "types", "codes rollback", "rollback", "error", "codes cursor", "copy", "refused copy", "catalog", "notify", "codes async", "cancel")
+	}, "codes prepared", "types", "codes rollback", "rollback", "error", "codes cursor", "copy", "copied codes", "catalog", "notify", "codes async", "cancel")
 }

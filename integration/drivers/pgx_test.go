@@ -16,7 +16,7 @@ import (
 func TestPgx(t *testing.T) {
 	t.Parallel()
 	sections := []string{
-		"codes prepared", "types", "codes rollback", "rollback", "error", "codes batch", "codes cursor", "copy", "refused copy", "notify", "cancel",
+		"codes prepared", "types", "codes rollback", "rollback", "error", "codes batch", "codes cursor", "copy", "copied codes", "notify", "cancel",
 	}
 	for _, mode := range []pgx.QueryExecMode{
 		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec,
@@ -144,7 +144,7 @@ func (s *pgxSession) copies() {
 	must(s.T, err)
 	_, err = s.conn.PgConn().CopyTo(s.Context(), &s.out, `COPY (SELECT id, region FROM customers ORDER BY id LIMIT 5) TO STDOUT`)
 	must(s.T, err)
-	heading(&s.out, "refused copy")
+	heading(&s.out, "copied codes")
 	if _, err = s.conn.PgConn().CopyTo(s.Context(), io.Writer(&s.out), `COPY customers (id, age) TO STDOUT`); err != nil {
 		fmt.Fprintln(&s.out, sqlstate(err))
 	}

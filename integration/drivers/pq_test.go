@@ -14,7 +14,7 @@ func TestLibPQ(t *testing.T) {
 	for _, binary := range []string{"no", "yes"} {
 		t.Run("binary_parameters_"+binary, func(t *testing.T) {
 			works(t, pqProgram("&binary_parameters="+binary),
-				"codes prepared", "types", "codes rollback", "rollback", "error", "codes cursor", "copy", "refused copy", "notify", "cancel")
+				"codes prepared", "types", "codes rollback", "rollback", "error", "codes cursor", "copy", "stored", "notify", "cancel")
 		})
 	}
 }
@@ -147,7 +147,7 @@ func (s *pqSession) copies() {
 	must(s.T, statement.Close())
 	must(s.T, tx.Commit())
 	s.query(`SELECT * FROM t ORDER BY a`)
-	heading(&s.out, "refused copy")
+	heading(&s.out, "stored")
 	_, err = s.conn.ExecContext(s.Context(), `CREATE TEMP TABLE copied AS SELECT age FROM customers`)
 	fmt.Fprintln(&s.out, sqlstate(err))
 }

@@ -22,7 +22,7 @@ func TestPsql(t *testing.T) {
 			"-f", filepath.Join("testdata", "psql", "script.sql"))
 		return strings.ReplaceAll(out, "\n\n", "\n") // \watch puts empty lines
 	}, "codes prepared", "codes together", "codes FETCH_COUNT", "codes cursor", "codes watch", "codes gset", "described", "gdesc", "types", "catalog",
-		"codes rollback", "rollback", "error", "copy", "refused copy")
+		"codes rollback", "rollback", "error", "copy", "copied codes")
 }
 
 // TestPsqlCancel presses Ctrl-C while a statement runs, and while \watch repeats one.

@@ -10,7 +10,7 @@ import (
 
 func TestPsycopg2(t *testing.T) {
 	works(t, python("psycopg2_driver.py"), "codes parameters", "codes prepared", "types", "codes rollback", "rollback", "error", "codes cursor",
-		"codes scroll", "copy", "refused copy", "notify", "cancel")
+		"codes scroll", "copy", "copied codes", "notify", "cancel")
 }
 
 // TestPsycopg3 runs over protocol 3.0, and over the newest that the server has: psycopg brings a libpq that knows 3.2.
@@ -18,7 +18,7 @@ func TestPsycopg3(t *testing.T) {
 	t.Parallel()
 	sections := []string{
 		"protocol", "codes prepared", "codes binary", "codes pipeline", "pipeline error", "types", "codes rollback", "rollback", "error",
-		"codes stream", "codes cursor", "copy", "refused copy", "notify", "cancel",
+		"codes stream", "codes cursor", "copy", "copied codes", "notify", "cancel",
 	}
 	for _, protocol := range []string{"3.0", "latest"} {
 		t.Run("protocol_"+protocol, func(t *testing.T) {
@@ -29,7 +29,7 @@ func TestPsycopg3(t *testing.T) {
 
 func TestAsyncpg(t *testing.T) {
 	works(t, python("asyncpg_driver.py"), "codes prepared", "codes pool", "types", "codes rollback", "rollback", "error", "codes cursor", "copy",
-		"refused copy", "notify", "cancel")
+		"copied codes", "notify", "cancel")
 }
 
 // TestODBC runs psqlODBC's default, cursors in SQL, simple queries, and server-side prepare without them.
@@ -40,7 +40,7 @@ func TestODBC(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			works(t, python("odbc_driver.py", odbcDriver(t), options), "codes prepared", "types", "codes rollback", "rollback", "error", "codes cursor",
-				"batch", "catalog", "refused store", "cancel")
+				"batch", "catalog", "stored", "cancel")
 		})
 	}
 }

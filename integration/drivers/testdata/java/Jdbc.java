@@ -169,7 +169,7 @@ public class Jdbc {
         copy.copyOut("COPY (SELECT * FROM t ORDER BY a) TO STDOUT", copied);
         copy.copyOut("COPY (SELECT id, region FROM customers ORDER BY id LIMIT 5) TO STDOUT", copied);
         out.print(copied);
-        section("refused copy");
+        section("copied codes");
         fails(() -> {
             StringWriter masked = new StringWriter();
             copy.copyOut("COPY customers (id, age) TO STDOUT", masked);

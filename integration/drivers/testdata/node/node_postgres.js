@@ -60,7 +60,7 @@ async function main() {
   process.stdout.write(await collect(client.query(copy.to('COPY (SELECT * FROM t ORDER BY a) TO STDOUT'))))
   process.stdout.write(await collect(client.query(copy.to('COPY (SELECT id, region FROM customers ORDER BY id LIMIT 5) TO STDOUT'))))
 
-  section('refused copy')
+  section('copied codes')
   try {
     process.stdout.write(await collect(client.query(copy.to('COPY customers (id, age) TO STDOUT'))))
   } catch (e) {

@@ -77,7 +77,7 @@ sub copied {
 }
 copied('(SELECT * FROM t ORDER BY a)');
 copied('(SELECT id, region FROM customers ORDER BY id LIMIT 5)');
-section('refused copy');
+section('copied codes');
 eval { copied('customers (id, age)'); 1 } or print $dbh->state, "\n";
 
 section('catalog');

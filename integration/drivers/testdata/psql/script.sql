@@ -83,6 +83,6 @@ COPY t FROM STDIN (DELIMITER '|');
 \copy (SELECT * FROM t ORDER BY a DESC) TO STDOUT CSV HEADER
 \copy (SELECT id, region FROM customers ORDER BY id LIMIT 5) TO STDOUT
 
-\echo == refused copy
+\echo == copied codes
 \copy customers (id, age) TO STDOUT
 \echo :SQLSTATE

@@ -79,7 +79,7 @@ async def main():
     await copied(conn, "SELECT * FROM t ORDER BY a")
     await copied(conn, "SELECT id, region FROM customers ORDER BY id LIMIT 5")
 
-    section("refused copy")
+    section("copied codes")
     await failing_copy(conn)
 
     section("notify")

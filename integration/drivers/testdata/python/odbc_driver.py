@@ -61,7 +61,7 @@ section("catalog")
 rows((r.table_name, r.column_name, r.type_name) for r in cur.columns(schema="public", table="customers"))
 conn.commit()
 
-section("refused store")
+section("stored")
 failing(pyodbc.Error, lambda: (run("CREATE TEMP TABLE stored AS SELECT id, age FROM customers"), rows(run("SELECT count(*) FROM stored"))))
 conn.rollback()
 

@@ -76,7 +76,7 @@ psycopg2.extras.execute_values(cur, "INSERT INTO t VALUES %s", [(i, f"row {i}") 
 rows(run("SELECT count(*), sum(a) FROM t"))
 conn.commit()
 
-section("refused copy")
+section("copied codes")
 out = io.StringIO()
 failing(psycopg2.Error, lambda: (cur.copy_expert("COPY customers (id, age) TO STDOUT", out), print(out.getvalue())))
 conn.rollback()

@@ -92,7 +92,7 @@ with conn.cursor() as cur:
         with cur.copy(f"COPY {source} TO STDOUT") as copy:
             rows(copy.rows())
 
-section("refused copy")
+section("copied codes")
 
 
 def copy_masked():
