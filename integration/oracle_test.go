@@ -23,7 +23,7 @@ func TestOracleClauses(t *testing.T) {
 func TestOracleRowSecurity(t *testing.T) {
 	all := append(oracleCases(t), generated(150)...)
 	var cases []string
-	for i := 0; i < len(all); i += 4 {
+	for i := 0; i < len(all); i += 7 {
 		if !strings.Contains(all[i], "public.") && !strings.Contains(all[i], "EXPLAIN") {
 			cases = append(cases, all[i])
 		}

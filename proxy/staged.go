@@ -13,7 +13,7 @@ import (
 )
 
 // A statement that computes with masked columns is staged: the codes are listed first (codes.go), then the statement runs
-// with the lists joined in, and what it gives is simply the server's. Both must see the same rows. Where the transaction
+// with the lists as parameters, and what it gives is simply the server's. Both must see the same rows. Where the transaction
 // is ours it is of REPEATABLE READ. In a transaction of the client's that is of READ COMMITTED the statement can meet a
 // row that has changed since; it fails then, and is tried again from a savepoint.
 
@@ -66,7 +66,7 @@ type bound struct {
 	st   *statement
 	bind *pgproto3.Bind
 	x    *execution
-	// fixed entries and changes of the client's Bind.
+	// relies and changes are those of the client's Bind.
 	relies  []change
 	changes []change
 }
@@ -109,8 +109,8 @@ func (b *bound) withCodes(lists []*codeList) *statement {
 	return &run
 }
 
-// runName names the prepared statement that has the lists. It is made anew each time: a plan that is kept would be made
-// for lists of another length.
+// runName names the prepared statement that takes the lists. What the client prepared has NULL in their places: it serves to
+// describe the statement, and its parameters are the client's alone.
 const runName = "_scrim_run"
 
 // explain adds to the lines of an EXPLAIN what listing the codes took.
