@@ -137,65 +137,72 @@ func (a *analysis) lists(i *instance, name string) bool { return i.starred || a.
 // under the client's rights. The conditions that shorten the list are repeated.
 func (a *analysis) coded(inst *instance, number int, stage Stage) template {
 	p := inst.mask.Policy
-	t := template{text: "(SELECT "}
-	comma := ""
+	var list []template
 	for _, c := range p.Relation.Columns {
 		at := slices.Index(p.Masked, c.Num)
 		switch {
 		case !a.lists(inst, c.Name):
-			continue
 		case at >= 0:
-			t = t.and(comma).and(inst.code(number, stage, at)).and(" AS " + quote(c.Name))
+			list = append(list, inst.code(number, stage, at).join(template{text: " AS " + quote(c.Name)}))
 		case openColumn(p, c.Num) != "":
-			t = t.and(comma + "t." + quote(c.Name))
-		default:
-			continue
+			list = append(list, template{text: "t." + quote(c.Name)})
 		}
-		comma = ", "
 	}
 	for _, name := range inst.systemColumns("t.") {
-		t = t.and(comma + name)
-		comma = ", "
+		list = append(list, template{text: name})
+	}
+	t := template{text: "(SELECT "}
+	for i, c := range list {
+		if i > 0 {
+			t.text += ", "
+		}
+		t = t.join(c)
 	}
 	only := map[bool]string{false: "ONLY "}[inst.rv.GetInh()]
-	t = t.and(" FROM " + only + nameOf(inst.rv).Quoted() + " t" + inst.sample + " WHERE " + inst.means())
+	t.text += " FROM " + only + nameOf(inst.rv).Quoted() + " t" + inst.sample + " WHERE " + inst.means()
 	for _, f := range inst.filters {
-		t.text += " AND (" + f.table + ")"
-		t.holes = append(t.holes, f.holes...)
+		t = t.join(template{text: " AND (" + f.table + ")", holes: f.holes})
 	}
-	return t.and(")")
-}
-
-// and appends text, or another template.
-func (t template) and(more any) template {
-	switch more := more.(type) {
-	case string:
-		t.text += more
-	case template:
-		t.text += more.text
-		t.holes = append(t.holes, more.holes...)
-	}
+	t.text += ")"
 	return t
 }
 
 // code spells what the at-th masked column shows of a code. The row is looked up in the list by binary search; one that is
 // not there in this very version raises: it has changed since the codes were listed. (A join would do the same in twice
-// the time, and an inner join would leave the row out.) The lists are uncorrelated subselects, so that plans hold them once
-// and EXPLAIN does not print them.
+// the time, and an inner join would leave the row out.)
 func (i *instance) code(number int, stage Stage, at int) template {
-	array := func(part int, of string) template {
-		return template{text: "(SELECT \x00::pg_catalog." + of + "[])", holes: []hole{{stage: number, part: part}}}
-	}
-	row := template{text: "pg_catalog.width_bucket(t.ctid, "}.and(array(PartIDs, "tid")).and(")")
-	t := template{text: "CASE WHEN "}.and(array(PartIDs, "tid")).and("[").and(row).and("] OPERATOR(pg_catalog.=) t.ctid AND ").
-		and(array(PartVersions, "xid")).and("[").and(row).and("] OPERATOR(pg_catalog.=) t.xmin THEN ").and(array(PartCodes, "float4")).and("[")
+	show, raises := "{codes}[{row} OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d : {row} OPERATOR(pg_catalog.*) %[1]d]", "no_codes"
 	width := len(stage.Components)
+	first := width - 1 // how far before the end of a code that begins which is shown
 	if stage.Policy.Present == catalog.Components {
-		t = t.and(row).and(fmt.Sprintf(" OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d]::pg_catalog.float8", width, width-1-slices.Index(stage.Components, at)))
-		return t.and(i.orElse("no_code"))
+		show, raises = "{codes}[{row} OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d]::pg_catalog.float8", "no_code"
+		first -= slices.Index(stage.Components, at)
 	}
-	t = t.and(row).and(fmt.Sprintf(" OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d : ", width, width-1)).and(row).and(fmt.Sprintf(" OPERATOR(pg_catalog.*) %d]", width))
-	return t.and(i.orElse("no_codes"))
+	listed := "CASE WHEN {ids}[{row}] OPERATOR(pg_catalog.=) t.ctid AND {versions}[{row}] OPERATOR(pg_catalog.=) t.xmin THEN "
+	return lists(listed+fmt.Sprintf(show, width, first), number).join(i.orElse(raises))
+}
+
+// arrays are the names of a list's parts in the texts that lists takes, and their types.
+var arrays = [Parts]struct{ name, of string }{PartIDs: {"ids", "tid"}, PartVersions: {"versions", "xid"}, PartCodes: {"codes", "float4"}}
+
+// lists makes a template of a text that has the parts of a list by name, and {row} for a row's place in it. The parts are
+// uncorrelated subselects, so that plans hold them once and EXPLAIN does not print them.
+func lists(text string, number int) template {
+	text = strings.ReplaceAll(text, "{row}", "pg_catalog.width_bucket(t.ctid, {ids})")
+	t := template{}
+	for text != "" {
+		before, rest, _ := strings.Cut(text, "{")
+		t.text += before
+		name, after, _ := strings.Cut(rest, "}")
+		for part, a := range arrays {
+			if a.name == name {
+				t.text += "(SELECT \x00::pg_catalog." + a.of + "[])"
+				t.holes = append(t.holes, hole{stage: number, part: part})
+			}
+		}
+		text = after
+	}
+	return t
 }
 
 // orElse spells what there is in the place of a code that is not listed. The planner may come to it before the conditions
@@ -208,12 +215,12 @@ func (i *instance) orElse(raises string) template {
 			if n > 0 {
 				t.text += " AND "
 			}
-			t.text += "(" + f.table + ")"
-			t.holes = append(t.holes, f.holes...)
+			t = t.join(template{text: "(" + f.table + ")", holes: f.holes})
 		}
 		t.text += " THEN "
 	}
-	return t.and("scrim_runtime." + raises + "(t.ctid) END")
+	t.text += "scrim_runtime." + raises + "(t.ctid) END"
+	return t
 }
 
 // systemColumns spells those that are named.

@@ -34,6 +34,11 @@ func (t template) fill(spell func(hole) string) string {
 	return b.String()
 }
 
+// join returns the template with another behind it.
+func (t template) join(more template) template {
+	return template{text: t.text + more.text, holes: slices.Concat(t.holes, more.holes)}
+}
+
 // edit replaces text[start:end] by with, which is what the template gives.
 type edit struct {
 	start, end int
