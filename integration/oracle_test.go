@@ -79,7 +79,7 @@ func checkOracle(t *testing.T, e *env, cases []string) {
 	if 100*refused > 3*2*len(cases) {
 		t.Errorf("%d of %d runs were refused", refused, 2*len(cases))
 	}
-	if 100*failed > 5*2*len(cases) {
+	if 100*failed > 10*2*len(cases) {
 		t.Errorf("%d of %d runs fail on the table of codes: that compares nothing", failed, 2*len(cases))
 	}
 	t.Logf("%d cases, %d runs refused, %d fail on both sides", len(cases), refused, failed)
