@@ -521,7 +521,8 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 	if len(fields) > 1 {
 		it := a.findItem(s, ref, fields[:len(fields)-1])
 		if it == nil {
-			return a.field(fields[0], s)
+			a.wholeRow(fields[0].GetString_().GetSval(), s) // (c).f, or a composite column's field
+			return outColumn{}
 		}
 		c := it.find(name)
 		if c.name == "" && it.inst != nil && a.systemColumn(it.inst, name) {
@@ -563,12 +564,6 @@ func (a *analysis) wholeRow(name string, s *scope) {
 			}
 		}
 	}
-}
-
-// field is a reference whose first name is no item: (c).f or a composite column's field.
-func (a *analysis) field(first *pg_query.Node, s *scope) outColumn {
-	a.wholeRow(first.GetString_().GetSval(), s)
-	return outColumn{}
 }
 
 // systemColumns are those of every table; a masked view has the first two.

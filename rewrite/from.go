@@ -91,12 +91,8 @@ func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, colu
 		if !rv.GetInh() {
 			a.stage("ONLY is said")
 		}
-	case found:
-		for _, name := range rel.Columns {
-			cols.cols = append(cols.cols, outColumn{name: name})
-		}
 	default:
-		cols.open = true
+		cols = unmasked(rel, found)
 	}
 	items, cols := a.single(rv.GetAlias(), rv.GetRelname(), cols)
 	items[0].inst = inst
@@ -104,6 +100,15 @@ func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, colu
 		items[0].table = rv
 	}
 	return items, cols
+}
+
+// unmasked are the columns of a relation that is not masked; all that is known of one that was not found is that it may have some.
+func unmasked(rel Relation, found bool) columns {
+	cols := columns{open: !found}
+	for _, name := range rel.Columns {
+		cols.cols = append(cols.cols, outColumn{name: name})
+	}
+	return cols
 }
 
 // again gives columns row identities of their own: for one more mention of a CTE, or because an outer join can put NULL

@@ -254,9 +254,8 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 	plan = a.plan(out.cols)
 	plan.Literals, plan.Params = w.literals, max(highestParam(node), len(node.GetPrepareStmt().GetArgtypes()))
 	if w.explained { // the result is text about the plan: nothing to fill
-		plan.Notes = plan.notes(out.cols)
-		if !w.text {
-			plan.Notes = nil
+		if w.text {
+			plan.Notes = plan.notes(out.cols)
 		}
 		plan.Outputs, plan.Seals = nil, nil
 	}
@@ -306,8 +305,7 @@ func wrapped(node *pg_query.Node) wrapper {
 		}
 		return w
 	case *pg_query.Node_PrepareStmt:
-		w := wrapped(n.PrepareStmt.GetQuery())
-		return w
+		return wrapped(n.PrepareStmt.GetQuery())
 	case *pg_query.Node_DeclareCursorStmt:
 		return wrapped(n.DeclareCursorStmt.GetQuery())
 	case *pg_query.Node_CreateTableAsStmt:

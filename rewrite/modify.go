@@ -85,12 +85,8 @@ func (a *analysis) target(rv *pg_query.RangeVar) *item {
 			}
 			it.cols = append(it.cols, col)
 		}
-	case found:
-		for _, name := range rel.Columns {
-			it.cols = append(it.cols, outColumn{name: name})
-		}
 	default:
-		it.open = true
+		it.columns = unmasked(rel, found)
 	}
 	return it
 }

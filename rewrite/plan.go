@@ -162,9 +162,7 @@ func (a *analysis) tokens() []*pg_query.ScanToken {
 	if err != nil { // it parsed, so it scans
 		refuse(codeFeatureNotSupported, -1, "", "cannot scan this statement: %v", err)
 	}
-	a.scanned = slices.DeleteFunc(scan.GetTokens(), func(t *pg_query.ScanToken) bool {
-		return t.GetToken() == pg_query.Token_SQL_COMMENT || t.GetToken() == pg_query.Token_C_COMMENT
-	})
+	a.scanned = withoutComments(scan.GetTokens())
 	return a.scanned
 }
 

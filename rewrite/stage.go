@@ -45,7 +45,7 @@ func (p *Plan) WithCodes(spell func(stage, part int) string) *Plan {
 	return &with
 }
 
-// staged makes the plan of a statement that uses codes.
+// planStaged makes the plan of a statement that uses codes.
 func (a *analysis) planStaged(p *Plan) {
 	p.Reason = a.staged
 	needed := map[*catalog.Policy][]int{}
@@ -88,14 +88,7 @@ func (a *analysis) stageOf(p *Plan, inst *instance, components []int) (int, Stag
 	if s.Policy.View.SealsOnly { // no code of a row that the client does not see is listed
 		t.text = fmt.Sprintf("SELECT t.ctid, t.xmin, %s FROM %s t WHERE %s", inst.sealOf("t"), nameOf(inst.rv).Quoted(), inst.means())
 	}
-	for _, f := range inst.filters {
-		if s.Policy.View.SealsOnly {
-			f.text = f.table
-		}
-		t.text += " AND (" + f.text + ")"
-		t.holes = append(t.holes, f.holes...)
-	}
-	s.SQL = t.fill(func(h hole) string {
+	s.SQL = t.join(inst.conditions(s.Policy.View.SealsOnly)).fill(func(h hole) string {
 		at := slices.Index(s.Params, h.param)
 		if at < 0 {
 			s.Params, at = append(s.Params, h.param), len(s.Params)
@@ -160,10 +153,21 @@ func (a *analysis) coded(inst *instance, number int, stage Stage) template {
 	}
 	only := map[bool]string{false: "ONLY "}[inst.rv.GetInh()]
 	t.text += " FROM " + only + nameOf(inst.rv).Quoted() + " t" + inst.sample + " WHERE " + inst.means()
-	for _, f := range inst.filters {
-		t = t.join(template{text: " AND (" + f.table + ")", holes: f.holes})
-	}
+	t = t.join(inst.conditions(true))
 	t.text += ")"
+	return t
+}
+
+// conditions spells those that shorten a mention's list behind others: over the table, or over the masked view.
+func (i *instance) conditions(table bool) template {
+	var t template
+	for _, f := range i.filters {
+		text := f.text
+		if table {
+			text = f.table
+		}
+		t = t.join(template{text: " AND (" + text + ")", holes: f.holes})
+	}
 	return t
 }
 
@@ -210,14 +214,9 @@ func lists(text string, number int) template {
 func (i *instance) orElse(raises string) template {
 	t := template{text: " ELSE "}
 	if len(i.filters) > 0 {
-		t.text = " WHEN "
-		for n, f := range i.filters {
-			if n > 0 {
-				t.text += " AND "
-			}
-			t = t.join(template{text: "(" + f.table + ")", holes: f.holes})
-		}
-		t.text += " THEN "
+		conditions := i.conditions(true)
+		conditions.text = strings.TrimPrefix(conditions.text, " AND ") + " THEN "
+		t = template{text: " WHEN "}.join(conditions)
 	}
 	t.text += "scrim_runtime." + raises + "(t.ctid) END"
 	return t

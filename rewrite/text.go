@@ -86,15 +86,19 @@ func asParameter(h hole) string {
 	return "NULL"
 }
 
+func withoutComments(tokens []*pg_query.ScanToken) []*pg_query.ScanToken {
+	return slices.DeleteFunc(tokens, func(t *pg_query.ScanToken) bool {
+		return t.GetToken() == pg_query.Token_SQL_COMMENT || t.GetToken() == pg_query.Token_C_COMMENT
+	})
+}
+
 // Renamed returns the text of a PREPARE or EXECUTE with another name in it, and with arguments behind those of an EXECUTE.
 func Renamed(sql, name string, arguments []string) (string, error) {
 	scan, err := pg_query.Scan(sql)
 	if err != nil {
 		return "", fmt.Errorf("scan statement: %w", err)
 	}
-	tokens := slices.DeleteFunc(scan.GetTokens(), func(t *pg_query.ScanToken) bool {
-		return t.GetToken() == pg_query.Token_SQL_COMMENT || t.GetToken() == pg_query.Token_C_COMMENT
-	})
+	tokens := withoutComments(scan.GetTokens())
 	if len(tokens) < 2 {
 		return "", errors.New("statement has no name")
 	}
