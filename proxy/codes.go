@@ -19,15 +19,12 @@ import (
 
 // codeList is what a stage gave: the codes of its rows, as the arrays that the statement takes.
 type codeList struct {
-	opener  *opener
+	batch   sealBatch
 	encoder *udf.Encoder
 	rows    int
 	most    int // rows allowed
 	batches int // calls of the model
 	took    time.Duration
-	batch   distinct
-	index   []int32 // for each row of the batch, which of the distinct ones
-	codes   []float32
 	// components of the codes that the statement needs.
 	components []int
 	// arrays are the elements of its parts, as array_recv takes them: each with its length before it.
@@ -57,11 +54,9 @@ func (l *codeList) add(cells []cell) error {
 			Hint: "Add conditions on columns that are not masked, store the codes in a table, or raise --max-staged-rows.",
 		}
 	}
-	var err error
-	if l.batch.inputs, err = l.opener.open(l.batch.inputs, cells[2]); err != nil {
+	if err := l.batch.add(cells[2]); err != nil {
 		return err
 	}
-	l.index = append(l.index, l.batch.last())
 	at := place(cells[0])
 	l.unordered = l.unordered || l.rows > 0 && at < l.last
 	l.last = at
@@ -77,28 +72,20 @@ func (l *codeList) add(cells []cell) error {
 
 // encode computes the codes of the rows that were added since the last time.
 func (l *codeList) encode() error {
-	rows, dims := l.batch.rows(), l.encoder.Dims()
-	if rows == 0 {
-		return nil
-	}
-	if cap(l.codes) < rows*dims {
-		l.codes = make([]float32, rows*dims)
-	}
-	l.codes = l.codes[:rows*dims]
-	if err := l.encoder.Encode(l.codes, l.batch.inputs); err != nil {
+	if n, err := l.batch.encode(l.encoder); n == 0 || err != nil {
 		return err
 	}
 	l.batches++
+	dims := l.encoder.Dims()
 	codes := l.arrays[rewrite.PartCodes]
-	for _, at := range l.index {
+	for _, at := range l.batch.index {
 		for _, k := range l.components {
 			codes = binary.BigEndian.AppendUint32(codes, 4)
-			codes = binary.BigEndian.AppendUint32(codes, math.Float32bits(l.codes[int(at)*dims+k]))
+			codes = binary.BigEndian.AppendUint32(codes, math.Float32bits(l.batch.codes[int(at)*dims+k]))
 		}
 	}
 	l.arrays[rewrite.PartCodes] = codes
 	l.batch.reset()
-	l.index = l.index[:0]
 	return nil
 }
 
@@ -200,11 +187,11 @@ func (f *frontend) lists(ctx context.Context, b *bound) ([]*codeList, error) {
 		if err != nil {
 			return nil, err
 		}
-		o, err := newOpener(stage.Policy)
+		batch, err := newSealBatch(stage.Policy)
 		if err != nil {
 			return nil, err
 		}
-		l := &codeList{opener: o, encoder: enc, most: f.s.srv.stagedRows, batch: distinct{width: o.inputs}, components: stage.Components}
+		l := &codeList{batch: batch, encoder: enc, most: f.s.srv.stagedRows, components: stage.Components}
 		if err := f.flush(); err != nil {
 			return nil, err
 		}

@@ -25,16 +25,9 @@ func (f *frontend) command(ctx context.Context, st *statement, simple bool) erro
 	if show, ok := st.command.(rewrite.Show); ok { // in the simple protocol; the extended one prepared it like any query
 		return f.send(&pgproto3.Query{String: show.Query}, &pending{kind: 'Q', results: &results{tag: show.Tag()}})
 	}
-	if f.s.onLoop {
-		return errWaits
-	}
 	// Let everything before it be answered first: from here on the client's answers are ours to write.
-	f.out = append(f.out, frame('H', nil)...)
-	if err := f.flush(); err != nil {
-		return err
-	}
-	if !f.s.queue.drain() {
-		return nil // the server is skipping to the next Sync, and so is this
+	if ok, err := f.answered(); !ok {
+		return err // or the server is skipping to the next Sync, and so is this
 	}
 	err := f.action(ctx, st.command)
 	var server *serverError

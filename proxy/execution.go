@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/jackc/pgx/v5/pgproto3"
-
 	"github.com/scrimdb/scrim/rewrite"
 )
 
@@ -71,17 +69,11 @@ var errStores = &Error{
 
 // settle waits until all that was sent is answered: a name that a message under way gives anew may stay what it was.
 func (f *frontend) settle() error {
-	if f.s.onLoop {
-		return errWaits
-	}
-	f.out = append(f.out, frame('H', nil)...)
-	if err := f.flush(); err != nil {
-		return err
-	}
-	if !f.s.queue.drain() {
+	ok, err := f.answered()
+	if err == nil && !ok {
 		return errSkipped
 	}
-	return nil
+	return err
 }
 
 // origin finds what an EXECUTE or FETCH would take its rows from now.
@@ -142,23 +134,6 @@ func (f *frontend) executeCursor(name string, p *portal, maxRows uint32) error {
 	if r.maxRows > 0 {
 		count = fmt.Sprint(r.maxRows)
 	}
-	messages := []pgproto3.FrontendMessage{
-		&pgproto3.Close{ObjectType: 'P', Name: callName}, &pgproto3.Close{ObjectType: 'S', Name: callName},
-		&pgproto3.Parse{Name: callName, Query: "FETCH FORWARD " + count + " FROM " + rewrite.Quote(name)},
-		&pgproto3.Bind{DestinationPortal: callName, PreparedStatement: callName, ResultFormatCodes: r.upstreamFormats()},
-		&pgproto3.Execute{Portal: callName},
-	}
-	for i, m := range messages {
-		entry := &pending{kind: "CCPBE"[i], silent: i < 4}
-		switch i {
-		case 0:
-			entry.changes = f.s.send(f.s.takes(callName))
-		case 4:
-			entry.results, entry.relies = r, []change{{name: name, portal: p}}
-		}
-		if err := f.send(m, entry); err != nil {
-			return err
-		}
-	}
-	return nil
+	return f.underOurName("FETCH FORWARD "+count+" FROM "+rewrite.Quote(name), r.upstreamFormats(),
+		&pending{kind: 'E', results: r, relies: []change{{name: name, portal: p}}})
 }

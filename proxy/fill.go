@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/proxy/internal/pgfloat"
 	"github.com/scrimdb/scrim/rewrite"
 	"github.com/scrimdb/scrim/udf"
@@ -182,19 +183,55 @@ type sealBatch struct {
 	index []int32 // for each row, which of the distinct ones; -1 for NULL
 }
 
+// add opens one seal.
+func (s *sealBatch) add(sealed []byte) error {
+	var err error
+	if s.inputs, err = s.opener.open(s.inputs, sealed); err != nil {
+		return err
+	}
+	s.index = append(s.index, s.last())
+	return nil
+}
+
+// encode computes the codes of the distinct inputs. It returns how many there are.
+func (s *sealBatch) encode(enc *udf.Encoder) (int, error) {
+	n := s.rows()
+	if need := n * enc.Dims(); cap(s.codes) < need {
+		s.codes = make([]float32, need)
+	}
+	s.codes = s.codes[:n*enc.Dims()]
+	if n == 0 {
+		return 0, nil
+	}
+	return n, enc.Encode(s.codes, s.inputs)
+}
+
+// reset makes room for the next batch.
+func (s *sealBatch) reset() {
+	s.distinct.reset()
+	s.index = s.index[:0]
+}
+
 // cell is a column value of a row: its bytes, or nil for NULL.
 type cell []byte
 
 func newBatch(r *results) (*batch, error) {
 	b := &batch{seals: make([]sealBatch, len(r.plan.Seals))}
 	for i, s := range r.plan.Seals {
-		o, err := newOpener(s.Policy)
-		if err != nil {
+		var err error
+		if b.seals[i], err = newSealBatch(s.Policy); err != nil {
 			return nil, err
 		}
-		b.seals[i].opener, b.seals[i].width = o, o.inputs
 	}
 	return b, nil
+}
+
+func newSealBatch(p *catalog.Policy) (sealBatch, error) {
+	o, err := newOpener(p)
+	if err != nil {
+		return sealBatch{}, err
+	}
+	return sealBatch{opener: o, distinct: distinct{width: o.inputs}}, nil
 }
 
 // add takes a DataRow body. It must stay valid until encode.
@@ -219,11 +256,9 @@ func (r *results) add(body []byte) error {
 			s.index = append(s.index, -1)
 			continue
 		}
-		var err error
-		if s.inputs, err = s.opener.open(s.inputs, sealed); err != nil {
+		if err := s.add(sealed); err != nil {
 			return err
 		}
-		s.index = append(s.index, s.last())
 	}
 	b.rows = append(b.rows, body)
 	return nil
@@ -263,16 +298,9 @@ func (r *results) encode(out []byte) (_ []byte, encoded int, err error) {
 		return out, 0, nil
 	}
 	for i := range b.seals {
-		s, enc := &b.seals[i], r.encoders[i]
-		n := s.rows()
-		if need := n * enc.Dims(); cap(s.codes) < need {
-			s.codes = make([]float32, need)
-		}
-		s.codes = s.codes[:n*enc.Dims()]
-		if n > 0 {
-			if err := enc.Encode(s.codes, s.inputs); err != nil {
-				return out, encoded, err
-			}
+		n, err := b.seals[i].encode(r.encoders[i])
+		if err != nil {
+			return out, encoded, err
 		}
 		encoded += n
 	}
@@ -282,7 +310,6 @@ func (r *results) encode(out []byte) (_ []byte, encoded int, err error) {
 	b.rows = b.rows[:0]
 	for i := range b.seals {
 		b.seals[i].reset()
-		b.seals[i].index = b.seals[i].index[:0]
 	}
 	return out, encoded, nil
 }

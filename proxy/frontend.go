@@ -253,7 +253,7 @@ func (f *frontend) message(ctx context.Context, kind byte, msg []byte) error {
 	case 'S':
 		f.open, f.queried, f.ran = false, false, false
 		if f.ours {
-			return f.endBlock()
+			return f.endBlock(&held{})
 		}
 		return f.relay(msg)
 	case 'F':
@@ -383,12 +383,12 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 		}
 	}
 	b.ResultFormatCodes = x.formats
-	if x.staged != nil {
-		p := &portal{stmt: st, results: x.results, declares: x.cursor, from: x.from}
-		return f.bindStaged(ctx, &bound{st: st, bind: &b, x: x, relies: relies, changes: []change{{name: portalName, portal: p}}})
-	}
 	p := &portal{stmt: st, results: x.results, declares: x.cursor, from: x.from}
-	return f.send(&b, &pending{kind: 'B', edited: st, relies: relies, changes: f.s.send(change{name: portalName, portal: p})})
+	bound := &bound{st: st, bind: &b, x: x, relies: relies, makes: change{name: portalName, portal: p}}
+	if x.staged != nil {
+		return f.bindStaged(ctx, bound)
+	}
+	return f.bindPlainly(bound)
 }
 
 // errNoUnnamed is PostgreSQL's error for it.

@@ -150,11 +150,7 @@ func (f *frontend) converted(ctx context.Context, list []*statement, first *exec
 	if block == "" {
 		return f.send(&pgproto3.Sync{}, &pending{kind: 'S', held: h})
 	}
-	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
-		return err
-	}
-	// It also ends, as ROLLBACK, a block in which something failed.
-	return f.send(&pgproto3.Query{String: "COMMIT"}, &pending{kind: 'Q', held: h, changes: f.s.send(change{ends: true})})
+	return f.endBlock(h)
 }
 
 func (f *frontend) parts(ctx context.Context, list []*statement, first *execution, h *held, t tactic) error {
@@ -203,10 +199,15 @@ func (f *frontend) blockFor(list []*statement) (tactic, string) {
 // caughtUp tells whether a Sync of ours would end what we sent and nothing else: after an error in messages that the
 // client has not ended by a Sync, the server skips a simple Query too, and waits for the client's.
 func (f *frontend) caughtUp() (bool, error) {
-	switch {
-	case !f.isOpen():
+	if !f.isOpen() {
 		return !f.s.queue.isSkipping(), nil
-	case f.s.onLoop:
+	}
+	return f.answered()
+}
+
+// answered waits until all that was sent is answered. It tells whether the server will take more: it may be skipping.
+func (f *frontend) answered() (bool, error) {
+	if f.s.onLoop {
 		return false, errWaits
 	}
 	f.out = append(f.out, frame('H', nil)...)
@@ -216,16 +217,25 @@ func (f *frontend) caughtUp() (bool, error) {
 	return f.s.queue.drain(), nil
 }
 
-// silently sends a statement that the client hears nothing of, unless it fails. It has names of ours: the client may still
-// use its unnamed ones.
+// silently sends a statement that the client hears nothing of, unless it fails.
 func (f *frontend) silently(sql string) error {
+	return f.underOurName(sql, nil, &pending{kind: 'E', silent: true})
+}
+
+// underOurName sends a statement of ours, whose Execute has the given entry. It has names of ours: the client may still use
+// its unnamed ones.
+func (f *frontend) underOurName(sql string, formats []int16, execute *pending) error {
 	messages := []pgproto3.FrontendMessage{
 		&pgproto3.Close{ObjectType: 'P', Name: callName}, &pgproto3.Close{ObjectType: 'S', Name: callName},
-		&pgproto3.Parse{Name: callName, Query: sql}, &pgproto3.Bind{DestinationPortal: callName, PreparedStatement: callName},
+		&pgproto3.Parse{Name: callName, Query: sql},
+		&pgproto3.Bind{DestinationPortal: callName, PreparedStatement: callName, ResultFormatCodes: formats},
 		&pgproto3.Execute{Portal: callName},
 	}
 	for i, m := range messages {
-		entry := &pending{kind: "CCPBE"[i], silent: true}
+		entry := execute
+		if i < 4 {
+			entry = &pending{kind: "CCPB"[i], silent: true}
+		}
 		if i == 0 {
 			entry.changes = f.s.send(f.s.takes(callName))
 		}

@@ -66,9 +66,9 @@ type bound struct {
 	st   *statement
 	bind *pgproto3.Bind
 	x    *execution
-	// relies and changes are those of the client's Bind.
-	relies  []change
-	changes []change
+	// relies and makes are those of the client's Bind.
+	relies []change
+	makes  change
 }
 
 // format is that of a parameter. https://www.postgresql.org/docs/current/protocol-message-formats.html, Bind
@@ -248,7 +248,7 @@ func (f *frontend) begin(t tactic) error {
 // undo takes an attempt back after the server has refused it, which by now skips to the next Sync.
 func (f *frontend) undo(t tactic) error {
 	f.s.srv.metrics.Repeats.Add(1)
-	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+	if err := f.syncSilently(); err != nil {
 		return err
 	}
 	if err := f.silently(t.undo); err != nil {
@@ -364,13 +364,13 @@ func (f *frontend) bindStaged(ctx context.Context, b *bound) error {
 	case !ok:
 		return nil
 	case len(b.bind.Parameters) != len(b.st.params): // the server says so
-		return f.send(b.bind, &pending{kind: 'B', edited: b.st, relies: b.relies, changes: f.s.send(b.changes[0])})
+		return f.bindPlainly(b)
 	case f.lacksBlock(b.st):
 		// Since PostgreSQL 18 our questions have begun an implicit block.
-		if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+		if err := f.syncSilently(); err != nil {
 			return err
 		}
-		return f.send(b.bind, &pending{kind: 'B', edited: b.st, relies: b.relies, changes: f.s.send(b.changes[0])})
+		return f.bindPlainly(b)
 	}
 	ctx, done := f.s.cancellable(ctx)
 	defer done()
@@ -385,14 +385,22 @@ func (f *frontend) bindStaged(ctx context.Context, b *bound) error {
 	return f.try(ctx, b.relies)
 }
 
+// bindPlainly sends the client's Bind without codes.
+func (f *frontend) bindPlainly(b *bound) error {
+	return f.send(b.bind, &pending{kind: 'B', edited: b.st, relies: b.relies, changes: f.s.send(b.makes)})
+}
+
+// syncSilently sends a Sync that the client hears nothing of.
+func (f *frontend) syncSilently() error {
+	return f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true})
+}
+
 // tactic finds how to run a staged statement that is bound now, and prepares for it.
 func (f *frontend) tactic() (tactic, error) {
 	switch {
 	case f.s.txStatus() == 'T':
 		return f.inTheirs(), nil
-	case f.s.txStatus() != 'I' || f.ran: // in the middle of an implicit transaction
-		return once, nil
-	case f.ours:
+	case f.s.txStatus() != 'I' || f.ran || f.ours: // in the middle of an implicit transaction, or of ours
 		return once, nil
 	}
 	// Parsing has begun a transaction: end it, or ours could not have its isolation level.
@@ -406,7 +414,7 @@ func (f *frontend) tactic() (tactic, error) {
 // afresh ends the implicit transaction in which nothing was executed yet. It waits for the answer: to PgBouncer, which pools
 // transactions, what comes behind a Sync is another's until then.
 func (f *frontend) afresh() error {
-	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+	if err := f.syncSilently(); err != nil {
 		return err
 	}
 	if err := f.flush(); err != nil {
@@ -433,7 +441,7 @@ func (f *frontend) try(ctx context.Context, relies []change) error {
 	t.attempt = newAttempt(t.try == t.tries)
 	p := &pending{kind: 'B', edited: run, relies: relies, attempt: t.attempt}
 	if t.try == 1 {
-		p.changes = f.s.send(t.changes[0])
+		p.changes = f.s.send(t.makes)
 	} else {
 		p.silent = true
 		if err := f.send(&pgproto3.Close{ObjectType: 'P', Name: t.bind.DestinationPortal}, &pending{kind: 'C', silent: true}); err != nil {
@@ -490,13 +498,14 @@ func (f *frontend) endTrial() error {
 	return f.silently(t.end)
 }
 
-// endBlock ends a transaction of ours in the place of the Sync that would have ended the implicit one.
-func (f *frontend) endBlock() error {
+// endBlock ends a block of ours in the place of the Sync that would have ended the implicit one: as ROLLBACK, if something
+// in it failed.
+func (f *frontend) endBlock(h *held) error {
 	f.ours = false
-	if err := f.send(&pgproto3.Sync{}, &pending{kind: 'S', silent: true}); err != nil {
+	if err := f.syncSilently(); err != nil {
 		return err
 	}
-	return f.send(&pgproto3.Query{String: "COMMIT"}, &pending{kind: 'Q', held: &held{}, changes: f.s.send(change{ends: true})})
+	return f.send(&pgproto3.Query{String: "COMMIT"}, &pending{kind: 'Q', held: h, changes: f.s.send(change{ends: true})})
 }
 
 // commitOurs ends a transaction of ours before something that is not to be part of it.
