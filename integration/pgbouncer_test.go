@@ -6,20 +6,17 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
-	"syscall"
 	"testing"
+
+	"github.com/scrimdb/scrim/integration/internal/pgbouncer"
 )
 
 // TestBehindPgBouncer: PgBouncer between the proxy and the server, with sessions pooled and with transactions pooled. There
 // the client has no prepared statements, as without Scrim.
 func TestBehindPgBouncer(t *testing.T) {
 	onEachProtected(t, func(t *testing.T, e *env) {
-		masked, plain := codesTwin(t, e)
-		_ = masked
+		_, plain := codesTwin(t, e)
 		for mode, cases := range map[string][]string{
 			"session": {`PREPARE p AS SELECT id FROM customers WHERE income > $1 ORDER BY id ;; EXECUTE p(0.5) ;; DEALLOCATE p`},
 			"transaction": {
@@ -51,13 +48,6 @@ func TestBehindPgBouncer(t *testing.T) {
 
 func startPgBouncer(t *testing.T, e *env, mode string) (addr string) {
 	t.Helper()
-	path, err := exec.LookPath("pgbouncer")
-	if err != nil { // Debian has it where only root looks
-		path, err = exec.LookPath("/usr/sbin/pgbouncer")
-	}
-	if err != nil {
-		t.Fatal("pgbouncer is missing: install the Debian package pgbouncer")
-	}
 	dir := t.TempDir()
 	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
 		if err := os.Chmod(d, 0o755); err != nil { // PgBouncer runs as another user
@@ -70,26 +60,11 @@ func startPgBouncer(t *testing.T, e *env, mode string) (addr string) {
 	}
 	port := listener.Addr().(*net.TCPAddr).Port
 	_ = listener.Close()
-	ini, users := filepath.Join(dir, "pgbouncer.ini"), filepath.Join(dir, "users.txt")
-	for name, content := range map[string]string{
-		ini: fmt.Sprintf("[databases]\n%s = host=127.0.0.1 port=%d\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = %s\npool_mode = %s\n",
-			e.database, e.server.Port(), port, users, mode),
-		users: `"analyst" "analyst"` + "\n",
-	} {
-		if err := os.WriteFile(name, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd := exec.Command(path, ini)
-	if os.Geteuid() == 0 {
-		account, err := user.Lookup("postgres")
-		if err != nil {
-			t.Fatal(err)
-		}
-		uid, _ := strconv.Atoi(account.Uid)
-		gid, _ := strconv.Atoi(account.Gid)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-		cmd.Dir = "/"
+	cmd, err := pgbouncer.Command(dir, pgbouncer.Config{
+		Database: e.database, ServerPort: e.server.Port(), Port: port, PoolMode: mode, Role: analyst, Password: analyst,
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	cmd.Stderr = testLog()
 	if err := cmd.Start(); err != nil {

@@ -8,15 +8,14 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/scrimdb/scrim/integration/internal/pgbouncer"
 )
 
 // proxy is a program that can stand between client and server.
@@ -91,14 +90,11 @@ func (l *laboratory) connect(ctx context.Context, w *way) (*pgconn.PgConn, error
 	return pgconn.Connect(ctx, fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", role, password, w.port, database))
 }
 
-// pgBouncer pools sessions and otherwise has its package's defaults, with limits raised. Names are in pgbouncer.ini(5).
+// pgBouncer pools sessions and otherwise has its package's defaults, with limits raised.
 func (l *laboratory) pgBouncer() (proxy, error) {
-	path, err := exec.LookPath("pgbouncer")
-	if err != nil { // Debian has it where only root looks
-		path, err = exec.LookPath("/usr/sbin/pgbouncer")
-	}
+	path, err := pgbouncer.Path()
 	if err != nil {
-		return proxy{}, fmt.Errorf("pgbouncer is missing: install the Debian package pgbouncer: %w", err)
+		return proxy{}, err
 	}
 	version, err := exec.Command(path, "--version").Output() //nolint:noctx // ends at once
 	if err != nil {
@@ -106,49 +102,11 @@ func (l *laboratory) pgBouncer() (proxy, error) {
 	}
 	l.bouncer, _, _ = strings.Cut(string(version), "\n")
 	return proxy{name: "pgbouncer", command: func(dir string, port int) (*exec.Cmd, error) {
-		ini, users := filepath.Join(dir, "pgbouncer.ini"), filepath.Join(dir, "users.txt")
-		settings := fmt.Sprintf(`[databases]
-%s = host=127.0.0.1 port=%d
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = %d
-unix_socket_dir =
-auth_type = scram-sha-256
-auth_file = %s
-pool_mode = session
-max_client_conn = 5000
-default_pool_size = 5000
-ignore_startup_parameters = extra_float_digits
-`, database, l.server.Port(), port, users)
-		if err := os.WriteFile(ini, []byte(settings), 0o644); err != nil {
-			return nil, err
-		}
-		if err := os.WriteFile(users, fmt.Appendf(nil, "%q %q\n", role, password), 0o644); err != nil {
-			return nil, err
-		}
-		// Two descriptors a session: Go raised our soft limit for ourselves only.
-		cmd := exec.Command("/bin/sh", "-c", `ulimit -n "$(ulimit -Hn)"; exec "$0" "$1"`, path, ini) //nolint:noctx // stopped by its way
-		return cmd, asPostgres(cmd)
+		return pgbouncer.Command(dir, pgbouncer.Config{
+			Database: database, ServerPort: l.server.Port(), Port: port, PoolMode: "session", Role: role, Password: password,
+			Extra: "max_client_conn = 5000\ndefault_pool_size = 5000\nignore_startup_parameters = extra_float_digits\n",
+		})
 	}}, nil
-}
-
-// asPostgres has cmd run as the user of Debian's packages if we are root, as whom PgBouncer refuses to run.
-func asPostgres(cmd *exec.Cmd) error {
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	account, err := user.Lookup("postgres")
-	if err != nil {
-		return err
-	}
-	uid, err := strconv.ParseUint(account.Uid, 10, 32)
-	if err != nil {
-		return err
-	}
-	gid, err := strconv.ParseUint(account.Gid, 10, 32)
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-	return err
 }
 
 // scrim is one build of Scrim as a proxy.

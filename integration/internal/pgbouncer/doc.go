@@ -1,0 +1,2 @@
+// Package pgbouncer runs PgBouncer for tests and benchmarks.
+package pgbouncer
