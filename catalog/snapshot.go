@@ -42,8 +42,9 @@ type Policy struct {
 	ID       int32 // also the slot number inside every seal
 	Name     string
 	Relation Relation
-	// Masked holds attribute numbers of the masked columns in the order of the policy, which is the order of components.
-	Masked []int16
+	// Masked holds attribute numbers of the masked columns, and Components what each shows of the code, from 0.
+	Masked     []int16
+	Components []int
 	// Inputs is how many features go into one seal.
 	Inputs  int
 	Encoder Encoder
@@ -73,19 +74,41 @@ func (r Relation) SameColumns(names []string) bool {
 	return slices.EqualFunc(r.Columns, names, func(c Column, name string) bool { return c.Name == name })
 }
 
+// Component is what the policy's masked column of this number shows of the code, from 0; -1 for the whole code, or for a
+// column that is not masked.
+func (p *Policy) Component(num int16) int {
+	if at := slices.Index(p.Masked, num); at >= 0 && p.Present == Components {
+		return p.Components[at]
+	}
+	return -1
+}
+
 // Column of a protected table.
 type Column struct {
 	Num  int16
 	Name string
+	// Type and Collation as SQL spells them, qualified where they are not pg_catalog's. No collation: the type's own.
+	Type, Collation string
 }
 
-// View is the masked view in scrim_runtime. Its first two columns are ctid and xmin, the last is the sealed one; those
-// between stand for the attribute numbers in Open.
+// Identity is how a row of a relation is known when a statement meets it again.
+type Identity string
+
+// The identities.
+const (
+	Place         Identity = "PLACE"           // by ctid and xmin
+	TableAndPlace Identity = "TABLE AND PLACE" // by tableoid besides: the relation has partitions or children
+	Unknown       Identity = "NONE"            // not at all: a view or a foreign table
+)
+
+// View is the masked view in scrim_runtime. Its first columns stand for the attribute numbers in Open; then come the sealed
+// one, and the columns that identify a row.
 type View struct {
-	OID    uint32
-	Name   string
-	Open   []ViewColumn
-	Sealed string
+	OID      uint32
+	Name     string
+	Open     []ViewColumn
+	Sealed   string
+	Identity Identity
 	// SealsOnly means that the view has no columns besides: Open are columns of the table, without a number in the view.
 	SealsOnly bool
 }
@@ -133,9 +156,10 @@ func load(ctx context.Context, q querier) (*Snapshot, error) {
 
 // loadPolicies leaves out policies whose table was dropped: nothing is left to protect.
 func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
-	rows, err := q.Query(ctx, `SELECT p.id, p.name, c.oid, n.nspname, c.relname, p.columns, cardinality(p.inputs), p.present,
+	rows, err := q.Query(ctx, `SELECT p.id, p.name, c.oid, n.nspname, c.relname, p.columns,
+			ARRAY(SELECT c - 1 FROM unnest(p.components) WITH ORDINALITY AS u(c, ord) ORDER BY ord), cardinality(p.inputs), p.present,
 			e.name, v.version, v.sha256, cardinality(e.feature_columns), e.latent_dims,
-			w.oid, w.relname, 'sealed_' || p.id, p.seals_only
+			w.oid, w.relname, 'sealed_' || p.id, p.identity, p.seals_only
 		FROM scrim_state.policies p
 		JOIN scrim_state.encoders e ON e.id = p.encoder_id
 		JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version
@@ -148,14 +172,18 @@ func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Policy, error) {
 		p := &Policy{}
-		return p, row.Scan(&p.ID, &p.Name, &p.Relation.OID, &p.Relation.Schema, &p.Relation.Name, &p.Masked, &p.Inputs, &p.Present,
+		return p, row.Scan(&p.ID, &p.Name, &p.Relation.OID, &p.Relation.Schema, &p.Relation.Name, &p.Masked, &p.Components, &p.Inputs, &p.Present,
 			&p.Encoder.Name, &p.Encoder.Version, &p.Encoder.SHA256, &p.Encoder.Inputs, &p.Encoder.Dims,
-			&p.View.OID, &p.View.Name, &p.View.Sealed, &p.View.SealsOnly)
+			&p.View.OID, &p.View.Name, &p.View.Sealed, &p.View.Identity, &p.View.SealsOnly)
 	})
 }
 
 func (p *Policy) loadColumns(ctx context.Context, q querier) error {
-	rows, err := q.Query(ctx, `SELECT a.attnum, a.attname FROM pg_catalog.pg_attribute a
+	rows, err := q.Query(ctx, `SELECT a.attnum, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
+			coalesce((SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.collname)
+				FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace
+				JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typcollation <> c.oid WHERE c.oid = a.attcollation), '')
+		FROM pg_catalog.pg_attribute a
 		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, p.Relation.OID)
 	if err != nil {
 		return fmt.Errorf("read columns of policy %d: %w", p.ID, err)
@@ -164,10 +192,10 @@ func (p *Policy) loadColumns(ctx context.Context, q querier) error {
 		return fmt.Errorf("read columns of policy %d: %w", p.ID, err)
 	}
 	rows, err = q.Query(ctx, `SELECT CASE WHEN p.seals_only THEN 0 ELSE a.attnum END::int2, a.attname,
-			CASE WHEN p.seals_only THEN a.attnum ELSE p.view_columns[a.attnum - 2] END
+			CASE WHEN p.seals_only THEN a.attnum ELSE p.view_columns[a.attnum] END
 		FROM scrim_state.policies p
 		JOIN pg_catalog.pg_attribute a ON CASE WHEN p.seals_only THEN a.attrelid = p.relation AND a.attnum = ANY (p.view_columns)
-			ELSE a.attrelid = p.masked_view AND a.attnum BETWEEN 3 AND 2 + cardinality(p.view_columns) END
+			ELSE a.attrelid = p.masked_view AND a.attnum BETWEEN 1 AND cardinality(p.view_columns) END
 		WHERE p.id = $1 ORDER BY a.attnum`, p.ID)
 	if err != nil {
 		return fmt.Errorf("read masked view of policy %d: %w", p.ID, err)

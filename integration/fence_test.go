@@ -160,7 +160,8 @@ func TestOpenings(t *testing.T) {
 		{asOlga(`CREATE FUNCTION leak() RETURNS numeric LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT max(income) FROM customers; END`), "function public.leak()"},
 		{asOlga(`CREATE FUNCTION leak(q text) RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS $$ DECLARE r text; BEGIN EXECUTE q INTO r; RETURN r; END $$`), "function public.leak(text)"},
 		{asOlga(`ALTER TABLE customers ADD COLUMN leak numeric GENERATED ALWAYS AS (income * 2) STORED`), "generated column leak"},
-		{asOlga(`CREATE TABLE leak () INHERITS (customers)`), "inheritance public.leak"},
+		{asOlga(`CREATE TABLE leak (id integer NOT NULL, income numeric(12,2))`, `ALTER TABLE customers INHERIT leak`), "inheritance public.leak"},
+		{asOlga(`CREATE TABLE child () INHERITS (customers)`, `CREATE INDEX leak ON child (income, id)`), "index public.leak"},
 		{asOlga(`CREATE INDEX leak ON customers (income) INCLUDE (id)`), "index public.leak"},
 		{asOlga(`CREATE INDEX leak ON customers (income, id)`), "index public.leak"},
 		{asOlga(`CREATE INDEX leak ON customers ((income * 2), id)`), "index public.leak"},
@@ -357,19 +358,29 @@ func TestHostilePublish(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		owner := e.connect(t, olga)
 		for args, want := range map[string]string{
-			`'{2,NULL}', '{3,4,5,6}', 'enc', 'VECTOR'`:        "22023",
-			`'{3,3}', '{3,4,5,6}', 'enc', 'VECTOR'`:           "22023",
-			`'{99}', '{3,4,5,6}', 'enc', 'VECTOR'`:            "22023",
-			`'{1,2,3,4,5}', '{3,4,5,6}', 'enc', 'COMPONENTS'`: "22023",
-			`'{3}', '{3,4}', 'enc', 'VECTOR'`:                 "22023",
-			`'{3}', '{3,4,5,6}', 'missing', 'VECTOR'`:         "42704",
-			`'{3}', '{3,4,5,6}', 'enc', 'SOMETHING'`:          "23514",
-			`'{{3}}', '{3,4,5,6}', 'enc', 'VECTOR'`:           "23514",
+			`'{2,NULL}', '{1,2}', '{3,4,5,6}', 'enc', 'VECTOR'`:              "22023",
+			`'{3,3}', '{1,2}', '{3,4,5,6}', 'enc', 'VECTOR'`:                 "22023",
+			`'{99}', '{1}', '{3,4,5,6}', 'enc', 'VECTOR'`:                    "22023",
+			`'{1,2,3,4,5}', '{1,2,3,4,5}', '{3,4,5,6}', 'enc', 'COMPONENTS'`: "22023",
+			`'{3}', '{5}', '{3,4,5,6}', 'enc', 'COMPONENTS'`:                 "22023",
+			`'{3}', '{NULL}', '{3,4,5,6}', 'enc', 'COMPONENTS'`:              "22023",
+			`'{3}', '{1,2}', '{3,4,5,6}', 'enc', 'VECTOR'`:                   "22023",
+			`'{3}', '{1}', '{3,4}', 'enc', 'VECTOR'`:                         "22023",
+			`'{3}', '{1}', '{3,4,5,6}', 'missing', 'VECTOR'`:                 "42704",
+			`'{3}', '{1}', '{3,4,5,6}', 'enc', 'SOMETHING'`:                  "23514",
+			`'{{3}}', '{1}', '{3,4,5,6}', 'enc', 'VECTOR'`:                   "23514",
 		} {
-			_, err := text(t, owner, `SELECT scrim.fence_publish('p', 'customers', `+args+`, '{}', '[]', '[]')`)
+			_, err := text(t, owner, `SELECT scrim.fence_publish('p', 'customers', `+args+`, '{}', NULL, '[]', '[]')`)
 			if code(err) != want {
 				t.Errorf("%s: %s, want %s", args, explain(err), want)
 			}
+		}
+		// Grants of another table, which whoever drops the policy would give.
+		e.exec(t, owner, `SELECT scrim.fence_prepare('customers')`)
+		_, err := text(t, owner, `SELECT scrim.fence_publish('p', 'customers', '{3}', '{1}', '{3,4,5,6}', 'enc', 'VECTOR', '{}', NULL, jsonb_build_array(jsonb_build_object(
+			'relation', 'orders'::regclass::oid, 'attnum', 0, 'grantor', 'olga'::regrole::oid, 'grantee', 'analyst'::regrole::oid, 'privilege', 'SELECT', 'grantable', false)), '[]')`)
+		if code(err) != "22023" {
+			t.Error(explain(err))
 		}
 	})
 }
@@ -457,8 +468,8 @@ func TestNoInjection(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		owner := e.connect(t, olga)
 		e.exec(t, owner, `SELECT scrim.fence_prepare('customers')`)
-		_, err := text(t, owner, `SELECT scrim.fence_publish('p', 'customers', '{3}', '{3,4,5,6}', 'enc', 'VECTOR', '{}', jsonb_build_array(jsonb_build_object(
-			'attnum', 0, 'grantor', 'olga'::regrole::oid, 'grantee', 'analyst'::regrole::oid, 'privilege', 'SELECT ON customers TO analyst; ALTER ROLE olga SUPERUSER; GRANT SELECT', 'grantable', false)), '[]')`)
+		_, err := text(t, owner, `SELECT scrim.fence_publish('p', 'customers', '{3}', '{1}', '{3,4,5,6}', 'enc', 'VECTOR', '{}', NULL, jsonb_build_array(jsonb_build_object(
+			'relation', 'customers'::regclass::oid, 'attnum', 0, 'grantor', 'olga'::regrole::oid, 'grantee', 'analyst'::regrole::oid, 'privilege', 'SELECT ON customers TO analyst; ALTER ROLE olga SUPERUSER; GRANT SELECT', 'grantable', false)), '[]')`)
 		if code(err) != "23514" {
 			t.Error(explain(err))
 		}

@@ -59,12 +59,13 @@ func (c *call) finish(failure []byte) {
 	})
 }
 
-// question is a statement of ours with its parameters. Types and formats may be missing.
+// question is a statement of ours with its parameters. Types and formats may be missing: results come in binary then.
 type question struct {
 	sql     string
 	types   []uint32
 	formats []int16
 	values  [][]byte
+	results []int16
 }
 
 // ask is inquire with text parameters.
@@ -83,7 +84,10 @@ func (s *session) inquire(ctx context.Context, ownTx bool, q question, row func(
 	c := &call{row: row, done: make(chan struct{})}
 	bind := &pgproto3.Bind{
 		DestinationPortal: callName, PreparedStatement: callName, ParameterFormatCodes: q.formats, Parameters: q.values,
-		ResultFormatCodes: []int16{formatBinary},
+		ResultFormatCodes: q.results,
+	}
+	if len(q.results) == 0 {
+		bind.ResultFormatCodes = []int16{formatBinary}
 	}
 	// Closing first makes it certain that the names are free: an earlier call may have been cut short by an error.
 	messages := []pgproto3.FrontendMessage{

@@ -84,8 +84,8 @@ func boolean(b bool) string {
 func (f *frontend) createMaskingPolicy(ctx context.Context, c rewrite.CreateMaskingPolicy) error {
 	return f.s.ask(ctx, false,
 		`SELECT scrim.create_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3, $4, $5,
-			NULLIF($6::pg_catalog.text[], '{}'), NULLIF($7::pg_catalog.text, ''), $8)`,
-		[]string{c.Name, c.Table, textArray(c.Columns), textArray(c.Except), c.Encoder, textArray(c.Inputs), c.Present, boolean(c.IfNotExists)}, nil)
+			NULLIF($6::pg_catalog.text[], '{}'), NULLIF($7::pg_catalog.text, ''), $8, $9)`,
+		[]string{c.Name, c.Table, textArray(c.Columns), textArray(c.Except), c.Encoder, textArray(c.Inputs), c.Present, boolean(c.IfNotExists), boolean(c.Cascade)}, nil)
 }
 
 // createEncoder reads the features under the client's rights, trains, publishes the file, and registers it in the

@@ -46,7 +46,7 @@ func encrypt(key, plain []byte) []byte {
 }
 
 func testPolicy() *catalog.Policy {
-	return &catalog.Policy{ID: 9, Inputs: 3, Key: [16]byte{1, 2, 3}}
+	return &catalog.Policy{ID: 9, Inputs: 3, Key: [16]byte{1, 2, 3}, View: catalog.View{Identity: catalog.Place}}
 }
 
 // TestOpen: a seal opens to its inputs, a NULL to NaN.

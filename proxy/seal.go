@@ -21,7 +21,18 @@ const (
 	oidTid    = 27
 	oidXid    = 28
 	oidFloat8 = 701
+	oidUUID   = 2950
 )
+
+// field is the type and width of one field of a seal.
+type field struct{ oid, width uint32 }
+
+// heads are the fields before slot.
+var heads = map[catalog.Identity][]field{
+	catalog.Place:         {{oidOid, 4}, {oidTid, 6}, {oidXid, 4}},
+	catalog.TableAndPlace: {{oidOid, 4}, {oidOid, 4}, {oidTid, 6}, {oidXid, 4}},
+	catalog.Unknown:       {{oidUUID, 16}},
+}
 
 // opener opens the seals of one policy. It is not safe for concurrent use.
 //
@@ -29,11 +40,13 @@ const (
 //
 //	row(filenode oid, ctid tid, xmin xid, slot int4, inputs float8 ..., null_mask int8)
 //
-// which is a count of fields, then OID, length and bytes of each (src/backend/utils/adt/rowtypes.c, record_send). Every
-// field has a fixed width, so every byte of the frame is known and checked. The first three make each seal unique.
+// (with tableoid oid behind filenode where the relation has partitions or children, and nonce uuid in the place of all before slot
+// where rows have no place), which is a count of fields, then OID, length and bytes of each (src/backend/utils/adt/rowtypes.c, record_send). Every
+// field has a fixed width, so every byte of the frame is known and checked. What is before slot makes each seal unique.
 type opener struct {
 	block  cipher.Block
 	cbc    cipher.BlockMode
+	head   []field
 	slot   uint32
 	inputs int
 	plain  []byte
@@ -47,13 +60,16 @@ func newOpener(p *catalog.Policy) (*opener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &opener{block: block, cbc: cipher.NewCBCDecrypter(block, zeroIV[:]), slot: uint32(p.ID), inputs: p.Inputs}, nil
+	return &opener{block: block, cbc: cipher.NewCBCDecrypter(block, zeroIV[:]), head: heads[p.View.Identity], slot: uint32(p.ID), inputs: p.Inputs}, nil
 }
 
 // size is the length of the plain record in bytes.
 func (o *opener) size() int {
-	const head = 4 + (8 + 4) + (8 + 6) + (8 + 4) + (8 + 4)
-	return head + (o.inputs+1)*(8+8)
+	size := 4 + (8 + 4) + (o.inputs+1)*(8+8)
+	for _, f := range o.head {
+		size += 8 + int(f.width)
+	}
+	return size
 }
 
 // open appends the inputs of one seal to dst; a NULL input is NaN, and so is NaN itself.
@@ -75,10 +91,10 @@ func (o *opener) open(dst []float64, sealed []byte) ([]float64, error) {
 		ok = ok && int(b) == padded-size
 	}
 	r := fields{b: plain[:size]}
-	ok = r.uint32() == uint32(5+o.inputs) && ok
-	r.field(oidOid, 4)
-	r.field(oidTid, 6)
-	r.field(oidXid, 4)
+	ok = r.uint32() == uint32(len(o.head)+2+o.inputs) && ok
+	for _, f := range o.head {
+		r.field(f.oid, f.width)
+	}
 	slot := r.field(oidInt4, 4)
 	first := len(dst)
 	for range o.inputs {

@@ -190,12 +190,17 @@ func (f *frontend) bindRun(b *bound, lists []*codeList, p *pending) error {
 		params += len(l.arrays)
 	}
 	head = binary.BigEndian.AppendUint16(head, uint16(params))
-	for i := range params {
-		format := int16(formatBinary)
-		if i < len(b.bind.Parameters) {
-			format = b.format(i)
+	for i := range b.bind.Parameters {
+		head = binary.BigEndian.AppendUint16(head, uint16(b.format(i)))
+	}
+	for _, l := range lists {
+		for part := range l.parts {
+			format := uint16(formatText)
+			if l.binary(part) {
+				format = formatBinary
+			}
+			head = binary.BigEndian.AppendUint16(head, format)
 		}
-		head = binary.BigEndian.AppendUint16(head, uint16(format))
 	}
 	head = binary.BigEndian.AppendUint16(head, uint16(params))
 	for _, v := range b.bind.Parameters {
@@ -209,10 +214,14 @@ func (f *frontend) bindRun(b *bound, lists []*codeList, p *pending) error {
 	size := len(head) + len(tail)
 	pieces := [][]byte{head}
 	for _, l := range lists {
-		for part, elements := range l.arrays {
-			h := l.header(part)
-			size += 4 + len(h) + len(elements)
-			pieces = append(pieces, append(binary.BigEndian.AppendUint32(nil, uint32(len(h)+len(elements))), h...), elements)
+		for part := range l.parts {
+			value := l.value(part)
+			length := 0
+			for _, piece := range value {
+				length += len(piece)
+			}
+			size += 4 + length
+			pieces = append(append(pieces, binary.BigEndian.AppendUint32(nil, uint32(length))), value...)
 		}
 	}
 	if size > maxMessage-8 {

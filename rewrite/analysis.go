@@ -29,6 +29,8 @@ type analysis struct {
 	words     map[string]bool // names of columns that the statement mentions
 	fixed     bool            // parameters have no values before the statement runs: PREPARE
 	scanned   []*pg_query.ScanToken
+	locks     bool // rows are locked
+	alone     bool // one relation is read, once
 }
 
 // instance is one mention of a protected relation.
@@ -347,6 +349,7 @@ func (a *analysis) tail(sel *pg_query.SelectStmt, s *scope, out columns, env *ct
 	a.expr(sel.GetLimitCount(), s, env, "LIMIT")
 	a.expr(sel.GetLimitOffset(), s, env, "OFFSET")
 	if len(sel.GetLockingClause()) > 0 { // the masked view cannot be locked
+		a.locks = true
 		a.stage("rows are locked")
 	}
 }

@@ -44,6 +44,7 @@ type CreateMaskingPolicy struct {
 	Inputs      []string // empty: the encoder's own features
 	Present     string   // empty: the default for the number of columns
 	IfNotExists bool
+	Cascade     bool // mask the copies in views too
 }
 
 // DropMaskingPolicy is DROP MASKING POLICY.
@@ -454,9 +455,7 @@ func (p *parser) createMaskingPolicy() Command {
 			p.fail("VECTOR or COMPONENTS")
 		}
 	}
-	if at := p.next; p.try("CASCADE") {
-		refuse(codeFeatureNotSupported, p.offset(at), "Close the listed openings yourself: leave CASCADE out to see them.", "CASCADE is not supported yet")
-	}
+	c.Cascade = p.try("CASCADE")
 	return c
 }
 

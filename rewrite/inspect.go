@@ -229,7 +229,7 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 		return a.lock(lock), nil
 	}
 	w := wrapped(node)
-	a.words, a.fixed = mentioned(node), node.GetPrepareStmt() != nil
+	a.words, a.fixed, a.alone = mentioned(node), node.GetPrepareStmt() != nil, reads(node) == 1
 	var out columns
 	switch {
 	case w.copies != nil:
@@ -281,6 +281,21 @@ func mentioned(node *pg_query.Node) map[string]bool {
 		return true
 	})
 	return words
+}
+
+// reads counts the relations that a statement reads: each mention counts.
+func reads(node *pg_query.Node) int {
+	n := 0
+	walk(node.ProtoReflect(), func(m proto.Message) bool {
+		switch m.(type) {
+		case *pg_query.RangeVar:
+			n++
+		case *pg_query.InsertStmt, *pg_query.IntoClause: // where rows go to
+			n--
+		}
+		return true
+	})
+	return n
 }
 
 // wrapper is a statement that hands a query's rows on, now or later.

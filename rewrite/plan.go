@@ -97,10 +97,7 @@ func (a *analysis) planDeferred(p *Plan, out []outColumn) {
 				carried[carrier{s.row.inst, s.num}] = true
 			}
 		}
-		o := Output{Seal: seal, Component: -1, Num: first.num}
-		if mask.Policy.Present == catalog.Components {
-			o.Component = slices.Index(mask.Policy.Masked, first.num)
-		}
+		o := Output{Seal: seal, Component: mask.Policy.Component(first.num), Num: first.num}
 		p.Outputs = append(p.Outputs, o)
 	}
 	if len(p.Seals) == 0 {

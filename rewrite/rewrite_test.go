@@ -3,6 +3,7 @@ package rewrite_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,11 +19,13 @@ import (
 //	customers(id, region, age*, income*, score*, "Note")   age, income and score are masked by components
 //	accounts(id, owner, balance*)                          balance is masked by the whole code
 //	tenants(id, region, income*)                           has row security
+//	events(id, amount*)                                    is partitioned
+//	people(id, name, income*)                              is a view; id is numeric(9), name of collation "C"
 //	orders(id, customer_id, amount, region)
 //	regions(region, name)
 var (
 	customers = &catalog.Policy{
-		ID: 7, Name: "risk", Masked: []int16{3, 4, 5}, Inputs: 3, Present: catalog.Components,
+		ID: 7, Name: "risk", Masked: []int16{3, 4, 5}, Components: []int{0, 1, 2}, Inputs: 3, Present: catalog.Components,
 		Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 3},
 		Relation: catalog.Relation{OID: 100, Schema: "public", Name: "customers", Columns: []catalog.Column{
 			{Num: 1, Name: "id"},
@@ -33,35 +36,57 @@ var (
 			{Num: 6, Name: "Note"},
 			{Num: 7, Name: "added_later"},
 		}},
-		View: catalog.View{OID: 900, Name: "customers_100", Sealed: "sealed_7", Open: []catalog.ViewColumn{
-			{Num: 3, Name: "id", Base: 1}, {Num: 4, Name: "region", Base: 2}, {Num: 5, Name: "remark", Base: 6},
+		View: catalog.View{OID: 900, Name: "customers_100", Identity: catalog.Place, Sealed: "sealed_7", Open: []catalog.ViewColumn{
+			{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "region", Base: 2}, {Num: 3, Name: "remark", Base: 6},
 		}},
 	}
 	accounts = &catalog.Policy{
-		ID: 8, Name: "balances", Masked: []int16{3}, Inputs: 1, Present: catalog.Vector,
+		ID: 8, Name: "balances", Masked: []int16{3}, Components: []int{0}, Inputs: 1, Present: catalog.Vector,
 		Encoder: catalog.Encoder{Name: "bal", Version: 1, Inputs: 1, Dims: 2},
 		Relation: catalog.Relation{OID: 101, Schema: "bank", Name: "accounts", Columns: []catalog.Column{
 			{Num: 1, Name: "id"},
 			{Num: 2, Name: "owner"},
 			{Num: 3, Name: "balance"},
 		}},
-		View: catalog.View{OID: 901, Name: "accounts_101", Sealed: "sealed_8", Open: []catalog.ViewColumn{
-			{Num: 3, Name: "id", Base: 1}, {Num: 4, Name: "owner", Base: 2},
+		View: catalog.View{OID: 901, Name: "accounts_101", Identity: catalog.Place, Sealed: "sealed_8", Open: []catalog.ViewColumn{
+			{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "owner", Base: 2},
 		}},
 	}
 	tenants = &catalog.Policy{
-		ID: 9, Name: "rows", Masked: []int16{3}, Inputs: 1, Present: catalog.Components,
+		ID: 9, Name: "rows", Masked: []int16{3}, Components: []int{0}, Inputs: 1, Present: catalog.Components,
 		Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 1},
 		Relation: catalog.Relation{OID: 102, Schema: "public", Name: "tenants", Columns: []catalog.Column{
 			{Num: 1, Name: "id"},
 			{Num: 2, Name: "region"},
 			{Num: 3, Name: "income"},
 		}},
-		View: catalog.View{OID: 902, Name: "tenants_102", Sealed: "sealed_9", SealsOnly: true, Open: []catalog.ViewColumn{
+		View: catalog.View{OID: 902, Name: "tenants_102", Identity: catalog.Place, Sealed: "sealed_9", SealsOnly: true, Open: []catalog.ViewColumn{
 			{Name: "id", Base: 1}, {Name: "region", Base: 2},
 		}},
 	}
-	snapshot = &catalog.Snapshot{Policies: map[uint32]*catalog.Policy{100: customers, 101: accounts, 102: tenants}}
+	events = &catalog.Policy{
+		ID: 10, Name: "parts", Masked: []int16{3}, Components: []int{1}, Inputs: 1, Present: catalog.Components,
+		Encoder:  catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 2},
+		Relation: catalog.Relation{OID: 103, Schema: "public", Name: "events", Columns: []catalog.Column{{Num: 1, Name: "id"}, {Num: 3, Name: "amount"}}},
+		View: catalog.View{
+			OID: 903, Name: "events_103", Identity: catalog.TableAndPlace, Sealed: "sealed_10",
+			Open: []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}},
+		},
+	}
+	people = &catalog.Policy{
+		ID: 11, Name: "seen", Masked: []int16{3}, Components: []int{1}, Inputs: 3, Present: catalog.Components,
+		Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 3},
+		Relation: catalog.Relation{OID: 104, Schema: "public", Name: "people", Columns: []catalog.Column{
+			{Num: 1, Name: "id", Type: "numeric(9,0)"},
+			{Num: 2, Name: "name", Type: "text", Collation: `pg_catalog."C"`},
+			{Num: 3, Name: "income", Type: "integer"},
+		}},
+		View: catalog.View{
+			OID: 904, Name: "people_104", Identity: catalog.Unknown, Sealed: "sealed_11",
+			Open: []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "name", Base: 2}},
+		},
+	}
+	snapshot = &catalog.Snapshot{Policies: map[uint32]*catalog.Policy{100: customers, 101: accounts, 102: tenants, 103: events, 104: people}}
 	key      = []string{"id"}
 	world    = map[rewrite.Name]rewrite.Relation{
 		{Relation: "customers"}:                                  {OID: 100, Columns: names(customers), Key: key},
@@ -70,6 +95,8 @@ var (
 		{Schema: "bank", Relation: "accounts"}:                   {OID: 101, Columns: names(accounts)},
 		{Relation: "accounts"}:                                   {OID: 101, Columns: names(accounts)},
 		{Relation: "tenants"}:                                    {OID: 102, Columns: names(tenants)},
+		{Relation: "events"}:                                     {OID: 103, Columns: names(events)},
+		{Relation: "people"}:                                     {OID: 104, Columns: names(people)},
 		{Relation: "orders"}:                                     {OID: 200, Columns: []string{"id", "customer_id", "amount", "region"}},
 		{Relation: "regions"}:                                    {OID: 201, Columns: []string{"region", "name"}},
 		{Relation: "customers_100"}:                              {OID: 900, Columns: []string{"ctid", "xmin", "id"}},
@@ -85,7 +112,7 @@ func names(p *catalog.Policy) []string {
 }
 
 func protectedName(name string) bool {
-	return name == "customers" || name == "accounts" || name == "tenants" || name == "customers_100"
+	return slices.Contains([]string{"customers", "accounts", "tenants", "events", "people", "customers_100"}, name)
 }
 
 // TestGoldens plans each statement of testdata/goldens as a role that may read nothing raw. Run with -rewrite to write what

@@ -12,22 +12,35 @@ import (
 // relation, or of several with the same conditions.
 type Stage struct {
 	Policy *catalog.Policy
-	// SQL lists the rows: ctid, xmin, and their sealed inputs.
+	// SQL lists the rows: a column for each part but the codes, in their order, then the sealed inputs.
 	SQL string
 	// Params has the numbers of the client's parameters that are $1, $2 and so on in SQL.
 	Params []int
 	// Components of the codes that the statement needs, from 0, in ascending order.
 	Components []int
+	// Parts are the arrays that the statement takes, the codes last. Rows that have a place are in ascending order of the first.
+	Parts []Part
 }
 
-// Parts of a list: arrays of the rows' ctids (tid[], in ascending order), of their xmins (xid[]), and of their codes
-// (real[]: the components of the first row, then those of the second, and so on).
-const (
-	PartIDs = iota
-	PartVersions
-	PartCodes
-	Parts
-)
+// Part is an array with an element for each row of a list; of codes one for each component: those of the first row, then those
+// of the second, and so on.
+type Part struct {
+	name string // in the texts that lists takes
+	// Type of the elements, of pg_catalog: tid, xid, oid, int8, or float4 for the codes. text: any other, as its output function
+	// spells it, and there may be NULLs.
+	Type string
+}
+
+// parts are those of a list by how rows are known.
+var parts = map[catalog.Identity][]Part{
+	catalog.Place:         {{"ids", "tid"}, {"versions", "xid"}},
+	catalog.TableAndPlace: {{"hashes", "int8"}, {"ids", "tid"}, {"versions", "xid"}, {"tables", "oid"}},
+}
+
+var codes = Part{"codes", "float4"}
+
+// HasPlaces tells whether the rows of the list can be found again by their places. If not, the list itself stands for the relation.
+func (s *Stage) HasPlaces() bool { return s.Policy.View.Identity != catalog.Unknown }
 
 // Staged tells whether codes are needed before the statement can run.
 func (p *Plan) Staged() bool { return len(p.Stages) > 0 }
@@ -66,11 +79,10 @@ func (a *analysis) planStaged(p *Plan) {
 func (a *analysis) components(inst *instance, list []int) []int {
 	p := inst.mask.Policy
 	for _, c := range p.Relation.Columns {
-		at := slices.Index(p.Masked, c.Num)
-		switch {
-		case at < 0 || !a.lists(inst, c.Name):
-		case p.Present == catalog.Components:
-			list = append(list, at)
+		switch k := p.Component(c.Num); {
+		case !slices.Contains(p.Masked, c.Num) || !a.lists(inst, c.Name):
+		case k >= 0:
+			list = append(list, k)
 		default:
 			for k := range p.Encoder.Dims {
 				list = append(list, k)
@@ -84,11 +96,26 @@ func (a *analysis) components(inst *instance, list []int) []int {
 // stageOf finds or makes the stage of a mention.
 func (a *analysis) stageOf(p *Plan, inst *instance, components []int) (int, Stage) {
 	s := Stage{Policy: inst.mask.Policy, Components: components}
-	t := template{text: fmt.Sprintf("SELECT v.ctid, v.xmin, v.%s FROM %s WHERE %s", quote(s.Policy.View.Sealed), inst.view(), inst.means())}
-	if s.Policy.View.SealsOnly { // no code of a row that the client does not see is listed
-		t.text = fmt.Sprintf("SELECT t.ctid, t.xmin, %s FROM %s t WHERE %s", inst.sealOf("t"), nameOf(inst.rv).Quoted(), inst.means())
+	view := s.Policy.View
+	s.Parts = append(slices.Clone(parts[view.Identity]), codes)
+	source, of, sealed := inst.view(), "v", "v."+quote(view.Sealed)
+	if view.SealsOnly { // no code of a row that the client does not see is listed
+		source, of, sealed = nameOf(inst.rv).Quoted()+" t", "t", inst.sealOf("t")
 	}
-	s.SQL = t.join(inst.conditions(s.Policy.View.SealsOnly)).fill(func(h hole) string {
+	var list string
+	switch view.Identity {
+	case catalog.Place:
+		list = of + ".ctid, " + of + ".xmin"
+	case catalog.TableAndPlace:
+		list = hash(of) + ", " + of + ".ctid, " + of + ".xmin, " + of + ".tableoid"
+	case catalog.Unknown:
+		s.Parts, list = a.carried(inst)
+	}
+	t := template{text: fmt.Sprintf("SELECT %s, %s FROM %s WHERE %s", list, sealed, source, inst.means())}
+	if !s.HasPlaces() && !a.alone {
+		t.text += fmt.Sprintf(" AND scrim_runtime.one_snapshot(%d)", s.Policy.Relation.OID)
+	}
+	s.SQL = t.join(inst.conditions(view.SealsOnly)).fill(func(h hole) string {
 		at := slices.Index(s.Params, h.param)
 		if at < 0 {
 			s.Params, at = append(s.Params, h.param), len(s.Params)
@@ -103,13 +130,51 @@ func (a *analysis) stageOf(p *Plan, inst *instance, components []int) (int, Stag
 	return at, s
 }
 
+// hash spells a number for a row's table and place: a table's rows are in the order of their ctids, but those of several tables are
+// in no order that a type of PostgreSQL has. Two rows with one number are told from each other by what the lists have besides.
+func hash(row string) string {
+	return fmt.Sprintf("pg_catalog.hashtidextended(%s.ctid, %[1]s.tableoid::pg_catalog.int8)", row)
+}
+
+// carried are the parts of a list that stands for a relation whose rows have no place: its unmasked columns that the
+// statement needs, or one that says nothing, so that the list has as many elements as rows.
+func (a *analysis) carried(inst *instance) (list []Part, sql string) {
+	var columns []string
+	for _, c := range a.openColumns(inst) {
+		columns = append(columns, "v."+quote(openColumn(inst.mask.Policy, c.Num)))
+	}
+	if len(columns) == 0 {
+		columns = []string{"1"}
+	}
+	for i := range columns {
+		list = append(list, Part{fmt.Sprintf("column %d", i+1), "text"})
+	}
+	return append(list, codes), strings.Join(columns, ", ")
+}
+
+// openColumns are the unmasked columns that the replacement of a mention must have.
+func (a *analysis) openColumns(inst *instance) []column {
+	var list []column
+	for _, c := range inst.mask.Policy.Relation.Columns {
+		if a.lists(inst, c.Name) && openColumn(inst.mask.Policy, c.Num) != "" {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
 func (i *instance) view() string {
 	return "scrim_runtime." + quote(i.mask.Policy.View.Name) + " v"
 }
 
 // sealOf spells the seal of a row of the table, by its place.
 func (i *instance) sealOf(row string) string {
-	return fmt.Sprintf("(SELECT v.%s FROM %s WHERE v.ctid OPERATOR(pg_catalog.=) %s.ctid)", quote(i.mask.Policy.View.Sealed), i.view(), row)
+	view := i.mask.Policy.View
+	where := fmt.Sprintf("v.ctid OPERATOR(pg_catalog.=) %s.ctid", row)
+	if view.Identity == catalog.TableAndPlace {
+		where += fmt.Sprintf(" AND v.tableoid OPERATOR(pg_catalog.=) %s.tableoid", row)
+	}
+	return fmt.Sprintf("(SELECT v.%s FROM %s WHERE %s)", quote(view.Sealed), i.view(), where)
 }
 
 // means spells a condition that is evaluated once for each plan: it raises if the client's name, or the table, is not
@@ -129,14 +194,16 @@ func (a *analysis) lists(i *instance, name string) bool { return i.starred || a.
 // coded spells the subselect that stands for a mention, with its codes. It reads the table itself, by the client's name and
 // under the client's rights. The conditions that shorten the list are repeated.
 func (a *analysis) coded(inst *instance, number int, stage Stage) template {
+	if !stage.HasPlaces() {
+		return a.listed(inst, number, stage)
+	}
 	p := inst.mask.Policy
 	var list []template
 	for _, c := range p.Relation.Columns {
-		at := slices.Index(p.Masked, c.Num)
 		switch {
 		case !a.lists(inst, c.Name):
-		case at >= 0:
-			list = append(list, inst.code(number, stage, at).join(template{text: " AS " + quote(c.Name)}))
+		case slices.Contains(p.Masked, c.Num):
+			list = append(list, inst.code(number, stage, c.Num).join(template{text: " AS " + quote(c.Name)}))
 		case openColumn(p, c.Num) != "":
 			list = append(list, template{text: "t." + quote(c.Name)})
 		}
@@ -144,18 +211,59 @@ func (a *analysis) coded(inst *instance, number int, stage Stage) template {
 	for _, name := range inst.systemColumns("t.") {
 		list = append(list, template{text: name})
 	}
-	t := template{text: "(SELECT "}
+	only := map[bool]string{false: "ONLY "}[inst.rv.GetInh()]
+	t := selecting(list).join(template{text: " FROM " + only + nameOf(inst.rv).Quoted() + " t" + inst.sample + " WHERE " + inst.means()})
+	return t.join(inst.conditions(true)).join(template{text: ")"})
+}
+
+// selecting begins a subselect.
+func selecting(list []template) template { return template{text: "(SELECT "}.join(commas(list)) }
+
+func commas(list []template) template {
+	var t template
 	for i, c := range list {
 		if i > 0 {
 			t.text += ", "
 		}
 		t = t.join(c)
 	}
-	only := map[bool]string{false: "ONLY "}[inst.rv.GetInh()]
-	t.text += " FROM " + only + nameOf(inst.rv).Quoted() + " t" + inst.sample + " WHERE " + inst.means()
-	t = t.join(inst.conditions(true))
-	t.text += ")"
 	return t
+}
+
+// listed spells the subselect that stands for a mention whose rows have no place: the list itself.
+func (a *analysis) listed(inst *instance, number int, stage Stage) template {
+	p, at := inst.mask.Policy, int(inst.rv.GetLocation())
+	switch {
+	case a.locks:
+		refuse(codeFeatureNotSupported, at, "Lock the rows of the tables beneath.", "rows of %q cannot be locked by a statement that computes with its masked columns", inst.rv.GetRelname())
+	case inst.sample != "":
+		refuse(codeFeatureNotSupported, at, "", "TABLESAMPLE is not supported for masked columns of %q", inst.rv.GetRelname())
+	case len(inst.system) > 0:
+		refuse(codeFeatureNotSupported, at, "", "system columns of %q are not supported together with masked ones", inst.rv.GetRelname())
+	}
+	var list, arrays []template
+	open := a.openColumns(inst)
+	for _, c := range p.Relation.Columns {
+		i := slices.Index(open, c)
+		switch {
+		case i >= 0:
+			collation := ""
+			if c.Collation != "" {
+				collation = " COLLATE " + c.Collation
+			}
+			list = append(list, template{text: fmt.Sprintf("(u.c%d::%s)%s AS %s", i+1, c.Type, collation, quote(c.Name))})
+		case a.lists(inst, c.Name) && slices.Contains(p.Masked, c.Num):
+			shown := strings.ReplaceAll(shows(p, stage, c.Num), "{row}", "u.row")
+			list = append(list, lists(shown, number, stage).join(template{text: " AS " + quote(c.Name)}))
+		}
+	}
+	var names []string
+	for part := range stage.Parts[:len(stage.Parts)-1] {
+		names = append(names, fmt.Sprintf("c%d", part+1))
+		arrays = append(arrays, template{text: "pg_catalog.unnest(\x00::pg_catalog.text[])", holes: []hole{{stage: number, part: part}}})
+	}
+	return selecting(list).join(template{text: " FROM ROWS FROM ("}).join(commas(arrays)).
+		join(template{text: fmt.Sprintf(") WITH ORDINALITY AS u(%s, row) WHERE %s)", strings.Join(names, ", "), inst.means())})
 }
 
 // conditions spells those that shorten a mention's list behind others: over the table, or over the masked view.
@@ -171,36 +279,43 @@ func (i *instance) conditions(table bool) template {
 	return t
 }
 
-// code spells what the at-th masked column shows of a code. The row is looked up in the list by binary search; one that is
+// code spells what a masked column shows of a code. The row is looked up in the list by binary search; one that is
 // not there in this very version raises: it has changed since the codes were listed. (A join would do the same in twice
 // the time, and an inner join would leave the row out.)
-func (i *instance) code(number int, stage Stage, at int) template {
-	show, raises := "{codes}[{row} OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d : {row} OPERATOR(pg_catalog.*) %[1]d]", "no_codes"
-	width := len(stage.Components)
-	first := width - 1 // how far before the end of a code that begins which is shown
-	if stage.Policy.Present == catalog.Components {
-		show, raises = "{codes}[{row} OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d]::pg_catalog.float8", "no_code"
-		first -= slices.Index(stage.Components, at)
+func (i *instance) code(number int, stage Stage, num int16) template {
+	raises, row := "no_codes", "pg_catalog.width_bucket(t.ctid, {ids})"
+	if i.mask.Policy.Component(num) >= 0 {
+		raises = "no_code"
 	}
-	listed := "CASE WHEN {ids}[{row}] OPERATOR(pg_catalog.=) t.ctid AND {versions}[{row}] OPERATOR(pg_catalog.=) t.xmin THEN "
-	return lists(listed+fmt.Sprintf(show, width, first), number).join(i.orElse(raises))
+	listed := "CASE WHEN {ids}[{row}] OPERATOR(pg_catalog.=) t.ctid AND {versions}[{row}] OPERATOR(pg_catalog.=) t.xmin"
+	if stage.Policy.View.Identity == catalog.TableAndPlace {
+		row = "pg_catalog.width_bucket(" + hash("t") + ", {hashes})"
+		listed += " AND {tables}[{row}] OPERATOR(pg_catalog.=) t.tableoid"
+	}
+	text := strings.ReplaceAll(listed+" THEN "+shows(stage.Policy, stage, num), "{row}", row)
+	return lists(text, number, stage).join(i.orElse(raises))
 }
 
-// arrays are the names of a list's parts in the texts that lists takes, and their types.
-var arrays = [Parts]struct{ name, of string }{PartIDs: {"ids", "tid"}, PartVersions: {"versions", "xid"}, PartCodes: {"codes", "float4"}}
+// shows spells what a masked column shows of the code at {row}.
+func shows(p *catalog.Policy, stage Stage, num int16) string {
+	width := len(stage.Components)
+	if k := p.Component(num); k >= 0 { // how far before the end of its code it is
+		return fmt.Sprintf("{codes}[{row} OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d]::pg_catalog.float8", width, width-1-slices.Index(stage.Components, k))
+	}
+	return fmt.Sprintf("{codes}[{row} OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d : {row} OPERATOR(pg_catalog.*) %[1]d]", width, width-1)
+}
 
-// lists makes a template of a text that has the parts of a list by name, and {row} for a row's place in it. The parts are
-// uncorrelated subselects, so that plans hold them once and EXPLAIN does not print them.
-func lists(text string, number int) template {
-	text = strings.ReplaceAll(text, "{row}", "pg_catalog.width_bucket(t.ctid, {ids})")
+// lists makes a template of a text that has the parts of a list by name. The parts are uncorrelated subselects, so that plans hold
+// them once and EXPLAIN does not print them.
+func lists(text string, number int, stage Stage) template {
 	t := template{}
 	for text != "" {
 		before, rest, _ := strings.Cut(text, "{")
 		t.text += before
 		name, after, _ := strings.Cut(rest, "}")
-		for part, a := range arrays {
-			if a.name == name {
-				t.text += "(SELECT \x00::pg_catalog." + a.of + "[])"
+		for part, p := range stage.Parts {
+			if p.name == name {
+				t.text += "(SELECT \x00::pg_catalog." + p.Type + "[])"
 				t.holes = append(t.holes, hole{stage: number, part: part})
 			}
 		}

@@ -9,17 +9,23 @@ GRANT USAGE ON SCHEMA scrim_runtime TO PUBLIC;
 
 -- Called for each plan over a masked view, as the role that runs it. The view has grants of its own: whoever may read
 -- a column of it must still have SELECT on the table's, or a REVOKE on the table would not revoke. Row security that was
--- switched on later would be judged by the view owner's rights, so it is refused. Raises, or returns true.
-CREATE OR REPLACE FUNCTION scrim_runtime.still_granted(relation oid, masked_view text, open_columns int2[]) RETURNS boolean
+-- switched on later would be judged by the view owner's rights, so it is refused. alone says that a row's place is all that its seal and
+-- its code are known by: a table that has children by now has several rows in one place. Raises, or returns true.
+CREATE OR REPLACE FUNCTION scrim_runtime.still_granted(relation oid, masked_view text, open_columns int2[], row_security boolean, alone boolean) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = relation) THEN
-        RAISE EXCEPTION 'masked columns of % cannot be read while it has row security', relation::regclass USING ERRCODE = 'feature_not_supported';
+    IF NOT row_security AND (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = relation) THEN
+        RAISE EXCEPTION 'masked columns of % cannot be read while it has row security', relation::regclass USING ERRCODE = 'feature_not_supported',
+            HINT = 'Drop the masking policy and make it again.';
+    END IF;
+    IF alone AND EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = relation) THEN
+        RAISE EXCEPTION 'masked columns of % cannot be read: it has children that it had not when the masking policy was made', relation::regclass
+            USING ERRCODE = 'feature_not_supported', HINT = 'Drop the masking policy and make it again.';
     END IF;
     IF NOT has_any_column_privilege(relation, 'SELECT') OR EXISTS (
         SELECT 1 FROM unnest(open_columns) WITH ORDINALITY AS o(num, ord)
          WHERE has_column_privilege(relation, o.num, 'SELECT') IS FALSE
-           AND has_column_privilege('scrim_runtime.' || quote_ident(masked_view), (o.ord + 2)::int2, 'SELECT')) THEN
+           AND has_column_privilege('scrim_runtime.' || quote_ident(masked_view), o.ord::int2, 'SELECT')) THEN
         RAISE EXCEPTION 'permission denied for table %', relation::regclass USING ERRCODE = 'insufficient_privilege',
             HINT = 'A privilege was revoked after the masking policy was made.';
     END IF;
@@ -55,4 +61,16 @@ CREATE OR REPLACE FUNCTION scrim_runtime.no_codes(row_id tid) RETURNS real[]
 LANGUAGE plpgsql STABLE PARALLEL SAFE COST 1 AS $$
 BEGIN
     PERFORM scrim_runtime.no_code(row_id);
+END $$;
+
+-- Put by the proxy before a list of rows that have no place, where the statement reads other relations too: in READ COMMITTED
+-- those would be read at another moment than the list, and nothing could tell. Raises, or returns true.
+CREATE OR REPLACE FUNCTION scrim_runtime.one_snapshot(relation oid) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('transaction_isolation') = 'read committed' THEN
+        RAISE EXCEPTION 'masked columns of % cannot be computed with beside other relations in a transaction of READ COMMITTED', relation::regclass
+            USING ERRCODE = 'feature_not_supported', HINT = 'BEGIN ISOLATION LEVEL REPEATABLE READ, or run the statement outside of a transaction block.';
+    END IF;
+    RETURN true;
 END $$;

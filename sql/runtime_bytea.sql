@@ -13,6 +13,8 @@ BEGIN
     EXECUTE pg_catalog.format('CREATE FUNCTION scrim_runtime.seal(bytea, bytea, text) RETURNS bytea
         LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE COST 100 RETURN %I.encrypt($1, $2, $3)', extension_schema);
     EXECUTE 'CREATE DOMAIN scrim_runtime.sealed AS bytea';
+    -- Random bytes for the seals of rows that have no place. Not VOLATILE, or the planner would not flatten the masked view.
+    CREATE FUNCTION scrim_runtime.nonce() RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE AS 'SELECT pg_catalog.gen_random_uuid()';
 END $make$;
 SET LOCAL client_min_messages = error;
 SELECT pg_temp.scrim_make_seal();

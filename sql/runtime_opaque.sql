@@ -23,6 +23,8 @@ BEGIN
         CREATE FUNCTION scrim_runtime.seal(bytea, bytea, text) RETURNS scrim_runtime.sealed
             LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE COST 100 AS '$libdir/pgcrypto', 'pg_encrypt';
     END IF;
+    -- Random bytes for the seals of rows that have no place. Not VOLATILE, or the planner would not flatten the masked view.
+    CREATE OR REPLACE FUNCTION scrim_runtime.nonce() RETURNS uuid LANGUAGE internal STABLE PARALLEL SAFE AS 'gen_random_uuid';
 END $make$;
 SET LOCAL client_min_messages = error;  -- "argument type is only a shell" is how a base type begins
 SELECT pg_temp.scrim_make_seal();

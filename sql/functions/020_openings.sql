@@ -19,8 +19,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN role = 0 THEN 'PUBLIC' ELSE (SELECT quote_ident(r.rolname) FROM pg_roles r WHERE r.oid = role) END
 $$;
 
--- Views, materialized views and rules that read a masked column of the relation, however deep. A whole-row reference
--- leaves no column dependency, so it is looked for in the stored tree.
+-- What the policy on a relation masks, and by what; no row if there is none.
+CREATE FUNCTION scrim.policies_on(relation oid) RETURNS TABLE (name text, columns smallint[], inputs smallint[])
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p.name, p.columns, p.inputs FROM scrim_state.policies p WHERE p.relation = policies_on.relation
+$$;
+
+-- Views, materialized views and rules that read a masked column of the relation, however deep, up to views that have policies of
+-- their own. A whole-row reference leaves no column dependency, so it is looked for in the stored tree.
 CREATE FUNCTION scrim.dependent_rules(relation oid, masked smallint[])
 RETURNS TABLE (rule oid, holder oid)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -34,6 +40,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
           FROM dep
           JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = dep.holder AND d.classid = 'pg_rewrite'::regclass
           JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> dep.holder
+         WHERE NOT EXISTS (SELECT 1 FROM scrim.policies_on(dep.holder))
     )
     SELECT dep.rule, dep.holder FROM dep
       JOIN pg_class c ON c.oid = dep.holder
@@ -60,16 +67,25 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT v.role FROM scrim_state.view_owners v JOIN pg_roles r ON r.oid = v.role WHERE v.table_owner = view_owner.table_owner
 $$;
 
--- One row for each way around the mask. masked and inputs: attnums; exempt: roles that are meant to read raw values.
--- Call it after the grants are converted: who is masked is judged by what has_column_privilege says.
-CREATE FUNCTION scrim.openings(relation regclass, masked smallint[], inputs smallint[], exempt oid[])
+-- Who must not read the raw values of an owner's relation: every role that is neither superuser nor Scrim's own, and that has
+-- the rights of neither the owner nor an exempt role; 0 stands for PUBLIC.
+CREATE FUNCTION scrim.outsiders(owner oid, exempt oid[]) RETURNS SETOF oid
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT r.oid FROM pg_roles r
+     WHERE NOT r.rolsuper AND r.oid >= 16384
+       AND r.oid IS DISTINCT FROM scrim.view_owner(owner) AND r.oid <> (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'scrim_state')
+       AND NOT EXISTS (SELECT 1 FROM unnest(exempt || owner) t WHERE pg_has_role(r.oid, t, 'USAGE'))
+    UNION ALL SELECT 0::oid
+$$;
+
+-- One row for each way around the mask, by one relation alone. masked and inputs: attnums; exempt: roles that are meant to read raw
+-- values; covered: views over it that have been looked at.
+CREATE FUNCTION scrim.openings_of(relation regclass, masked smallint[], inputs smallint[], exempt oid[], covered oid[])
 RETURNS TABLE (kind text, object text, why text, remedy text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel pg_class;
     version int := current_setting('server_version_num')::int;
-    ours oid[];         -- Scrim's own: the owner of the masked view, and who made it
-    trusted oid[];      -- may read: owner and exempt roles
     readers oid[];      -- can read, one way or another
     outsiders oid[];    -- must not read: every other role, and PUBLIC
     writers oid[];      -- outsiders that may INSERT or UPDATE
@@ -79,13 +95,7 @@ DECLARE
     set_privilege text := CASE WHEN version >= 160000 THEN 'SET' ELSE 'MEMBER' END;
 BEGIN
     SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = relation;
-    ours := ARRAY[scrim.view_owner(rel.relowner), (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'scrim_state')];
-    trusted := exempt || rel.relowner;
-    outsiders := ARRAY(
-        SELECT r.oid FROM pg_roles r
-         WHERE NOT r.rolsuper AND r.oid >= 16384 AND NOT coalesce(r.oid = ANY (ours), false)
-           AND NOT EXISTS (SELECT 1 FROM unnest(trusted) t WHERE pg_has_role(r.oid, t, 'USAGE'))
-        UNION ALL SELECT 0::oid);
+    outsiders := ARRAY(SELECT scrim.outsiders(rel.relowner, exempt));
     readers := ARRAY(
         SELECT r.oid FROM pg_roles r
          WHERE r.rolsuper OR EXISTS (SELECT 1 FROM unnest(masked) m WHERE has_column_privilege(r.oid, relation, m, 'SELECT')));
@@ -168,14 +178,15 @@ BEGIN
                                  WHERE has_any_column_privilege(o, c.oid, 'SELECT')), 'everybody'))
           FROM scrim.dependent_rules(relation, masked) d
           JOIN pg_class c ON c.oid = d.holder
-         WHERE c.relkind NOT IN ('v', 'm')
+         WHERE NOT coalesce(c.oid = ANY (covered) OR scrim.plain_copies(c.oid, relation, masked) <@ (SELECT p.columns FROM scrim.policies_on(c.oid) p), false)
+           AND (c.relkind NOT IN ('v', 'm')
             OR (EXISTS (SELECT 1 FROM unnest(outsiders) o WHERE has_any_column_privilege(o, c.oid, 'SELECT'))
                 AND NOT EXISTS (SELECT 1 FROM pg_options_to_table(c.reloptions) x
-                                 WHERE x.option_name = 'security_invoker' AND x.option_value::boolean));
+                                 WHERE x.option_name = 'security_invoker' AND x.option_value::boolean)));
     RETURN QUERY
         SELECT 'rule', format('%I on %s', r.rulename, relation), 'rules of the table rewrite other people''s statements',
                format('DROP RULE %I ON %s', r.rulename, relation)
-          FROM pg_rewrite r WHERE r.ev_class = relation;
+          FROM pg_rewrite r WHERE r.ev_class = relation AND r.rulename <> '_RETURN';
 
     RETURN QUERY  -- SECURITY DEFINER functions: what their bodies read, by themselves or through others, cannot be known
         SELECT 'function', p.oid::regprocedure::text,
@@ -200,12 +211,6 @@ BEGIN
           FROM pg_attribute a
          WHERE a.attrelid = relation AND NOT a.attnum = ANY (masked)
            AND EXISTS (SELECT 1 FROM scrim.generated_from(relation) g WHERE g.generated = a.attnum AND g.base = ANY (masked));
-    RETURN QUERY
-        SELECT 'inheritance', x.other::text, format('%s shares rows with the table under its own privileges', x.other),
-               'partitions, parents and children cannot be protected yet'
-          FROM (SELECT i.inhrelid::regclass FROM pg_inherits i WHERE i.inhparent = relation
-                UNION ALL SELECT i.inhparent::regclass FROM pg_inherits i WHERE i.inhrelid = relation) x(other);
-
     RETURN QUERY  -- other people's code that is handed the row
         SELECT 'trigger', quote_ident(t.tgname),
                CASE WHEN p.proowner <> rel.relowner AND NOT f.rolsuper
@@ -302,4 +307,58 @@ BEGIN
            AND (to_jsonb(p) -> 'attnames' IS NULL OR EXISTS (
                 SELECT 1 FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum = ANY (masked)
                    AND to_jsonb(p) -> 'attnames' ? a.attname::text));
+END $$;
+
+-- One row for each way around the mask: by the relation, by its partitions and children, and by what a view is made of. Call it after
+-- the grants are converted: who is masked is judged by what has_column_privilege says.
+CREATE FUNCTION scrim.openings(relation regclass, masked smallint[], inputs smallint[], exempt oid[], covered oid[] DEFAULT '{}')
+RETURNS TABLE (kind text, object text, why text, remedy text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    rel pg_class;
+    member oid;
+    below record;
+BEGIN
+    SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = relation;
+    FOR member IN SELECT scrim.family(relation) LOOP
+        RETURN QUERY SELECT * FROM scrim.openings_of(member, scrim.same_columns(relation, masked, member),
+                                                     scrim.same_columns(relation, inputs, member), exempt, covered);
+        RETURN QUERY
+            SELECT 'inheritance', i.inhparent::regclass::text, format('%s shows the rows of %s under its own privileges', i.inhparent::regclass, member::regclass),
+                   format('mask the columns of %s instead: its partitions and children are masked along with it', i.inhparent::regclass)
+              FROM pg_inherits i
+             WHERE i.inhrelid = member AND i.inhparent NOT IN (SELECT scrim.family(relation));
+    END LOOP;
+
+    IF rel.relkind IN ('v', 'm') THEN
+        RETURN QUERY
+            SELECT DISTINCT 'column', quote_ident(a.attname), format('column %I is made of a column that a masked one is made of', a.attname),
+                   format('mask %I too, or leave it out of the view', a.attname)
+              FROM scrim.view_columns(relation) c
+              JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = c.attnum
+              JOIN scrim.view_columns(relation) m ON m.attnum = ANY (masked) AND m.source = c.source AND m.source_attnum = c.source_attnum
+             WHERE NOT c.attnum = ANY (masked);
+        FOR below IN
+            SELECT s.source, s.columns, c.relowner,
+                   ARRAY(SELECT DISTINCT i.source_attnum FROM scrim.view_columns(relation) i WHERE i.attnum = ANY (inputs) AND i.source = s.source) AS inputs
+              FROM scrim.view_sources(relation, masked) s JOIN pg_class c ON c.oid = s.source
+        LOOP
+            RETURN QUERY SELECT * FROM scrim.openings(below.source, below.columns, below.inputs, exempt || rel.relowner, covered || relation::oid);
+        END LOOP;
+    END IF;
+    IF rel.relkind = 'v' THEN
+        RETURN QUERY  -- what the tables below accept, and what their triggers do, tells about raw values
+            SELECT 'privilege', scrim.role_name(o.oid), format('%s may %s on the view', scrim.role_name(o.oid), p.name),
+                   format('REVOKE %s ON %s FROM %s', p.name, relation, scrim.role_name(o.oid))
+              FROM scrim.outsiders(rel.relowner, exempt) o(oid), unnest(ARRAY['INSERT', 'UPDATE', 'DELETE']) p(name)
+             WHERE has_table_privilege(o.oid, relation, p.name)
+                OR CASE WHEN p.name <> 'DELETE' THEN has_any_column_privilege(o.oid, relation, p.name) END;
+    END IF;
+    IF rel.relkind = 'f' THEN
+        RETURN QUERY  -- who may make foreign tables there reads the remote table through one of its own
+            SELECT 'server', s.srvname::text, format('%s may use the foreign server, and could read the remote table through a foreign table of its own', scrim.role_name(o.oid)),
+                   format('REVOKE USAGE ON FOREIGN SERVER %I FROM %s', s.srvname, scrim.role_name(o.oid))
+              FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver, scrim.outsiders(rel.relowner, exempt) o(oid)
+             WHERE f.ftrelid = relation AND has_server_privilege(o.oid, s.oid, 'USAGE');
+    END IF;
 END $$;

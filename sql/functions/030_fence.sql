@@ -20,21 +20,34 @@ CREATE FUNCTION scrim.require_protectable(relation regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel pg_class;
+    member pg_class;
     reason text;
 BEGIN
     SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = relation;
     reason := CASE
-        WHEN rel.relkind = 'p' THEN 'a partitioned table'
-        WHEN rel.relkind = 'f' THEN 'a foreign table'
-        WHEN rel.relkind IN ('v', 'm') THEN 'a view'
-        WHEN rel.relkind <> 'r' THEN 'not a table'
-        WHEN rel.relpersistence = 't' THEN 'a temporary table'
+        WHEN rel.relkind NOT IN ('r', 'p', 'v', 'm', 'f') THEN 'not a table or view'
+        WHEN rel.relpersistence = 't' THEN 'temporary'
         WHEN rel.relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, 'scrim_state'::regnamespace, 'scrim_runtime'::regnamespace)
-            THEN 'a system table' END;
+            THEN 'a system table'
+        WHEN EXISTS (SELECT 1 FROM pg_options_to_table(rel.reloptions) x WHERE x.option_name = 'security_invoker' AND x.option_value::boolean)
+            THEN 'a view with security_invoker: mask the columns of the tables that it reads'
+        WHEN rel.relkind = 'v' AND EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = relation AND a.attname IN ('ctid', 'xmin', 'xmax', 'cmin', 'cmax', 'tableoid'))
+            THEN 'a view with a column called like a system column' END;
     IF reason IS NOT NULL THEN
-        RAISE EXCEPTION 'cannot mask columns of %: it is %', relation, reason USING ERRCODE = 'feature_not_supported',
-            HINT = 'Ordinary tables can be protected in this version.';
+        RAISE EXCEPTION 'cannot mask columns of %: it is %', relation, reason USING ERRCODE = 'feature_not_supported';
     END IF;
+    FOR member IN SELECT c.* FROM scrim.family(relation) f(oid) JOIN pg_class c ON c.oid = f.oid WHERE c.oid <> relation LOOP
+        IF member.relkind NOT IN ('r', 'p') OR rel.relkind NOT IN ('r', 'p') THEN
+            RAISE EXCEPTION 'cannot mask columns of %: its part % is a foreign table', relation, member.oid::regclass USING ERRCODE = 'feature_not_supported',
+                HINT = 'Rows of a foreign table have no place by which their codes could be found.';
+        ELSIF member.relowner <> rel.relowner THEN
+            RAISE EXCEPTION 'cannot mask columns of %: its part % has another owner', relation, member.oid::regclass USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = format('ALTER TABLE %s OWNER TO %s.', member.oid::regclass, scrim.role_name(rel.relowner));
+        ELSIF EXISTS (SELECT 1 FROM scrim.policies_on(member.oid)) THEN
+            RAISE EXCEPTION 'cannot mask columns of %: its part % has a masking policy', relation, member.oid::regclass USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = 'Drop that policy: the parts of a table are masked along with it.';
+        END IF;
+    END LOOP;
 END $$;
 
 -- Raises unless the session's role may use an encoder: who made it may, and superusers.
@@ -65,6 +78,15 @@ BEGIN
     LOCK TABLE scrim_state.policies IN SHARE ROW EXCLUSIVE MODE;
 END $$;
 
+-- Locks a table against everybody else, with its partitions and children. There is no such statement for other relations.
+CREATE FUNCTION scrim.fence_lock(relation regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (SELECT c.relkind IN ('r', 'p') FROM pg_class c WHERE c.oid = relation) THEN
+        EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
+    END IF;
+END $$;
+
 -- Makes the role that owns the masked views of one table owner, and its key, if they do not exist. One role and one key
 -- for each table owner: a view runs with its owner's rights, and a shared owner would hand people each other's tables.
 CREATE FUNCTION scrim.fence_prepare(relation regclass) RETURNS text
@@ -77,7 +99,11 @@ BEGIN
     PERFORM scrim.require_policy_admin(relation);
     IF scrim.view_owner(owner) IS NULL THEN
         IF NOT EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = role) THEN
-            EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+            BEGIN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN
+                RAISE EXCEPTION 'role "%" is being made by another database''s Scrim', role USING ERRCODE = 'serialization_failure', HINT = 'Try again.';
+            END;
         ELSIF EXISTS (SELECT 1 FROM pg_roles r
                        WHERE r.rolname = role
                          AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolreplication
@@ -116,8 +142,8 @@ END $$;
 -- Makes the masked view and writes the policy down. acl_before and acl_after are scrim.relation_acl as JSON, taken by
 -- the caller around the conversion of the grants; who could read the table before may read the view now.
 CREATE FUNCTION scrim.fence_publish(
-    policy_name text, relation regclass, masked smallint[], input_columns smallint[], encoder text, presentation text,
-    except_roles oid[], acl_before jsonb, acl_after jsonb) RETURNS void
+    policy_name text, relation regclass, masked smallint[], components smallint[], input_columns smallint[], encoder text, presentation text,
+    except_roles oid[], mends integer, acl_before jsonb, acl_after jsonb) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel pg_class;
@@ -127,6 +153,8 @@ DECLARE
     open_columns smallint[];
     view_columns text;
     sealed_column text;
+    identity text;
+    place text;
     null_mask text;
     inputs_list text;
     bad text;
@@ -144,33 +172,45 @@ BEGIN
        OR (SELECT count(DISTINCT a.attnum) FROM pg_attribute a
             WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum = ANY (input_columns)) IS DISTINCT FROM cardinality(enc.feature_columns)::bigint
        OR cardinality(input_columns) IS DISTINCT FROM cardinality(enc.feature_columns)
-       OR (presentation = 'COMPONENTS' AND cardinality(masked) > enc.latent_dims) THEN
+       OR cardinality(components) IS DISTINCT FROM cardinality(masked)
+       OR (presentation = 'COMPONENTS' AND (1 <= ALL (components) AND enc.latent_dims >= ALL (components)) IS NOT TRUE) THEN
         RAISE EXCEPTION 'inconsistent columns' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    -- DROP gives grants back with the rights of whoever drops: only those of the caller's own table may be remembered.
+    IF EXISTS (SELECT 1 FROM jsonb_array_elements(acl_before || acl_after) e WHERE ((e ->> 'relation')::oid IN (SELECT scrim.family(relation))) IS NOT TRUE) THEN
+        RAISE EXCEPTION 'grants of another table' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM scrim.require_policy_admin(p.relation) FROM scrim_state.policies p WHERE p.id = fence_publish.mends;
 
     view_name := CASE WHEN octet_length(rel.relname) > 50 THEN 'masked' ELSE rel.relname END || '_' || relation::oid;
     SELECT coalesce(array_agg(a.attnum ORDER BY a.attnum), '{}'), string_agg(format('t.%I', a.attname), ', ' ORDER BY a.attnum)
       INTO open_columns, view_columns
       FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (masked);
-    INSERT INTO scrim_state.policies (name, relation, columns, inputs, view_columns, seals_only, encoder_id, present, except_roles, masked_view, key_owner, created_by)
-    VALUES (policy_name, relation, masked, input_columns, open_columns, rel.relrowsecurity, enc.id, presentation, fence_publish.except_roles, 0, rel.relowner, session_user)
+    identity := CASE WHEN rel.relkind IN ('v', 'f') THEN 'NONE'
+                     WHEN rel.relkind = 'p' OR EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = relation) THEN 'TABLE AND PLACE'
+                     ELSE 'PLACE' END;
+    INSERT INTO scrim_state.policies (name, relation, columns, components, inputs, view_columns, seals_only, identity, mends, encoder_id, present, except_roles, masked_view, key_owner, created_by)
+    VALUES (policy_name, relation, masked, fence_publish.components, input_columns, open_columns, rel.relrowsecurity, identity, fence_publish.mends, enc.id, presentation, fence_publish.except_roles, 0, rel.relowner, session_user)
     RETURNING * INTO policy;
 
-    -- File node, ctid and xmin come first so that every seal is unique, also across a table rewrite; a NULL is a constant plus a bit, so that length tells nothing.
+    -- What comes first makes every seal unique: file node, ctid and xmin, also across a table rewrite; or, of rows without a place,
+    -- random bytes. A NULL is a constant plus a bit, so that length tells nothing.
+    place := CASE identity WHEN 'PLACE' THEN format('(SELECT pg_relation_filenode(%s)), t.ctid, t.xmin', relation::oid)
+                           WHEN 'TABLE AND PLACE' THEN 'pg_relation_filenode(t.tableoid), t.tableoid, t.ctid, t.xmin'
+                           ELSE 'scrim_runtime.nonce()' END;
     SELECT string_agg(format('coalesce(%s, 0::float8)', scrim.feature_expression(relation, i.num, 't')), ', ' ORDER BY i.ord),
            string_agg(format('CASE WHEN t.%I IS NULL THEN %s::int8 ELSE 0::int8 END', a.attname, 1::bigint << (i.ord - 1)::int), ' + ' ORDER BY i.ord)
       INTO inputs_list, null_mask
       FROM unnest(input_columns) WITH ORDINALITY AS i(num, ord)
       JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = i.num;
     sealed_column := format(
-        'scrim_runtime.seal(record_send(ROW((SELECT pg_relation_filenode(%s)), t.ctid, t.xmin, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k WHERE k.only_row), ''aes-cbc/pad:pkcs''::text) AS %I',
-        relation::oid, policy.id, inputs_list, null_mask, 'key_' || rel.relowner, 'sealed_' || policy.id);
-    IF policy.seals_only THEN
-        EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT t.ctid, t.xmin, %s FROM %s t', view_name, sealed_column, relation);
-    ELSE
-        EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT t.ctid, t.xmin, %s FROM %s t WHERE scrim_runtime.still_granted(%s, %L::text, %L::int2[])',
-                       view_name, concat_ws(', ', view_columns, sealed_column), relation, relation::oid, view_name, open_columns);
-    END IF;
+        'scrim_runtime.seal(record_send(ROW(%s, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k WHERE k.only_row), ''aes-cbc/pad:pkcs''::text) AS %I',
+        place, policy.id, inputs_list, null_mask, 'key_' || rel.relowner, 'sealed_' || policy.id);
+    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT %s FROM %s t WHERE scrim_runtime.still_granted(%s, %L::text, %L::int2[], %L::bool, %L::bool)',
+                   view_name,
+                   concat_ws(', ', CASE WHEN NOT policy.seals_only THEN view_columns END, sealed_column,
+                             CASE identity WHEN 'PLACE' THEN 't.ctid, t.xmin' WHEN 'TABLE AND PLACE' THEN 't.ctid, t.xmin, t.tableoid' END),
+                   relation, relation::oid, view_name, CASE WHEN policy.seals_only THEN '{}' ELSE open_columns END, policy.seals_only, identity = 'PLACE');
     EXECUTE format('ALTER VIEW scrim_runtime.%I OWNER TO %s', view_name, scrim.role_name(scrim.view_owner(rel.relowner)));
     EXECUTE format('REVOKE ALL ON scrim_runtime.%I FROM PUBLIC', view_name);
     UPDATE scrim_state.policies p SET masked_view = format('scrim_runtime.%I', view_name)::regclass WHERE p.id = policy.id
@@ -182,14 +222,15 @@ BEGIN
      WHERE r.ev_class = policy.masked_view
        AND NOT (d.refclassid = 'pg_class'::regclass AND d.refobjid IN (relation, policy.masked_view, format('scrim_state.%I', 'key_' || rel.relowner)::regclass))
        AND NOT (d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ('scrim_runtime.seal(bytea,bytea,text)'::regprocedure,
-                                                                      'scrim_runtime.still_granted(oid,text,int2[])'::regprocedure))
+                                                                      'scrim_runtime.still_granted(oid,text,int2[],bool,bool)'::regprocedure,
+                                                                      'scrim_runtime.nonce()'::regprocedure))
        AND NOT (d.refclassid = 'pg_type'::regclass AND d.refobjid = 'scrim_runtime.sealed'::regtype);
     IF bad IS NOT NULL THEN
         RAISE EXCEPTION 'the masked view of % would depend on %', relation, bad USING ERRCODE = 'feature_not_supported';
     END IF;
 
-    INSERT INTO scrim_state.policy_grants (policy_id, change, attnum, grantor, grantee, privilege, grantable)
-    SELECT policy.id, x.change, (x.entry ->> 'attnum')::smallint, (x.entry ->> 'grantor')::oid, (x.entry ->> 'grantee')::oid,
+    INSERT INTO scrim_state.policy_grants (policy_id, relation, change, attnum, grantor, grantee, privilege, grantable)
+    SELECT policy.id, (x.entry ->> 'relation')::oid, x.change, (x.entry ->> 'attnum')::smallint, (x.entry ->> 'grantor')::oid, (x.entry ->> 'grantee')::oid,
            x.entry ->> 'privilege', (x.entry ->> 'grantable')::boolean
       FROM (SELECT 'removed', b FROM jsonb_array_elements(acl_before) b WHERE NOT acl_after @> jsonb_build_array(b)
             UNION ALL
@@ -201,25 +242,32 @@ BEGIN
                     ELSE ARRAY(SELECT DISTINCT c FROM unnest(array_agg(
                         CASE WHEN (b ->> 'attnum')::smallint = ANY (masked) THEN 'sealed_' || policy.id
                              WHEN NOT policy.seals_only THEN a.attname::text END)) c
-                        UNION SELECT unnest(ARRAY['ctid', 'xmin'])) END AS columns
+                        UNION SELECT unnest(CASE identity WHEN 'PLACE' THEN ARRAY['ctid', 'xmin'] WHEN 'TABLE AND PLACE' THEN ARRAY['ctid', 'xmin', 'tableoid'] END)) END AS columns
           FROM jsonb_array_elements(acl_before) b
           LEFT JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = (b ->> 'attnum')::smallint AND a.attnum > 0
-         WHERE b ->> 'privilege' = 'SELECT' AND NOT (b ->> 'grantee')::oid = ANY (fence_publish.except_roles)
+         WHERE (b ->> 'relation')::oid = relation AND b ->> 'privilege' = 'SELECT' AND NOT (b ->> 'grantee')::oid = ANY (fence_publish.except_roles)
          GROUP BY 1
     LOOP
         EXECUTE format('GRANT SELECT %s ON scrim_runtime.%I TO %s',
                        (SELECT '(' || string_agg(quote_ident(c), ', ') || ')' FROM unnest(g.columns) c),
                        view_name, scrim.role_name(g.grantee));
     END LOOP;
+    RETURN policy.id;
 END $$;
 
 -- The grants that a policy rearranges: everybody's but the owner's and Scrim's own.
 CREATE FUNCTION scrim.fence_acl(relation regclass) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.attnum, x.grantor, x.grantee, x.privilege), '[]')
+    SELECT coalesce(jsonb_agg(to_jsonb(x) || jsonb_build_object('relation', relation::oid) ORDER BY x.attnum, x.grantor, x.grantee, x.privilege), '[]')
       FROM scrim.relation_acl(relation) x JOIN pg_class c ON c.oid = relation
      WHERE x.privilege IN ('SELECT', 'REFERENCES', 'TRIGGER', 'MAINTAIN') AND x.grantee <> c.relowner
        AND x.grantee IS DISTINCT FROM scrim.view_owner(c.relowner)
+$$;
+
+-- Those of the relation and all its partitions and children.
+CREATE FUNCTION scrim.fence_family_acl(relation regclass) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(jsonb_agg(e), '[]') FROM scrim.family(relation) m(oid), jsonb_array_elements(scrim.fence_acl(m.oid)) e
 $$;
 
 -- The column that a remembered entry is about, as GRANT spells it; NULL for the whole table, or a column that is gone.
@@ -251,11 +299,12 @@ BEGIN
 END $$;
 
 -- Turns table grants of masked roles into column grants on what stays readable. System columns stay readable too: a row's
--- code is found by its ctid and xmin.
-CREATE FUNCTION scrim.fence_convert(relation regclass, masked smallint[], exempt oid[]) RETURNS void
+-- code is found by its ctid and xmin. readers, of the exempt roles, have SELECT afterwards.
+CREATE FUNCTION scrim.fence_convert(relation regclass, masked smallint[], exempt oid[], readers oid[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     before jsonb := scrim.fence_acl(relation);
+    is_view boolean := (SELECT c.relkind = 'v' FROM pg_class c WHERE c.oid = relation);
     open_columns text := (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
                            WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (masked));
     e jsonb;
@@ -294,21 +343,77 @@ BEGIN
             PERFORM scrim.fence_regrant(relation, e, false);
         ELSIF (e ->> 'attnum')::int = 0 AND e ->> 'privilege' IN ('SELECT', 'REFERENCES') AND open_columns IS NOT NULL THEN
             EXECUTE format('GRANT %s (%s) ON %s TO %s %s', e ->> 'privilege',
-                           open_columns || CASE WHEN e ->> 'privilege' = 'SELECT' THEN ', ctid, xmin, cmin, xmax, cmax, tableoid' ELSE '' END,
+                           open_columns || CASE WHEN e ->> 'privilege' = 'SELECT' AND NOT is_view THEN ', ctid, xmin, cmin, xmax, cmax, tableoid' ELSE '' END,
                            relation, scrim.role_name((e ->> 'grantee')::oid),
                            CASE WHEN (e ->> 'grantable')::boolean THEN 'WITH GRANT OPTION' END);
-        ELSIF (e ->> 'attnum')::smallint = ANY (masked) AND e ->> 'privilege' = 'SELECT' THEN
+        ELSIF (e ->> 'attnum')::smallint = ANY (masked) AND e ->> 'privilege' = 'SELECT' AND NOT is_view THEN
             EXECUTE format('GRANT SELECT (ctid, xmin) ON %s TO %s', relation, scrim.role_name((e ->> 'grantee')::oid));
         END IF;
     END LOOP;
-    FOR g IN SELECT x AS role FROM unnest(exempt) x WHERE NOT has_table_privilege(x, relation, 'SELECT') LOOP
+    FOR g IN SELECT x AS role FROM unnest(readers) x WHERE NOT has_table_privilege(x, relation, 'SELECT') LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', relation, scrim.role_name(g.role));
+    END LOOP;
+END $$;
+
+-- Closes the columns of a relation and makes the policy: the conversion of grants, and fence_publish. Whether other ways to the
+-- columns are open is for scrim.openings to say. except_get says that exempt roles get SELECT on it, if they have not.
+CREATE FUNCTION scrim.fence_mask(
+    policy_name text, relation regclass, masked smallint[], components smallint[], input_columns smallint[], encoder text, presentation text,
+    exempt oid[], except_get boolean, mends integer) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    acl_before jsonb := scrim.fence_family_acl(relation);
+    key_owner text := scrim.fence_prepare(relation);
+    member oid;
+BEGIN
+    EXECUTE format('GRANT SELECT ON %s TO %I', relation, key_owner);
+    FOR member IN SELECT scrim.family(relation) LOOP
+        PERFORM scrim.fence_convert(member, scrim.same_columns(relation, masked, member), exempt,
+            ARRAY(SELECT x FROM unnest(exempt) x WHERE member = relation AND except_get OR has_table_privilege(x, member, 'SELECT')));
+    END LOOP;
+    RETURN scrim.fence_publish(policy_name, relation, masked, components, input_columns, encoder, presentation, exempt, mends,
+                               acl_before, scrim.fence_family_acl(relation));
+END $$;
+
+-- Masks the copies of masked columns in the views over a relation, and in the views over those. Left out, for scrim.openings to
+-- list, are views that do more with them than copy, and views that lack a column that the encoder needs.
+CREATE FUNCTION scrim.fence_cascade(
+    policy_name text, relation regclass, masked smallint[], components smallint[], input_columns smallint[], encoder text, presentation text,
+    exempt oid[], mends integer) RETURNS SETOF regclass
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    view regclass;
+    copies smallint[];
+    shown smallint[];
+    inputs smallint[];
+BEGIN
+    FOR view IN
+        SELECT DISTINCT r.ev_class
+          FROM pg_depend d
+          JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid AND r.rulename = '_RETURN'
+          JOIN pg_class c ON c.oid = r.ev_class AND c.relkind IN ('v', 'm') AND c.relnamespace <> 'scrim_runtime'::regnamespace
+         WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid = ANY (masked) AND r.ev_class <> relation
+           AND NOT EXISTS (SELECT 1 FROM pg_options_to_table(c.reloptions) x WHERE x.option_name = 'security_invoker' AND x.option_value::boolean)
+           AND NOT EXISTS (SELECT 1 FROM scrim.policies_on(c.oid))
+         ORDER BY 1
+    LOOP
+        copies := scrim.plain_copies(view, relation, masked);
+        inputs := scrim.copies(view, relation, input_columns);
+        CONTINUE WHEN copies IS NULL OR inputs IS NULL;
+        -- Which component each copy shows.
+        shown := ARRAY(SELECT components[array_position(masked, v.source_attnum)]
+                         FROM unnest(copies) WITH ORDINALITY AS c(num, ord) JOIN scrim.view_columns(view) v ON v.attnum = c.num AND v.source = relation ORDER BY c.ord);
+        PERFORM scrim.require_policy_admin(view);
+        PERFORM scrim.require_protectable(view);
+        PERFORM scrim.fence_mask(policy_name, view, copies, shown, inputs, encoder, presentation, exempt, false, mends);
+        RETURN NEXT view;
+        RETURN QUERY SELECT * FROM scrim.fence_cascade(policy_name, view, copies, shown, inputs, encoder, presentation, exempt, mends);
     END LOOP;
 END $$;
 
 CREATE FUNCTION scrim.create_masking_policy(
     policy_name text, relation regclass, columns text[], except_roles text[], encoder text,
-    inputs text[] DEFAULT NULL, present text DEFAULT NULL, if_not_exists boolean DEFAULT false) RETURNS void
+    inputs text[] DEFAULT NULL, present text DEFAULT NULL, if_not_exists boolean DEFAULT false, mend_views boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     masked smallint[];
@@ -318,14 +423,15 @@ DECLARE
     presentation text := coalesce(upper(present), CASE WHEN cardinality(columns) = 1 THEN 'VECTOR' ELSE 'COMPONENTS' END);
     role_text text;
     role_oid oid;
-    key_owner text;
-    acl_before jsonb;
+    components smallint[];
+    policy_id integer;
+    mended oid[] := '{}';
     ways text;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.require_protectable(relation);
     PERFORM scrim.fence_serialize();
-    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
+    PERFORM scrim.fence_lock(relation);
 
     IF EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = create_masking_policy.relation AND p.name = policy_name) THEN
         IF if_not_exists THEN
@@ -367,13 +473,15 @@ BEGIN
         exempt := exempt || role_oid;
     END LOOP;
 
-    acl_before := scrim.fence_acl(relation);
-    key_owner := scrim.fence_prepare(relation);
-    EXECUTE format('GRANT SELECT ON %s TO %I', relation, key_owner);
-    PERFORM scrim.fence_convert(relation, masked, exempt);
+    components := ARRAY(SELECT generate_series(1, cardinality(masked)));
+    policy_id := scrim.fence_mask(policy_name, relation, masked, components, input_columns, encoder, presentation, exempt, true, NULL);
+    IF mend_views THEN
+        mended := ARRAY(SELECT v::oid FROM scrim.fence_cascade(policy_name, relation, masked, components, input_columns, encoder, presentation, exempt, policy_id) v);
+    END IF;
 
-    SELECT string_agg(format('%s %s: %s. Close it: %s.', o.kind, o.object, o.why, o.remedy), E'\n' ORDER BY o.kind, o.object, o.why)
-      INTO ways FROM scrim.openings(relation, masked, input_columns, exempt) o;
+    SELECT string_agg(DISTINCT format('%s %s: %s. Close it: %s.', o.kind, o.object, o.why, o.remedy), E'\n')
+      INTO ways
+      FROM (SELECT relation::oid UNION ALL SELECT unnest(mended)) r(oid), scrim.policies_on(r.oid) p, scrim.openings(r.oid, p.columns, p.inputs, exempt) o;
     IF ways IS NOT NULL THEN
         RAISE EXCEPTION 'cannot mask %: raw values could still be read or probed another way', relation
             USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = ways,
@@ -383,8 +491,6 @@ BEGIN
         RAISE WARNING 'rows of % lie in the order of a masked column', relation
             USING HINT = 'CLUSTER the table on another index: physical order shows which raw value is larger.';
     END IF;
-    PERFORM scrim.fence_publish(policy_name, relation, masked, input_columns, encoder, presentation, exempt,
-                                acl_before, scrim.fence_acl(relation));
 END $$;
 
 -- Takes the masked view and the policy away; returns what it had remembered: {"grants": [...], "key_owner": oid}.
@@ -408,20 +514,29 @@ BEGIN
     RETURN jsonb_build_object('grants', remembered, 'key_owner', policy.key_owner);
 END $$;
 
+-- The views whose policies were made along with a table's, by CASCADE.
+CREATE FUNCTION scrim.fence_mended(policy_name text, relation regclass) RETURNS SETOF regclass
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT m.relation::regclass
+      FROM scrim_state.policies p JOIN scrim_state.policies m ON m.mends = p.id JOIN pg_class c ON c.oid = m.relation
+     WHERE p.relation = fence_mended.relation AND p.name = policy_name
+     ORDER BY m.id
+$$;
+
 CREATE FUNCTION scrim.drop_masking_policy(policy_name text, relation regclass, if_exists boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     withdrawn jsonb;
-    remembered jsonb;
     former oid;
-    now_there jsonb;
-    e jsonb;
-    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
-    can_be_grantor boolean;
+    mended regclass;
+    member oid;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.fence_serialize();
-    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
+    PERFORM scrim.fence_lock(relation);
+    FOR mended IN SELECT scrim.fence_mended(policy_name, relation) LOOP
+        PERFORM scrim.drop_masking_policy(policy_name, mended);
+    END LOOP;
     withdrawn := scrim.fence_withdraw(policy_name, relation);
     IF withdrawn IS NULL THEN
         IF if_exists THEN
@@ -432,12 +547,29 @@ BEGIN
     END IF;
     former := (withdrawn ->> 'key_owner')::oid;
     EXECUTE format('REVOKE SELECT ON %s FROM %s', relation, scrim.role_name(scrim.view_owner(former)));
-    -- Where the table changed hands, so did the grants that its owner had made.
-    remembered := (SELECT coalesce(jsonb_agg(CASE WHEN (r ->> 'grantor')::oid = former THEN jsonb_set(r, '{grantor}', to_jsonb(owner)) ELSE r END), '[]')
-                     FROM jsonb_array_elements(withdrawn -> 'grants') r WHERE (r ->> 'grantee')::oid <> owner);
+    -- Parts that were dropped are gone with their grants; a part that was detached gets them back.
+    FOR member IN
+        SELECT DISTINCT c.oid FROM jsonb_array_elements(withdrawn -> 'grants') r JOIN pg_class c ON c.oid = (r ->> 'relation')::oid
+         WHERE c.oid = relation OR c.relowner = (SELECT o.relowner FROM pg_class o WHERE o.oid = relation)
+    LOOP
+        -- Where the table changed hands, so did the grants that its owner had made.
+        PERFORM scrim.fence_restore(member, (
+            SELECT jsonb_agg(CASE WHEN (r ->> 'grantor')::oid = former THEN jsonb_set(r, '{grantor}', to_jsonb(c.relowner)) ELSE r END)
+              FROM jsonb_array_elements(withdrawn -> 'grants') r JOIN pg_class c ON c.oid = member
+             WHERE (r ->> 'relation')::oid = member AND (r ->> 'grantee')::oid <> c.relowner));
+    END LOOP;
+END $$;
 
+-- Gives a table the grants back that were remembered of it, and takes away what had been given instead.
+CREATE FUNCTION scrim.fence_restore(relation regclass, remembered jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now_there jsonb := scrim.fence_acl(relation);
+    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
+    can_be_grantor boolean;
+    e jsonb;
+BEGIN
     -- A grantee whose converted grants were all revoked meanwhile stays without. (System columns do not count: nobody thinks of them.)
-    now_there := scrim.fence_acl(relation);
     remembered := (SELECT coalesce(jsonb_agg(r), '[]') FROM jsonb_array_elements(remembered) r
         WHERE EXISTS (SELECT 1 FROM pg_roles x WHERE x.oid = (r ->> 'grantee')::oid OR (r ->> 'grantee')::oid = 0)
           AND (r ->> 'change' = 'added'

@@ -11,5 +11,5 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
     END IF;
-    RETURN QUERY SELECT o.* FROM scrim.openings(relation, policy.columns, policy.inputs, policy.except_roles) o;
+    RETURN QUERY SELECT DISTINCT o.* FROM scrim.openings(relation, policy.columns, policy.inputs, policy.except_roles) o;
 END $$;
