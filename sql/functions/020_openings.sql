@@ -327,7 +327,7 @@ BEGIN
             SELECT 'inheritance', i.inhparent::regclass::text, format('%s shows the rows of %s under its own privileges', i.inhparent::regclass, member::regclass),
                    format('mask the columns of %s instead: its partitions and children are masked along with it', i.inhparent::regclass)
               FROM pg_inherits i
-             WHERE i.inhrelid = member AND i.inhparent NOT IN (SELECT scrim.family(relation));
+             WHERE i.inhrelid = member AND NOT EXISTS (SELECT 1 FROM scrim.policies_on(i.inhparent));
     END LOOP;
 
     IF rel.relkind IN ('v', 'm') THEN

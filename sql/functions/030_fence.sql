@@ -143,7 +143,7 @@ END $$;
 -- the caller around the conversion of the grants; who could read the table before may read the view now.
 CREATE FUNCTION scrim.fence_publish(
     policy_name text, relation regclass, masked smallint[], components smallint[], input_columns smallint[], encoder text, presentation text,
-    except_roles oid[], mends integer, acl_before jsonb, acl_after jsonb) RETURNS integer
+    except_roles oid[], along_with integer, acl_before jsonb, acl_after jsonb) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel pg_class;
@@ -176,11 +176,7 @@ BEGIN
        OR (presentation = 'COMPONENTS' AND (1 <= ALL (components) AND enc.latent_dims >= ALL (components)) IS NOT TRUE) THEN
         RAISE EXCEPTION 'inconsistent columns' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- DROP gives grants back with the rights of whoever drops: only those of the caller's own table may be remembered.
-    IF EXISTS (SELECT 1 FROM jsonb_array_elements(acl_before || acl_after) e WHERE ((e ->> 'relation')::oid IN (SELECT scrim.family(relation))) IS NOT TRUE) THEN
-        RAISE EXCEPTION 'grants of another table' USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    PERFORM scrim.require_policy_admin(p.relation) FROM scrim_state.policies p WHERE p.id = fence_publish.mends;
+    PERFORM scrim.require_policy_admin(p.relation) FROM scrim_state.policies p WHERE p.id = fence_publish.along_with;
 
     view_name := CASE WHEN octet_length(rel.relname) > 50 THEN 'masked' ELSE rel.relname END || '_' || relation::oid;
     SELECT coalesce(array_agg(a.attnum ORDER BY a.attnum), '{}'), string_agg(format('t.%I', a.attname), ', ' ORDER BY a.attnum)
@@ -189,8 +185,8 @@ BEGIN
     identity := CASE WHEN rel.relkind IN ('v', 'f') THEN 'NONE'
                      WHEN rel.relkind = 'p' OR EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = relation) THEN 'TABLE AND PLACE'
                      ELSE 'PLACE' END;
-    INSERT INTO scrim_state.policies (name, relation, columns, components, inputs, view_columns, seals_only, identity, mends, encoder_id, present, except_roles, masked_view, key_owner, created_by)
-    VALUES (policy_name, relation, masked, fence_publish.components, input_columns, open_columns, rel.relrowsecurity, identity, fence_publish.mends, enc.id, presentation, fence_publish.except_roles, 0, rel.relowner, session_user)
+    INSERT INTO scrim_state.policies (name, relation, columns, components, inputs, view_columns, seals_only, identity, along_with, encoder_id, present, except_roles, masked_view, key_owner, created_by)
+    VALUES (policy_name, relation, masked, fence_publish.components, input_columns, open_columns, rel.relrowsecurity, identity, fence_publish.along_with, enc.id, presentation, fence_publish.except_roles, 0, rel.relowner, session_user)
     RETURNING * INTO policy;
 
     -- What comes first makes every seal unique: file node, ctid and xmin, also across a table rewrite; or, of rows without a place,
@@ -229,8 +225,8 @@ BEGIN
         RAISE EXCEPTION 'the masked view of % would depend on %', relation, bad USING ERRCODE = 'feature_not_supported';
     END IF;
 
-    INSERT INTO scrim_state.policy_grants (policy_id, relation, change, attnum, grantor, grantee, privilege, grantable)
-    SELECT policy.id, (x.entry ->> 'relation')::oid, x.change, (x.entry ->> 'attnum')::smallint, (x.entry ->> 'grantor')::oid, (x.entry ->> 'grantee')::oid,
+    INSERT INTO scrim_state.policy_grants (policy_id, change, attnum, grantor, grantee, privilege, grantable)
+    SELECT policy.id, x.change, (x.entry ->> 'attnum')::smallint, (x.entry ->> 'grantor')::oid, (x.entry ->> 'grantee')::oid,
            x.entry ->> 'privilege', (x.entry ->> 'grantable')::boolean
       FROM (SELECT 'removed', b FROM jsonb_array_elements(acl_before) b WHERE NOT acl_after @> jsonb_build_array(b)
             UNION ALL
@@ -245,7 +241,7 @@ BEGIN
                         UNION SELECT unnest(CASE identity WHEN 'PLACE' THEN ARRAY['ctid', 'xmin'] WHEN 'TABLE AND PLACE' THEN ARRAY['ctid', 'xmin', 'tableoid'] END)) END AS columns
           FROM jsonb_array_elements(acl_before) b
           LEFT JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = (b ->> 'attnum')::smallint AND a.attnum > 0
-         WHERE (b ->> 'relation')::oid = relation AND b ->> 'privilege' = 'SELECT' AND NOT (b ->> 'grantee')::oid = ANY (fence_publish.except_roles)
+         WHERE b ->> 'privilege' = 'SELECT' AND NOT (b ->> 'grantee')::oid = ANY (fence_publish.except_roles)
          GROUP BY 1
     LOOP
         EXECUTE format('GRANT SELECT %s ON scrim_runtime.%I TO %s',
@@ -258,16 +254,10 @@ END $$;
 -- The grants that a policy rearranges: everybody's but the owner's and Scrim's own.
 CREATE FUNCTION scrim.fence_acl(relation regclass) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(jsonb_agg(to_jsonb(x) || jsonb_build_object('relation', relation::oid) ORDER BY x.attnum, x.grantor, x.grantee, x.privilege), '[]')
+    SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.attnum, x.grantor, x.grantee, x.privilege), '[]')
       FROM scrim.relation_acl(relation) x JOIN pg_class c ON c.oid = relation
      WHERE x.privilege IN ('SELECT', 'REFERENCES', 'TRIGGER', 'MAINTAIN') AND x.grantee <> c.relowner
        AND x.grantee IS DISTINCT FROM scrim.view_owner(c.relowner)
-$$;
-
--- Those of the relation and all its partitions and children.
-CREATE FUNCTION scrim.fence_family_acl(relation regclass) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(jsonb_agg(e), '[]') FROM scrim.family(relation) m(oid), jsonb_array_elements(scrim.fence_acl(m.oid)) e
 $$;
 
 -- The column that a remembered entry is about, as GRANT spells it; NULL for the whole table, or a column that is gone.
@@ -299,11 +289,12 @@ BEGIN
 END $$;
 
 -- Turns table grants of masked roles into column grants on what stays readable. System columns stay readable too: a row's
--- code is found by its ctid and xmin. readers, of the exempt roles, have SELECT afterwards.
-CREATE FUNCTION scrim.fence_convert(relation regclass, masked smallint[], exempt oid[], readers oid[]) RETURNS void
+-- code is found by its ctid and xmin. except_get says that exempt roles get SELECT, if they have not.
+CREATE FUNCTION scrim.fence_convert(relation regclass, masked smallint[], exempt oid[], except_get boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     before jsonb := scrim.fence_acl(relation);
+    readers oid[] := ARRAY(SELECT x FROM unnest(exempt) x WHERE except_get OR has_table_privilege(x, relation, 'SELECT'));
     is_view boolean := (SELECT c.relkind = 'v' FROM pg_class c WHERE c.oid = relation);
     open_columns text := (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
                            WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (masked));
@@ -356,30 +347,26 @@ BEGIN
 END $$;
 
 -- Closes the columns of a relation and makes the policy: the conversion of grants, and fence_publish. Whether other ways to the
--- columns are open is for scrim.openings to say. except_get says that exempt roles get SELECT on it, if they have not.
+-- columns are open is for scrim.openings to say.
 CREATE FUNCTION scrim.fence_mask(
     policy_name text, relation regclass, masked smallint[], components smallint[], input_columns smallint[], encoder text, presentation text,
-    exempt oid[], except_get boolean, mends integer) RETURNS integer
+    exempt oid[], along_with integer) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    acl_before jsonb := scrim.fence_family_acl(relation);
+    acl_before jsonb := scrim.fence_acl(relation);
     key_owner text := scrim.fence_prepare(relation);
-    member oid;
 BEGIN
     EXECUTE format('GRANT SELECT ON %s TO %I', relation, key_owner);
-    FOR member IN SELECT scrim.family(relation) LOOP
-        PERFORM scrim.fence_convert(member, scrim.same_columns(relation, masked, member), exempt,
-            ARRAY(SELECT x FROM unnest(exempt) x WHERE member = relation AND except_get OR has_table_privilege(x, member, 'SELECT')));
-    END LOOP;
-    RETURN scrim.fence_publish(policy_name, relation, masked, components, input_columns, encoder, presentation, exempt, mends,
-                               acl_before, scrim.fence_family_acl(relation));
+    PERFORM scrim.fence_convert(relation, masked, exempt, along_with IS NULL);
+    RETURN scrim.fence_publish(policy_name, relation, masked, components, input_columns, encoder, presentation, exempt, along_with,
+                               acl_before, scrim.fence_acl(relation));
 END $$;
 
 -- Masks the copies of masked columns in the views over a relation, and in the views over those. Left out, for scrim.openings to
 -- list, are views that do more with them than copy, and views that lack a column that the encoder needs.
 CREATE FUNCTION scrim.fence_cascade(
     policy_name text, relation regclass, masked smallint[], components smallint[], input_columns smallint[], encoder text, presentation text,
-    exempt oid[], mends integer) RETURNS SETOF regclass
+    exempt oid[], along_with integer) RETURNS SETOF regclass
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     view regclass;
@@ -405,9 +392,9 @@ BEGIN
                          FROM unnest(copies) WITH ORDINALITY AS c(num, ord) JOIN scrim.view_columns(view) v ON v.attnum = c.num AND v.source = relation ORDER BY c.ord);
         PERFORM scrim.require_policy_admin(view);
         PERFORM scrim.require_protectable(view);
-        PERFORM scrim.fence_mask(policy_name, view, copies, shown, inputs, encoder, presentation, exempt, false, mends);
+        PERFORM scrim.fence_mask(policy_name, view, copies, shown, inputs, encoder, presentation, exempt, along_with);
         RETURN NEXT view;
-        RETURN QUERY SELECT * FROM scrim.fence_cascade(policy_name, view, copies, shown, inputs, encoder, presentation, exempt, mends);
+        RETURN QUERY SELECT * FROM scrim.fence_cascade(policy_name, view, copies, shown, inputs, encoder, presentation, exempt, along_with);
     END LOOP;
 END $$;
 
@@ -425,6 +412,7 @@ DECLARE
     role_oid oid;
     components smallint[];
     policy_id integer;
+    member oid;
     mended oid[] := '{}';
     ways text;
 BEGIN
@@ -474,10 +462,16 @@ BEGIN
     END LOOP;
 
     components := ARRAY(SELECT generate_series(1, cardinality(masked)));
-    policy_id := scrim.fence_mask(policy_name, relation, masked, components, input_columns, encoder, presentation, exempt, true, NULL);
-    IF mend_views THEN
-        mended := ARRAY(SELECT v::oid FROM scrim.fence_cascade(policy_name, relation, masked, components, input_columns, encoder, presentation, exempt, policy_id) v);
-    END IF;
+    policy_id := scrim.fence_mask(policy_name, relation, masked, components, input_columns, encoder, presentation, exempt, NULL);
+    FOR member IN SELECT m FROM scrim.family(relation) m WHERE m <> relation LOOP
+        PERFORM scrim.fence_mask(policy_name, member, scrim.same_columns(relation, masked, member), components,
+                                 scrim.same_columns(relation, input_columns, member), encoder, presentation, exempt, policy_id);
+    END LOOP;
+    FOR member IN SELECT m FROM scrim.family(relation) m WHERE mend_views LOOP
+        mended := mended || ARRAY(
+            SELECT v::oid FROM scrim.fence_cascade(policy_name, member, scrim.same_columns(relation, masked, member), components,
+                                                   scrim.same_columns(relation, input_columns, member), encoder, presentation, exempt, policy_id) v);
+    END LOOP;
 
     SELECT string_agg(DISTINCT format('%s %s: %s. Close it: %s.', o.kind, o.object, o.why, o.remedy), E'\n')
       INTO ways
@@ -514,29 +508,31 @@ BEGIN
     RETURN jsonb_build_object('grants', remembered, 'key_owner', policy.key_owner);
 END $$;
 
--- The views whose policies were made along with a table's, by CASCADE.
-CREATE FUNCTION scrim.fence_mended(policy_name text, relation regclass) RETURNS SETOF regclass
+-- The relations whose policies were made along with a relation's, and the relation whose policy a relation's was made along with.
+CREATE FUNCTION scrim.made_along(policy_name text, relation regclass, OUT others oid[], OUT first oid)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT m.relation::regclass
-      FROM scrim_state.policies p JOIN scrim_state.policies m ON m.mends = p.id JOIN pg_class c ON c.oid = m.relation
-     WHERE p.relation = fence_mended.relation AND p.name = policy_name
-     ORDER BY m.id
+    SELECT ARRAY(SELECT o.relation FROM scrim_state.policies o JOIN pg_class c ON c.oid = o.relation WHERE o.along_with = p.id ORDER BY o.id),
+           (SELECT f.relation FROM scrim_state.policies f WHERE f.id = p.along_with)
+      FROM scrim_state.policies p WHERE p.relation = made_along.relation AND p.name = policy_name
 $$;
 
 CREATE FUNCTION scrim.drop_masking_policy(policy_name text, relation regclass, if_exists boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     withdrawn jsonb;
+    along record;
+    other oid;
     former oid;
-    mended regclass;
-    member oid;
+    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.fence_serialize();
     PERFORM scrim.fence_lock(relation);
-    FOR mended IN SELECT scrim.fence_mended(policy_name, relation) LOOP
-        PERFORM scrim.drop_masking_policy(policy_name, mended);
-    END LOOP;
+    SELECT * INTO along FROM scrim.made_along(policy_name, relation);
+    IF relation IN (SELECT scrim.family(along.first)) OR (SELECT c.relkind IN ('v', 'm') FROM pg_class c WHERE c.oid = relation AND along.first IS NOT NULL) THEN
+        RAISE EXCEPTION 'masking policy "%" on % belongs to that on %', policy_name, relation, along.first::regclass
+            USING ERRCODE = 'dependent_objects_still_exist', HINT = format('DROP MASKING POLICY %I ON %s.', policy_name, along.first::regclass);
+    END IF;
     withdrawn := scrim.fence_withdraw(policy_name, relation);
     IF withdrawn IS NULL THEN
         IF if_exists THEN
@@ -547,16 +543,12 @@ BEGIN
     END IF;
     former := (withdrawn ->> 'key_owner')::oid;
     EXECUTE format('REVOKE SELECT ON %s FROM %s', relation, scrim.role_name(scrim.view_owner(former)));
-    -- Parts that were dropped are gone with their grants; a part that was detached gets them back.
-    FOR member IN
-        SELECT DISTINCT c.oid FROM jsonb_array_elements(withdrawn -> 'grants') r JOIN pg_class c ON c.oid = (r ->> 'relation')::oid
-         WHERE c.oid = relation OR c.relowner = (SELECT o.relowner FROM pg_class o WHERE o.oid = relation)
-    LOOP
-        -- Where the table changed hands, so did the grants that its owner had made.
-        PERFORM scrim.fence_restore(member, (
-            SELECT jsonb_agg(CASE WHEN (r ->> 'grantor')::oid = former THEN jsonb_set(r, '{grantor}', to_jsonb(c.relowner)) ELSE r END)
-              FROM jsonb_array_elements(withdrawn -> 'grants') r JOIN pg_class c ON c.oid = member
-             WHERE (r ->> 'relation')::oid = member AND (r ->> 'grantee')::oid <> c.relowner));
+    -- Where the table changed hands, so did the grants that its owner had made.
+    PERFORM scrim.fence_restore(relation, (
+        SELECT jsonb_agg(CASE WHEN (r ->> 'grantor')::oid = former THEN jsonb_set(r, '{grantor}', to_jsonb(owner)) ELSE r END)
+          FROM jsonb_array_elements(withdrawn -> 'grants') r WHERE (r ->> 'grantee')::oid <> owner));
+    FOREACH other IN ARRAY coalesce(along.others, '{}') LOOP
+        PERFORM scrim.drop_masking_policy(policy_name, other);
     END LOOP;
 END $$;
 
