@@ -44,6 +44,16 @@ func place(ctid []byte) uint64 {
 	return uint64(binary.BigEndian.Uint32(ctid))<<16 | uint64(binary.BigEndian.Uint16(ctid[4:]))
 }
 
+// take adds a row, whatever key of its policy's it is sealed with. It runs in the backend's goroutine.
+func (l *codeList) take(ctx context.Context, s *session, cells []cell) error {
+	err := l.add(cells)
+	if errors.Is(err, errSeal) {
+		err = s.reopen(ctx, l.batch.opener.learn, func() error { return l.add(cells) })
+	}
+	return err
+}
+
+// add adds a row, or nothing if its seal does not open.
 func (l *codeList) add(cells []cell) error {
 	if len(cells) != 3 || len(cells[0]) != 6 || len(cells[1]) != 4 {
 		return errSeal
@@ -187,18 +197,14 @@ func (f *frontend) lists(ctx context.Context, b *bound) ([]*codeList, error) {
 		if err != nil {
 			return nil, err
 		}
-		batch, err := newSealBatch(stage.Policy)
-		if err != nil {
-			return nil, err
-		}
-		l := &codeList{batch: batch, encoder: enc, most: f.s.srv.stagedRows, components: stage.Components}
+		l := &codeList{batch: newSealBatch(stage.Policy), encoder: enc, most: f.s.srv.stagedRows, components: stage.Components}
 		if err := f.flush(); err != nil {
 			return nil, err
 		}
 		began := time.Now()
 		q := b.question(stage)
 		q.sql += fmt.Sprintf(" LIMIT %d", l.most+1)
-		if err := f.s.inquire(ctx, false, q, l.add); err != nil {
+		if err := f.s.inquire(ctx, false, q, func(cells []cell) error { return l.take(ctx, f.s, cells) }); err != nil {
 			return nil, f.listError(ctx, err)
 		}
 		if err := l.encode(); err != nil {

@@ -46,18 +46,15 @@ func encrypt(key, plain []byte) []byte {
 }
 
 func testPolicy() *catalog.Policy {
-	return &catalog.Policy{ID: 9, Inputs: 3, Key: [16]byte{1, 2, 3}}
+	return &catalog.Policy{ID: 9, Inputs: 3, Keys: [][16]byte{{1, 2, 3}}}
 }
 
 // TestOpen: a seal opens to its inputs, a NULL to NaN.
 func TestOpen(t *testing.T) {
 	p := testPolicy()
-	o, err := newOpener(p)
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := newOpener(p)
 	for range 3 { // an opener is used for row after row
-		got, err := o.open(nil, seal(p.Key[:], 9, []float64{1.5, 0, -7}, 2))
+		got, err := o.open(nil, seal(p.Keys[0][:], 9, []float64{1.5, 0, -7}, 2))
 		if err != nil || got[0] != 1.5 || !math.IsNaN(got[1]) || got[2] != -7 {
 			t.Fatal(got, err)
 		}
@@ -67,9 +64,9 @@ func TestOpen(t *testing.T) {
 // TestOpenRefuses: every bit of a sealed value matters, and so do key, slot, length and what stands in a NULL's place.
 func TestOpenRefuses(t *testing.T) {
 	p := testPolicy()
-	o, _ := newOpener(p)
-	good := seal(p.Key[:], 9, []float64{1.5, 0, -7}, 2)
-	block, _ := aes.NewCipher(p.Key[:])
+	o := newOpener(p)
+	good := seal(p.Keys[0][:], 9, []float64{1.5, 0, -7}, 2)
+	block, _ := aes.NewCipher(p.Keys[0][:])
 	plain := make([]byte, len(good))
 	cipher.NewCBCDecrypter(block, make([]byte, 16)).CryptBlocks(plain, good)
 	values := map[int]bool{} // bytes that may be anything: filenode, ctid, xmin, the inputs that are not NULL, the null mask
@@ -82,19 +79,19 @@ func TestOpenRefuses(t *testing.T) {
 		for bit := range 8 {
 			changed := bytes.Clone(plain)
 			changed[i] ^= 1 << bit
-			if _, err := o.open(nil, encrypt(p.Key[:], changed)); err == nil && !values[i] {
+			if _, err := o.open(nil, encrypt(p.Keys[0][:], changed)); err == nil && !values[i] {
 				t.Errorf("byte %d bit %d may be changed", i, bit)
 			}
 		}
 	}
 	for name, sealed := range map[string][]byte{
 		"empty": {}, "a block less": good[:len(good)-16], "a block more": append(bytes.Clone(good), good[:16]...), "a byte less": good[:len(good)-1],
-		"another slot":               seal(p.Key[:], 8, []float64{1, 2, 3}, 0),
+		"another slot":               seal(p.Keys[0][:], 8, []float64{1, 2, 3}, 0),
 		"another key":                seal([]byte("0123456789abcdef"), 9, []float64{1, 2, 3}, 0),
-		"fewer inputs":               seal(p.Key[:], 9, []float64{1, 2}, 0),
-		"more inputs":                seal(p.Key[:], 9, []float64{1, 2, 3, 4}, 0),
-		"NULL with a value":          seal(p.Key[:], 9, []float64{1, 2, 3}, 1),
-		"NULL of no input":           seal(p.Key[:], 9, []float64{1, 2, 3}, 8),
+		"fewer inputs":               seal(p.Keys[0][:], 9, []float64{1, 2}, 0),
+		"more inputs":                seal(p.Keys[0][:], 9, []float64{1, 2, 3, 4}, 0),
+		"NULL with a value":          seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 1),
+		"NULL of no input":           seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 8),
 		"blocks that changed places": append(append(bytes.Clone(good[:16]), good[32:48]...), append(bytes.Clone(good[16:32]), good[48:]...)...),
 	} {
 		if _, err := o.open(nil, sealed); err != errSeal { //nolint:errorlint // it must be this very one, and nothing around it
@@ -105,10 +102,10 @@ func TestOpenRefuses(t *testing.T) {
 
 func FuzzOpen(f *testing.F) {
 	p := testPolicy()
-	f.Add(seal(p.Key[:], 9, []float64{1, 2, 3}, 0))
+	f.Add(seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 0))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, sealed []byte) {
-		o, _ := newOpener(p)
+		o := newOpener(p)
 		if values, err := o.open(nil, sealed); err == nil && len(values) != 3 {
 			t.Errorf("%d values", len(values))
 		}
@@ -230,8 +227,8 @@ func FuzzSplit(f *testing.F) {
 
 func BenchmarkOpen(b *testing.B) {
 	p := testPolicy()
-	o, _ := newOpener(p)
-	sealed := seal(p.Key[:], 9, []float64{1, 2, 3}, 0)
+	o := newOpener(p)
+	sealed := seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 0)
 	var dst []float64
 	b.ReportAllocs()
 	for b.Loop() {
