@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/rewrite"
 )
 
 // seal builds what scrim_runtime.seal gives, by its documented layout and not by the opener's code.
@@ -235,6 +236,85 @@ func BenchmarkOpen(b *testing.B) {
 		var err error
 		if dst, err = o.open(dst[:0], sealed); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestOpenOldKeys: a seal opens with any key that the policy has, one that is learned later too, and with no other.
+func TestOpenOldKeys(t *testing.T) {
+	newest, old, unknown := [16]byte{3}, [16]byte{2}, [16]byte{1}
+	p := testPolicy()
+	p.Keys = [][16]byte{newest, old}
+	o := newOpener(p)
+	opens := func(key [16]byte) bool {
+		t.Helper()
+		got, err := o.open([]float64{7}, seal(key[:], 9, []float64{1.5, 0, -7}, 2))
+		if err != nil && (len(got) != 1 || got[0] != 7) {
+			t.Errorf("a refused seal leaves %v", got)
+		}
+		return err == nil && len(got) == 4 && got[1] == 1.5
+	}
+	for _, key := range [][16]byte{newest, old, old, newest, old} { // they change places
+		if !opens(key) {
+			t.Errorf("%x does not open", key)
+		}
+	}
+	if opens(unknown) {
+		t.Error("a key that the policy does not have opens")
+	}
+	another := testPolicy()
+	another.ID, another.Keys = 10, [][16]byte{unknown}
+	if o.learn(&catalog.Snapshot{Policies: map[uint32]*catalog.Policy{0: another}}) || o.learn(&catalog.Snapshot{}) || opens(unknown) {
+		t.Error("the key of another policy was learned")
+	}
+	p.Keys = [][16]byte{unknown, newest}
+	if s := (&catalog.Snapshot{Policies: map[uint32]*catalog.Policy{0: p}}); !o.learn(s) || o.learn(s) {
+		t.Error("a new key is learned once")
+	}
+	if !opens(unknown) || !opens(old) || !opens(newest) {
+		t.Error("what was known is forgotten, or the new key does not open")
+	}
+}
+
+// TestRowOfUnknownKey: a row of which one seal does not open leaves nothing in the batch, and can be added again.
+func TestRowOfUnknownKey(t *testing.T) {
+	first, second := testPolicy(), testPolicy()
+	second.ID, second.Relation.OID = 10, 1
+	r := &results{plan: &rewrite.Plan{
+		Outputs: []rewrite.Output{{Seal: 0}, {Seal: 1}},
+		Seals:   []rewrite.Seal{{Column: 0, Policy: first}, {Column: 1, Policy: second}},
+	}}
+	key, unknown := first.Keys[0], [16]byte{1}
+	row := func(v float64, key2 [16]byte) []byte {
+		msg := encode(&pgproto3.DataRow{Values: [][]byte{seal(key[:], 9, []float64{v, 0, 0}, 0), seal(key2[:], 10, []float64{-v, 0, 0}, 0)}})
+		return msg[headerSize:]
+	}
+	if err := r.add(row(1, key)); err != nil {
+		t.Fatal(err)
+	}
+	bad := row(2, unknown)
+	for range 2 {
+		if err := r.add(bad); err != errSeal { //nolint:errorlint // it must be this very one
+			t.Fatal(err)
+		}
+	}
+	second.Keys = [][16]byte{unknown}
+	if !r.batch.learn(&catalog.Snapshot{Policies: map[uint32]*catalog.Policy{0: first, 1: second}}) {
+		t.Fatal("nothing learned")
+	}
+	for _, body := range [][]byte{bad, row(3, key)} {
+		if err := r.add(body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, s := range r.batch.seals {
+		if len(s.index) != 3 || len(r.batch.rows) != 3 {
+			t.Fatalf("seal %d: %d of %d rows", i, len(s.index), len(r.batch.rows))
+		}
+		for row, at := range s.index {
+			if got := math.Abs(s.inputs[int(at)*3]); got != float64(row+1) {
+				t.Errorf("seal %d of row %d has %v", i, row, got)
+			}
 		}
 	}
 }

@@ -93,7 +93,9 @@ func (o *opener) open(dst []float64, sealed []byte) ([]float64, error) {
 	for i := range o.keys {
 		o.keys[i].decrypt(plain, sealed)
 		if opened, err := o.read(dst, plain); err == nil {
-			o.keys[0], o.keys[i] = o.keys[i], o.keys[0] // the rows of a statement have one key
+			if i > 0 { // the rows of a statement have one key
+				o.keys[0], o.keys[i] = o.keys[i], o.keys[0]
+			}
 			return opened, nil
 		}
 	}

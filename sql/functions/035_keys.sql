@@ -28,10 +28,12 @@ BEGIN
     END IF;
 
     -- A snapshot that does not see the retiring transaction has an xmin that is not above it. It is a backend's, or that of a standby
-    -- which sends feedback. The statistics may have been read earlier in this transaction, and would be those of then.
+    -- which sends feedback. The hour is for those that nobody here knows of: a standby that lags, rows on their way to a proxy.
+    -- The statistics may have been read earlier in this transaction, and would be those of then.
     PERFORM pg_stat_clear_snapshot();
     DELETE FROM scrim_state.retired_keys r
-     WHERE NOT EXISTS (SELECT 1 FROM (SELECT a.backend_xmin FROM pg_stat_activity a UNION ALL SELECT s.xmin FROM pg_replication_slots s) held(xmin)
+     WHERE r.retired_at < clock_timestamp() - interval '1 hour'
+       AND NOT EXISTS (SELECT 1 FROM (SELECT a.backend_xmin FROM pg_stat_activity a UNION ALL SELECT s.xmin FROM pg_replication_slots s) held(xmin)
                         WHERE age(held.xmin) >= age(r.retired_by::xid));
     key_table := 'key_' || policy.key_owner;
     EXECUTE format('INSERT INTO scrim_state.retired_keys (key_owner, key) SELECT $1, k.key FROM scrim_state.%I k', key_table) USING policy.key_owner;
