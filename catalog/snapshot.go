@@ -185,14 +185,9 @@ func (p *Policy) loadKeys(ctx context.Context, q querier) error {
 	if err != nil {
 		return fmt.Errorf("read keys of policy %d: %w", p.ID, err)
 	}
-	rows, err := q.Query(ctx, `SELECT k.key FROM (
-			SELECT NULL::bigint AS id, key FROM `+pgx.Identifier{"scrim_state", fmt.Sprintf("key_%d", owner)}.Sanitize()+`
-			UNION ALL SELECT r.id, r.key FROM scrim_state.retired_keys r WHERE r.key_owner = $1) k
-		ORDER BY k.id DESC NULLS FIRST`, owner)
-	if err != nil {
-		return fmt.Errorf("read keys of policy %d: %w", p.ID, err)
-	}
-	keys, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	var keys [][]byte
+	err = q.QueryRow(ctx, `SELECT array_prepend(k.key, ARRAY(SELECT r.key FROM scrim_state.retired_keys r WHERE r.key_owner = $1 ORDER BY r.id DESC))
+		FROM `+pgx.Identifier{"scrim_state", fmt.Sprintf("key_%d", owner)}.Sanitize()+` k`, owner).Scan(&keys)
 	if err != nil {
 		return fmt.Errorf("read keys of policy %d: %w", p.ID, err)
 	}
