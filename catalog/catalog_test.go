@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -218,7 +219,62 @@ func TestWithoutSuperuser(t *testing.T) {
 	if err := reader.QueryRow(t.Context(), `SELECT sealed_1 FROM `+view).Scan(&sealed); err != nil || len(sealed) != 96 {
 		t.Errorf("sealed %x, %v", sealed, err)
 	}
+	rotate(t, conn, admin)
 	if _, err := conn.Exec(t.Context(), `SELECT scrim.drop_masking_policy('p', 'secrets')`); err != nil {
 		t.Error(err)
 	}
+}
+
+// rotate rotates the key of policy p on secrets: a snapshot has the keys, newest first, and those that another role's transaction could
+// seal with stay.
+func rotate(t *testing.T, conn, admin *pgx.Conn) {
+	t.Helper()
+	c, err := catalog.Open(t.Context(), catalog.Config{DSN: conn.Config().ConnString()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	known := func() [][catalog.KeySize]byte {
+		t.Helper()
+		s, err := c.Reload(t.Context())
+		if err != nil || len(s.Policies) != 1 {
+			t.Fatal(s, err)
+		}
+		for _, p := range s.Policies {
+			return p.Keys
+		}
+		return nil
+	}
+	exec := func(conn *pgx.Conn, statements ...string) {
+		t.Helper()
+		for _, s := range statements {
+			if _, err := conn.Exec(t.Context(), s); err != nil {
+				t.Fatalf("%s: %v", s, err)
+			}
+		}
+	}
+	keys := known() // all that there ever were, newest first
+	if len(keys) != 1 {
+		t.Fatalf("a new policy has %d keys", len(keys))
+	}
+	again := func(want int) {
+		t.Helper()
+		exec(conn, `UPDATE scrim_state.retired_keys SET retired_at = retired_at - interval '2 hours'`, `SELECT scrim.rotate_key('p', 'secrets')`)
+		got := known()
+		if slices.Contains(keys, got[0]) {
+			t.Error("the new key is an old one")
+		}
+		keys = slices.Insert(keys, 0, got[0])
+		if !slices.Equal(got, keys[:want]) {
+			t.Errorf("keys %x, not %x", got, keys[:want])
+		}
+	}
+	again(2)
+	again(2)
+	exec(admin, `BEGIN ISOLATION LEVEL REPEATABLE READ`, `SELECT 1`)
+	again(2) // the one before is of no use to it
+	again(3)
+	again(4)
+	exec(admin, `COMMIT`)
+	again(2)
 }

@@ -50,7 +50,8 @@ type Policy struct {
 	Encoder Encoder
 	Present Presentation
 	View    View
-	Key     [KeySize]byte
+	// Keys are the one that seals, and then those before it that statements under way may still seal with, newest first.
+	Keys [][KeySize]byte
 }
 
 // Encoder names one published version of an encoder.
@@ -144,7 +145,7 @@ func load(ctx context.Context, q querier) (*Snapshot, error) {
 		if err := p.loadColumns(ctx, q); err != nil {
 			return nil, err
 		}
-		if err := p.loadKey(ctx, q); err != nil {
+		if err := p.loadKeys(ctx, q); err != nil {
 			return nil, err
 		}
 		s.Policies[p.Relation.OID] = p
@@ -206,20 +207,23 @@ func (p *Policy) loadColumns(ctx context.Context, q querier) error {
 	return nil
 }
 
-func (p *Policy) loadKey(ctx context.Context, q querier) error {
-	var table string
-	err := q.QueryRow(ctx, `SELECT 'key_' || p.key_owner FROM scrim_state.policies p WHERE p.id = $1`, p.ID).Scan(&table)
+func (p *Policy) loadKeys(ctx context.Context, q querier) error {
+	var owner uint32
+	err := q.QueryRow(ctx, `SELECT p.key_owner FROM scrim_state.policies p WHERE p.id = $1`, p.ID).Scan(&owner)
 	if err != nil {
-		return fmt.Errorf("read key of policy %d: %w", p.ID, err)
+		return fmt.Errorf("read keys of policy %d: %w", p.ID, err)
 	}
-	var key []byte
-	err = q.QueryRow(ctx, `SELECT key FROM `+pgx.Identifier{"scrim_state", table}.Sanitize()).Scan(&key)
+	var keys [][]byte
+	err = q.QueryRow(ctx, `SELECT array_prepend(k.key, ARRAY(SELECT r.key FROM scrim_state.retired_keys r WHERE r.key_owner = $1 ORDER BY r.id DESC))
+		FROM `+pgx.Identifier{"scrim_state", fmt.Sprintf("key_%d", owner)}.Sanitize()+` k`, owner).Scan(&keys)
 	if err != nil {
-		return fmt.Errorf("read key of policy %d: %w", p.ID, err)
+		return fmt.Errorf("read keys of policy %d: %w", p.ID, err)
 	}
-	if len(key) != KeySize {
-		return errors.New("key of policy has a wrong size")
+	for _, key := range keys {
+		if len(key) != KeySize {
+			return errors.New("key of policy has a wrong size")
+		}
+		p.Keys = append(p.Keys, [KeySize]byte(key))
 	}
-	p.Key = [KeySize]byte(key)
 	return nil
 }

@@ -83,6 +83,24 @@ func TestHotStandby(t *testing.T) {
 					_, _ = want.Exec(ctx, `DEALLOCATE ALL`)
 				}
 			}
+			// The standby seals with the old key until it hears of the new one.
+			const masked = `SELECT id, income FROM customers ORDER BY id ;; SELECT max(income) FROM customers`
+			before := answers(t, conn, masked, false)
+			bare := dial(t, standby.DSN(standby.Superuser(), standby.Password(), "template"))
+			e.exec(t, bare, `SELECT pg_wal_replay_pause()`)
+			owner := dial(t, e.directDSN(olga))
+			for range 3 {
+				e.exec(t, owner, `SELECT scrim.rotate_key('p', 'customers')`)
+				if got := answers(t, conn, masked, false); got != before {
+					t.Errorf("before the standby has the key: %s", difference(before, got))
+				}
+			}
+			e.exec(t, bare, `SELECT pg_wal_replay_resume()`)
+			for range 20 {
+				if got := answers(t, conn, masked, false); got != before {
+					t.Errorf("while the standby gets the key: %s", difference(before, got))
+				}
+			}
 			if got := answers(t, conn, `CREATE TEMP TABLE t AS SELECT income FROM customers`, false); !strings.Contains(got, "25006") {
 				t.Errorf("a write: %s", got)
 			}

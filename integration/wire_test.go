@@ -403,7 +403,7 @@ func TestCommands(t *testing.T) {
 					t.Errorf("%s %s: %q, %s", mode, statement, tag, explain(err))
 				}
 			}
-			for _, statement := range []string{testPolicy, `DROP MASKING POLICY p ON customers`, `DROP ENCODER e2`} {
+			for _, statement := range []string{testPolicy, rotateKey, `DROP MASKING POLICY p ON customers`, `DROP ENCODER e2`} {
 				tag, err := conn.Exec(t.Context(), statement, mode)
 				if err != nil || !strings.HasPrefix(statement, tag.String()) {
 					t.Errorf("%s %s: %q, %s", mode, statement, tag, explain(err))

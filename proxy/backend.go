@@ -439,7 +439,15 @@ func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error 
 			return err
 		}
 	}
-	if err := r.add(msg[headerSize:]); err != nil {
+	err := r.add(msg[headerSize:])
+	if errors.Is(err, errSeal) {
+		err = b.s.reopen(ctx, r.batch.learn, func() error { return r.add(msg[headerSize:]) })
+	}
+	switch {
+	case errors.Is(err, errWaits):
+		b.run = b.in.r - len(msg) // the row is still to be taken; what came before it is in b.out
+		return err
+	case err != nil:
 		var shape *Error
 		if errors.As(err, &shape) {
 			return shape

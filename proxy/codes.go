@@ -42,14 +42,11 @@ var elements = map[string]struct{ oid, size uint32 }{
 	"tid": {oidTid, 6}, "xid": {oidXid, 4}, "oid": {oidOid, 4}, "int8": {oidInt8, 8}, "float4": {oidFloat4, 4},
 }
 
-func newCodeList(stage rewrite.Stage, encoder *udf.Encoder, most int) (*codeList, error) {
-	batch, err := newSealBatch(stage.Policy)
-	if err != nil {
-		return nil, err
-	}
+func newCodeList(stage rewrite.Stage, encoder *udf.Encoder, most int) *codeList {
 	return &codeList{
-		batch: batch, encoder: encoder, most: most, components: stage.Components, parts: stage.Parts, arrays: make([][]byte, len(stage.Parts)),
-	}, nil
+		batch: newSealBatch(stage.Policy), encoder: encoder, most: most,
+		components: stage.Components, parts: stage.Parts, arrays: make([][]byte, len(stage.Parts)),
+	}
 }
 
 // binary tells whether a part is sent as array_recv takes it.
@@ -66,6 +63,16 @@ func place(of cell) uint64 {
 	return uint64(binary.BigEndian.Uint32(of))<<16 | uint64(binary.BigEndian.Uint16(of[4:]))
 }
 
+// take adds a row, whatever key of its policy's it is sealed with. It runs in the backend's goroutine.
+func (l *codeList) take(ctx context.Context, s *session, cells []cell) error {
+	err := l.add(cells)
+	if errors.Is(err, errSeal) {
+		err = s.reopen(ctx, l.batch.opener.learn, func() error { return l.add(cells) })
+	}
+	return err
+}
+
+// add adds a row, or nothing if its seal does not open.
 func (l *codeList) add(cells []cell) error {
 	if len(cells) != len(l.parts) {
 		return errSeal
@@ -272,17 +279,14 @@ func (f *frontend) lists(ctx context.Context, b *bound) ([]*codeList, error) {
 				Hint: "SET client_encoding = 'UTF8'.",
 			}
 		}
-		l, err := newCodeList(stage, enc, f.s.srv.stagedRows)
-		if err != nil {
-			return nil, err
-		}
+		l := newCodeList(stage, enc, f.s.srv.stagedRows)
 		if err := f.flush(); err != nil {
 			return nil, err
 		}
 		began := time.Now()
 		q := b.question(stage)
 		q.sql += fmt.Sprintf(" LIMIT %d", l.most+1)
-		if err := f.s.inquire(ctx, false, q, l.add); err != nil {
+		if err := f.s.inquire(ctx, false, q, func(cells []cell) error { return l.take(ctx, f.s, cells) }); err != nil {
 			return nil, f.listError(ctx, err)
 		}
 		if err := l.encode(); err != nil {

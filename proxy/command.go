@@ -70,6 +70,8 @@ func (f *frontend) action(ctx context.Context, cmd rewrite.Command) error {
 	case rewrite.DropMaskingPolicy:
 		return f.s.ask(ctx, false, `SELECT scrim.drop_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3)`,
 			[]string{c.Name, c.Table, boolean(c.IfExists)}, nil)
+	case rewrite.RotateKey:
+		return f.s.ask(ctx, false, `SELECT scrim.rotate_key($1, $2::pg_catalog.text::pg_catalog.regclass)`, []string{c.Name, c.Table}, nil)
 	}
 	return &Error{Code: codeFeatureNotSupported, Message: cmd.Tag() + " is not supported yet"}
 }

@@ -11,7 +11,7 @@
 //     masked role are planned (plan.go) by package rewrite and sent (simple.go); everything else goes on as it came.
 //   - backend.go handles what the server sends, in large blocks. The head of the queue says what each answer belongs to.
 //     Runs of messages that need nothing are written on as they lie in the buffer. Rows with sealed columns are opened,
-//     encoded in one model call for a block, and written with their codes (fill.go, seal.go).
+//     encoded in one model call for a block, and written with their codes (fill.go, seal.go; renewal.go where the key is new).
 //
 // # Who drives it
 //

@@ -215,33 +215,33 @@ func (s *sealBatch) reset() {
 // cell is a column value of a row: its bytes, or nil for NULL.
 type cell []byte
 
-func newBatch(r *results) (*batch, error) {
+func newBatch(r *results) *batch {
 	b := &batch{seals: make([]sealBatch, len(r.plan.Seals))}
 	for i, s := range r.plan.Seals {
-		var err error
-		if b.seals[i], err = newSealBatch(s.Policy); err != nil {
-			return nil, err
-		}
+		b.seals[i] = newSealBatch(s.Policy)
 	}
-	return b, nil
+	return b
 }
 
-func newSealBatch(p *catalog.Policy) (sealBatch, error) {
-	o, err := newOpener(p)
-	if err != nil {
-		return sealBatch{}, err
-	}
-	return sealBatch{opener: o, distinct: distinct{width: o.inputs}}, nil
+func newSealBatch(p *catalog.Policy) sealBatch {
+	o := newOpener(p)
+	return sealBatch{opener: o, distinct: distinct{width: o.inputs}}
 }
 
-// add takes a DataRow body. It must stay valid until encode.
+// learn takes keys of a snapshot, and tells whether there is a new one among them.
+func (b *batch) learn(s *catalog.Snapshot) bool {
+	learned := false
+	for i := range b.seals {
+		learned = b.seals[i].opener.learn(s) || learned
+	}
+	return learned
+}
+
+// add takes a DataRow body. It must stay valid until encode. One with a seal that does not open is not in the batch.
 func (r *results) add(body []byte) error {
 	b := r.batch
 	if b == nil {
-		var err error
-		if b, err = newBatch(r); err != nil {
-			return err
-		}
+		b = newBatch(r)
 		r.batch = b
 	}
 	cells, ok := split(b.cells[:0], body)
@@ -257,6 +257,9 @@ func (r *results) add(body []byte) error {
 			continue
 		}
 		if err := s.add(sealed); err != nil {
+			for j := range b.seals[:i] {
+				b.seals[j].index = b.seals[j].index[:len(b.rows)]
+			}
 			return err
 		}
 	}

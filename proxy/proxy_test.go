@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/rewrite"
 )
 
 // seal builds what scrim_runtime.seal gives, by its documented layout and not by the opener's code.
@@ -46,18 +47,15 @@ func encrypt(key, plain []byte) []byte {
 }
 
 func testPolicy() *catalog.Policy {
-	return &catalog.Policy{ID: 9, Inputs: 3, Key: [16]byte{1, 2, 3}, View: catalog.View{Identity: catalog.Place}}
+	return &catalog.Policy{ID: 9, Inputs: 3, Keys: [][16]byte{{1, 2, 3}}, View: catalog.View{Identity: catalog.Place}}
 }
 
 // TestOpen: a seal opens to its inputs, a NULL to NaN.
 func TestOpen(t *testing.T) {
 	p := testPolicy()
-	o, err := newOpener(p)
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := newOpener(p)
 	for range 3 { // an opener is used for row after row
-		got, err := o.open(nil, seal(p.Key[:], 9, []float64{1.5, 0, -7}, 2))
+		got, err := o.open(nil, seal(p.Keys[0][:], 9, []float64{1.5, 0, -7}, 2))
 		if err != nil || got[0] != 1.5 || !math.IsNaN(got[1]) || got[2] != -7 {
 			t.Fatal(got, err)
 		}
@@ -67,9 +65,9 @@ func TestOpen(t *testing.T) {
 // TestOpenRefuses: every bit of a sealed value matters, and so do key, slot, length and what stands in a NULL's place.
 func TestOpenRefuses(t *testing.T) {
 	p := testPolicy()
-	o, _ := newOpener(p)
-	good := seal(p.Key[:], 9, []float64{1.5, 0, -7}, 2)
-	block, _ := aes.NewCipher(p.Key[:])
+	o := newOpener(p)
+	good := seal(p.Keys[0][:], 9, []float64{1.5, 0, -7}, 2)
+	block, _ := aes.NewCipher(p.Keys[0][:])
 	plain := make([]byte, len(good))
 	cipher.NewCBCDecrypter(block, make([]byte, 16)).CryptBlocks(plain, good)
 	values := map[int]bool{} // bytes that may be anything: filenode, ctid, xmin, the inputs that are not NULL, the null mask
@@ -82,19 +80,19 @@ func TestOpenRefuses(t *testing.T) {
 		for bit := range 8 {
 			changed := bytes.Clone(plain)
 			changed[i] ^= 1 << bit
-			if _, err := o.open(nil, encrypt(p.Key[:], changed)); err == nil && !values[i] {
+			if _, err := o.open(nil, encrypt(p.Keys[0][:], changed)); err == nil && !values[i] {
 				t.Errorf("byte %d bit %d may be changed", i, bit)
 			}
 		}
 	}
 	for name, sealed := range map[string][]byte{
 		"empty": {}, "a block less": good[:len(good)-16], "a block more": append(bytes.Clone(good), good[:16]...), "a byte less": good[:len(good)-1],
-		"another slot":               seal(p.Key[:], 8, []float64{1, 2, 3}, 0),
+		"another slot":               seal(p.Keys[0][:], 8, []float64{1, 2, 3}, 0),
 		"another key":                seal([]byte("0123456789abcdef"), 9, []float64{1, 2, 3}, 0),
-		"fewer inputs":               seal(p.Key[:], 9, []float64{1, 2}, 0),
-		"more inputs":                seal(p.Key[:], 9, []float64{1, 2, 3, 4}, 0),
-		"NULL with a value":          seal(p.Key[:], 9, []float64{1, 2, 3}, 1),
-		"NULL of no input":           seal(p.Key[:], 9, []float64{1, 2, 3}, 8),
+		"fewer inputs":               seal(p.Keys[0][:], 9, []float64{1, 2}, 0),
+		"more inputs":                seal(p.Keys[0][:], 9, []float64{1, 2, 3, 4}, 0),
+		"NULL with a value":          seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 1),
+		"NULL of no input":           seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 8),
 		"blocks that changed places": append(append(bytes.Clone(good[:16]), good[32:48]...), append(bytes.Clone(good[16:32]), good[48:]...)...),
 	} {
 		if _, err := o.open(nil, sealed); err != errSeal { //nolint:errorlint // it must be this very one, and nothing around it
@@ -105,10 +103,10 @@ func TestOpenRefuses(t *testing.T) {
 
 func FuzzOpen(f *testing.F) {
 	p := testPolicy()
-	f.Add(seal(p.Key[:], 9, []float64{1, 2, 3}, 0))
+	f.Add(seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 0))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, sealed []byte) {
-		o, _ := newOpener(p)
+		o := newOpener(p)
 		if values, err := o.open(nil, sealed); err == nil && len(values) != 3 {
 			t.Errorf("%d values", len(values))
 		}
@@ -230,14 +228,93 @@ func FuzzSplit(f *testing.F) {
 
 func BenchmarkOpen(b *testing.B) {
 	p := testPolicy()
-	o, _ := newOpener(p)
-	sealed := seal(p.Key[:], 9, []float64{1, 2, 3}, 0)
+	o := newOpener(p)
+	sealed := seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 0)
 	var dst []float64
 	b.ReportAllocs()
 	for b.Loop() {
 		var err error
 		if dst, err = o.open(dst[:0], sealed); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestOpenOldKeys: a seal opens with any key that the policy has, one that is learned later too, and with no other.
+func TestOpenOldKeys(t *testing.T) {
+	newest, old, unknown := [16]byte{3}, [16]byte{2}, [16]byte{1}
+	p := testPolicy()
+	p.Keys = [][16]byte{newest, old}
+	o := newOpener(p)
+	opens := func(key [16]byte) bool {
+		t.Helper()
+		got, err := o.open([]float64{7}, seal(key[:], 9, []float64{1.5, 0, -7}, 2))
+		if err != nil && (len(got) != 1 || got[0] != 7) {
+			t.Errorf("a refused seal leaves %v", got)
+		}
+		return err == nil && len(got) == 4 && got[1] == 1.5
+	}
+	for _, key := range [][16]byte{newest, old, old, newest, old} { // they change places
+		if !opens(key) {
+			t.Errorf("%x does not open", key)
+		}
+	}
+	if opens(unknown) {
+		t.Error("a key that the policy does not have opens")
+	}
+	another := testPolicy()
+	another.ID, another.Keys = 10, [][16]byte{unknown}
+	if o.learn(&catalog.Snapshot{Policies: map[uint32]*catalog.Policy{0: another}}) || o.learn(&catalog.Snapshot{}) || opens(unknown) {
+		t.Error("the key of another policy was learned")
+	}
+	p.Keys = [][16]byte{unknown, newest}
+	if s := (&catalog.Snapshot{Policies: map[uint32]*catalog.Policy{0: p}}); !o.learn(s) || o.learn(s) {
+		t.Error("a new key is learned once")
+	}
+	if !opens(unknown) || !opens(old) || !opens(newest) {
+		t.Error("what was known is forgotten, or the new key does not open")
+	}
+}
+
+// TestRowOfUnknownKey: a row of which one seal does not open leaves nothing in the batch, and can be added again.
+func TestRowOfUnknownKey(t *testing.T) {
+	first, second := testPolicy(), testPolicy()
+	second.ID, second.Relation.OID = 10, 1
+	r := &results{plan: &rewrite.Plan{
+		Outputs: []rewrite.Output{{Seal: 0}, {Seal: 1}},
+		Seals:   []rewrite.Seal{{Column: 0, Policy: first}, {Column: 1, Policy: second}},
+	}}
+	key, unknown := first.Keys[0], [16]byte{1}
+	row := func(v float64, key2 [16]byte) []byte {
+		msg := encode(&pgproto3.DataRow{Values: [][]byte{seal(key[:], 9, []float64{v, 0, 0}, 0), seal(key2[:], 10, []float64{-v, 0, 0}, 0)}})
+		return msg[headerSize:]
+	}
+	if err := r.add(row(1, key)); err != nil {
+		t.Fatal(err)
+	}
+	bad := row(2, unknown)
+	for range 2 {
+		if err := r.add(bad); err != errSeal { //nolint:errorlint // it must be this very one
+			t.Fatal(err)
+		}
+	}
+	second.Keys = [][16]byte{unknown}
+	if !r.batch.learn(&catalog.Snapshot{Policies: map[uint32]*catalog.Policy{0: first, 1: second}}) {
+		t.Fatal("nothing learned")
+	}
+	for _, body := range [][]byte{bad, row(3, key)} {
+		if err := r.add(body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, s := range r.batch.seals {
+		if len(s.index) != 3 || len(r.batch.rows) != 3 {
+			t.Fatalf("seal %d: %d of %d rows", i, len(s.index), len(r.batch.rows))
+		}
+		for row, at := range s.index {
+			if got := math.Abs(s.inputs[int(at)*3]); got != float64(row+1) {
+				t.Errorf("seal %d of row %d has %v", i, row, got)
+			}
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"slices"
 
 	"github.com/scrimdb/scrim/catalog"
 )
@@ -44,23 +45,45 @@ var heads = map[catalog.Identity][]field{
 // where rows have no place), which is a count of fields, then OID, length and bytes of each (src/backend/utils/adt/rowtypes.c, record_send). Every
 // field has a fixed width, so every byte of the frame is known and checked. What is before slot makes each seal unique.
 type opener struct {
-	block  cipher.Block
-	cbc    cipher.BlockMode
-	head   []field
-	slot   uint32
-	inputs int
-	plain  []byte
+	keys     []sealKey // the one that opened last first
+	relation uint32
+	head     []field
+	slot     uint32
+	inputs   int
+	plain    []byte
+}
+
+// sealKey is one of the keys that may open.
+type sealKey struct {
+	key [catalog.KeySize]byte
+	cbc cipher.BlockMode // nil before its first use
 }
 
 // zeroIV is what pgcrypto's encrypt() uses.
 var zeroIV [aes.BlockSize]byte
 
-func newOpener(p *catalog.Policy) (*opener, error) {
-	block, err := aes.NewCipher(p.Key[:])
-	if err != nil {
-		return nil, err
+func newOpener(p *catalog.Policy) *opener {
+	o := &opener{relation: p.Relation.OID, head: heads[p.View.Identity], slot: uint32(p.ID), inputs: p.Inputs}
+	o.take(p.Keys)
+	return o
+}
+
+// take puts keys that are not there yet before the others, in their order, and tells whether there are any.
+func (o *opener) take(keys [][catalog.KeySize]byte) bool {
+	var fresh []sealKey
+	for _, k := range keys {
+		if !slices.ContainsFunc(o.keys, func(known sealKey) bool { return known.key == k }) {
+			fresh = append(fresh, sealKey{key: k})
+		}
 	}
-	return &opener{block: block, cbc: cipher.NewCBCDecrypter(block, zeroIV[:]), head: heads[p.View.Identity], slot: uint32(p.ID), inputs: p.Inputs}, nil
+	o.keys = append(fresh, o.keys...)
+	return len(fresh) > 0
+}
+
+// learn takes the keys that the policy has in a snapshot, and tells whether there is a new one among them.
+func (o *opener) learn(s *catalog.Snapshot) bool {
+	p := s.Policies[o.relation]
+	return p != nil && uint32(p.ID) == o.slot && o.take(p.Keys)
 }
 
 // size is the length of the plain record in bytes.
@@ -83,12 +106,24 @@ func (o *opener) open(dst []float64, sealed []byte) ([]float64, error) {
 		o.plain = make([]byte, padded)
 	}
 	plain := o.plain[:padded]
-	o.reset()
-	o.cbc.CryptBlocks(plain, sealed)
+	for i := range o.keys {
+		o.keys[i].decrypt(plain, sealed)
+		if opened, err := o.read(dst, plain); err == nil {
+			if i > 0 { // the rows of a statement have one key
+				o.keys[0], o.keys[i] = o.keys[i], o.keys[0]
+			}
+			return opened, nil
+		}
+	}
+	return dst, errSeal
+}
 
+// read appends the inputs of one padded record to dst.
+func (o *opener) read(dst []float64, plain []byte) ([]float64, error) {
+	size := o.size()
 	ok := true
 	for _, b := range plain[size:] {
-		ok = ok && int(b) == padded-size
+		ok = ok && int(b) == len(plain)-size
 	}
 	r := fields{b: plain[:size]}
 	ok = r.uint32() == uint32(len(o.head)+2+o.inputs) && ok
@@ -118,13 +153,18 @@ func (o *opener) open(dst []float64, sealed []byte) ([]float64, error) {
 	return dst, nil
 }
 
-// reset makes the next decryption begin with the IV again. The standard library's CBC can; any other is made anew.
-func (o *opener) reset() {
-	if r, ok := o.cbc.(interface{ SetIV([]byte) }); ok {
+// decrypt begins with the IV again. The standard library's CBC can; any other is made anew.
+func (k *sealKey) decrypt(plain, sealed []byte) {
+	if r, ok := k.cbc.(interface{ SetIV([]byte) }); ok {
 		r.SetIV(zeroIV[:])
-		return
+	} else {
+		block, err := aes.NewCipher(k.key[:])
+		if err != nil {
+			panic(err) // the key has a right size
+		}
+		k.cbc = cipher.NewCBCDecrypter(block, zeroIV[:])
 	}
-	o.cbc = cipher.NewCBCDecrypter(o.block, zeroIV[:])
+	k.cbc.CryptBlocks(plain, sealed)
 }
 
 // fields reads a record whose length is known to suffice.

@@ -74,6 +74,7 @@ type Server struct {
 	cancelling chan struct{}
 	starting   starting
 	loops      loops
+	renewal    renewal
 	// stagedRows is how many rows one list of codes may have.
 	stagedRows int
 	// savepoint is a name that no client gives: it would hide the client's own.

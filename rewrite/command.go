@@ -54,6 +54,12 @@ type DropMaskingPolicy struct {
 	IfExists bool
 }
 
+// RotateKey is ALTER MASKING POLICY ... ROTATE KEY.
+type RotateKey struct {
+	Name  string
+	Table string
+}
+
 // Show is a SHOW statement: a query over a public view of schema scrim.
 type Show struct{ Query string }
 
@@ -68,6 +74,9 @@ func (CreateMaskingPolicy) Tag() string { return "CREATE MASKING POLICY" }
 
 // Tag implements Command.
 func (DropMaskingPolicy) Tag() string { return "DROP MASKING POLICY" }
+
+// Tag implements Command.
+func (RotateKey) Tag() string { return "ALTER MASKING POLICY" }
 
 // Tag implements Command.
 func (Show) Tag() string { return "SHOW" }
@@ -91,11 +100,11 @@ var leads = []lead{
 	{"DROP ENCODER", (*parser).dropEncoder},
 	{"CREATE MASKING POLICY", (*parser).createMaskingPolicy},
 	{"DROP MASKING POLICY", (*parser).dropMaskingPolicy},
+	{"ALTER MASKING POLICY", (*parser).alterMaskingPolicy},
 	{"SHOW ENCODERS", show(`SELECT * FROM scrim.encoders ORDER BY name`)},
 	{"SHOW MASKING POLICIES", show(`SELECT * FROM scrim.masking_policies ORDER BY relation::text, name`)},
 	{"SHOW VERSIONS IN ENCODER", (*parser).showVersions},
 	{"ALTER ENCODER", nil},
-	{"ALTER MASKING POLICY", nil},
 	{"TRAIN ENCODER", nil},
 	{"CANCEL TRAINING JOB", nil},
 	{"SHOW TRAINING JOBS", nil},
@@ -464,6 +473,19 @@ func (p *parser) dropMaskingPolicy() Command {
 	c.Name = p.ident("a policy name")
 	p.need("ON")
 	c.Table = p.relation()
+	return c
+}
+
+func (p *parser) alterMaskingPolicy() Command {
+	c := RotateKey{Name: p.ident("a policy name")}
+	p.need("ON")
+	c.Table = p.relation()
+	for _, word := range []string{"RENAME", "SET", "ENABLE", "DISABLE"} {
+		if at := p.next; p.try(word) {
+			refuse(codeFeatureNotSupported, p.offset(at), "ROTATE KEY is supported.", "ALTER MASKING POLICY ... %s is not supported yet", word)
+		}
+	}
+	p.need("ROTATE", "KEY")
 	return c
 }
 

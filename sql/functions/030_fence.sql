@@ -130,8 +130,7 @@ BEGIN
     IF to_regclass('scrim_state.' || key_table) IS NULL THEN
         EXECUTE format('CREATE TABLE scrim_state.%I (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
                             key bytea NOT NULL CHECK (octet_length(key) = 16))', key_table);
-        EXECUTE format('INSERT INTO scrim_state.%I (key) VALUES ($1)', key_table)
-          USING substring(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) FOR 16);
+        EXECUTE format('INSERT INTO scrim_state.%I (key) VALUES (scrim.new_key())', key_table);
         EXECUTE format('REVOKE ALL ON scrim_state.%I FROM PUBLIC', key_table);
         EXECUTE format('GRANT SELECT ON scrim_state.%I TO %I', key_table, role);
         EXECUTE format('ANALYZE scrim_state.%I', key_table);  -- or the planner takes one row for hundreds
