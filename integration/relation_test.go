@@ -425,3 +425,65 @@ func TestForeignTable(t *testing.T) {
 		}
 	})
 }
+
+// TestGeneratedColumns: a generated column is masked as any other, and an input of a mask; what is made of a masked one has to be
+// masked along with it.
+func TestGeneratedColumns(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		kinds := []string{"STORED"}
+		if e.server.Version() >= 180000 {
+			kinds = append(kinds, "VIRTUAL")
+		}
+		for _, kind := range kinds {
+			e := e.fresh(t)
+			e.exec(t, e.admin(t), asOlga(`ALTER TABLE customers ADD COLUMN monthly numeric GENERATED ALWAYS AS (round(income / 12, 2)) `+kind)...)
+			owner, reader := e.connect(t, olga), e.connect(t, analyst)
+			if _, err := text(t, owner, testPolicy); code(err) != "55000" || !strings.Contains(explain(err), "generated column monthly") {
+				t.Errorf("%s: %v", kind, explain(err))
+			}
+			e.exec(t, owner, `CREATE MASKING POLICY p ON customers (age, income, score, monthly) EXCEPT risk USING ENCODER enc (age, monthly, score, vip)`)
+			for _, q := range []string{`SELECT count(DISTINCT monthly), count(DISTINCT income) FROM customers`, `SELECT count(DISTINCT monthly), count(DISTINCT income) FROM (SELECT monthly, income FROM customers WHERE monthly + income > -1e9) c`} {
+				if got := mustText(t, reader, q); got != "2000|2000\n" {
+					t.Errorf("%s: %s: %s", kind, q, got)
+				}
+			}
+			if _, err := text(t, e.directly(t, analyst), `SELECT monthly FROM customers`); code(err) != "42501" {
+				t.Errorf("%s: around the proxy: %v", kind, explain(err))
+			}
+			if got := mustText(t, e.connect(t, risk), `SELECT monthly FROM customers WHERE id = 2000`); got != "195175.73\n" {
+				t.Errorf("%s: the exempt role sees %s", kind, got)
+			}
+		}
+	})
+}
+
+// TestNames: names that need quoting, of relations, schemas, columns and roles.
+func TestNames(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.exec(t, e.admin(t), `CREATE SCHEMA "Größe ✓; DROP" AUTHORIZATION olga`, `GRANT USAGE ON SCHEMA "Größe ✓; DROP" TO analyst`)
+		e.exec(t, e.admin(t), asOlga(
+			`CREATE TABLE "Größe ✓; DROP"."ta""ble.select" AS SELECT id, age AS "Ünï ""col""", income AS "select", score AS "$1", vip, region AS "it's" FROM customers`,
+			`GRANT SELECT ON "Größe ✓; DROP"."ta""ble.select" TO analyst`)...)
+		e.exec(t, e.connect(t, olga), `CREATE MASKING POLICY "the "" policy" ON "Größe ✓; DROP"."ta""ble.select" ("Ünï ""col""", "select", "$1") USING ENCODER enc ("Ünï ""col""", "select", "$1", vip)`)
+		e.exec(t, e.connect(t, olga), testPolicy)
+		reader := e.connect(t, analyst)
+		e.exec(t, reader, `SET search_path = "Größe ✓; DROP", public`)
+		for _, q := range []string{
+			`SELECT count(*) FROM customers c JOIN "Größe ✓; DROP"."ta""ble.select" t USING (id) WHERE (c.age, c.income, c.score) = (t."Ünï ""col""", t."select", t."$1")`,
+			`SELECT count(*) FROM customers c NATURAL JOIN (SELECT id, "Größe ✓; DROP"."ta""ble.select"."select" AS income FROM "Größe ✓; DROP"."ta""ble.select") t`,
+			`SELECT count("ta""ble.select") FROM U&"ta\0022ble.select"`,
+		} {
+			if got := mustText(t, reader, q); got != "2000\n" {
+				t.Errorf("%s: %s", q, got)
+			}
+		}
+		want := mustText(t, reader, `SELECT age, income, score FROM customers WHERE id = 77`)
+		if got := mustText(t, reader, `SELECT "Ünï ""col""", "select", "$1" FROM "ta""ble.select" AS "Größe" WHERE "Größe".id = 77`); got != want {
+			t.Errorf("%s, not %s", got, want)
+		}
+		if got := mustText(t, reader, `SELECT t.c FROM "ta""ble.select" t(a, b, c) WHERE a = 77`); got != strings.Split(want, "|")[1]+"\n" {
+			t.Errorf("%s of %s", got, want)
+		}
+		e.exec(t, e.connect(t, olga), `DROP MASKING POLICY "the "" policy" ON "Größe ✓; DROP"."ta""ble.select"`)
+	})
+}
