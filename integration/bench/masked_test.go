@@ -22,6 +22,7 @@ const (
 	scanMasked  = `SELECT id, region, income FROM customers`
 	groupMasked = `SELECT age, count(*) FROM customers WHERE id <= 100000 GROUP BY age`
 	grouped     = 100_000
+	maxMasked   = `SELECT max(income) FROM customers`
 )
 
 // maskedRows is how many rows the table has.
