@@ -436,13 +436,13 @@ func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error 
 	case !r.fills():
 		return nil
 	}
+	if r.batch == nil {
+		b.kept.takeBatch(r)
+	}
 	if b.in.r-b.run > len(msg) { // what came before goes first: the row description, or a notice between rows
 		if err := b.instead(ctx, len(msg)); err != nil {
 			return err
 		}
-	}
-	if r.batch == nil {
-		b.kept.takeBatch(r)
 	}
 	if err := r.add(msg[headerSize:]); err != nil {
 		var shape *Error
