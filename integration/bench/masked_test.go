@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -87,13 +88,16 @@ func (l *laboratory) withoutProxy() *way {
 	return &way{name: "direct", database: maskedDatabase, port: l.server.Port()}
 }
 
-// readAs reads all that a query gives through a way, on a new connection. count is how many rows that must be.
-func (l *laboratory) readAs(ctx context.Context, w *way, role, query string, count int) error {
+// readAs reads all that a query gives through a way, on a new connection. count is how many rows that must be. Connecting is
+// not in the time.
+func (l *laboratory) readAs(ctx context.Context, w *way, role, query string, count int) (time.Duration, error) {
 	session, err := l.connectAs(ctx, w, role)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return readAll(session, query, count)
+	started := time.Now()
+	err = readAll(session, query, count)
+	return time.Since(started), err
 }
 
 // readAll reads all that a query gives, and closes the connection. It costs next to nothing.
