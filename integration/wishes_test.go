@@ -73,8 +73,12 @@ func (g *wisher) several() []string {
 		prepared := g.one("SELECT x, y FROM ("+q+") q WHERE x > $1 OR x IS NULL", "SELECT id, income, $1 FROM people WHERE id < $1", "SELECT id FROM people WHERE income > $1")
 		return []string{"PREPARE wish(float8) AS " + prepared, "EXECUTE wish(0.1)", "EXECUTE wish(-3)", "EXPLAIN (COSTS OFF) EXECUTE wish(1)", "DEALLOCATE wish"}
 	case 3:
-		declare := "DECLARE wish " + g.one("", "SCROLL ", "NO SCROLL ") + "CURSOR " + g.one("", "WITH HOLD ") + "FOR "
-		return []string{"BEGIN", declare + g.top(), "FETCH 3 FROM wish", "MOVE 2 IN wish", "FETCH FORWARD ALL FROM wish", "FETCH PRIOR FROM wish", g.one("COMMIT", "ROLLBACK"), "CLOSE wish"}
+		scroll, of := g.one("", "SCROLL ", "NO SCROLL "), g.top
+		if scroll == "" { // the plan decides whether it can go back: never over the system catalogs
+			of = g.read
+		}
+		declare := "DECLARE wish " + scroll + "CURSOR " + g.one("", "WITH HOLD ") + "FOR " + of()
+		return []string{"BEGIN", declare, "FETCH 3 FROM wish", "MOVE 2 IN wish", "FETCH FORWARD ALL FROM wish", "FETCH PRIOR FROM wish", g.one("COMMIT", "ROLLBACK"), "CLOSE wish"}
 	case 4:
 		return block("DECLARE wish CURSOR FOR SELECT id, income FROM people WHERE "+g.one("id < 9", "income > 0")+" FOR UPDATE", "FETCH 2 FROM wish", "DELETE FROM people WHERE CURRENT OF wish", "SELECT count(*) FROM people")
 	case 5:

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"slices"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -20,6 +19,7 @@ type backend struct {
 	run   int    // in.buf[run:in.r] is to be written on as it is
 	out   []byte // finished messages
 	cells []cell
+	kept  kept // by one execution for the next
 	rest  int  // bytes of a passed-on message that have not come yet
 	ended bool // the server has said why it will close the connection
 }
@@ -152,8 +152,8 @@ func (b *backend) write(p []byte) error {
 	return nil
 }
 
-// instead writes msg, or nothing, in the place of the message that was just taken.
-func (b *backend) instead(ctx context.Context, size int, msg []byte) error {
+// instead writes messages, or nothing, in the place of the message that was just taken.
+func (b *backend) instead(ctx context.Context, size int, msgs ...[]byte) error {
 	b.in.r -= size
 	err := b.gather(ctx)
 	b.in.r += size
@@ -161,7 +161,9 @@ func (b *backend) instead(ctx context.Context, size int, msg []byte) error {
 	if err != nil {
 		return err
 	}
-	b.out = append(b.out, msg...)
+	for _, msg := range msgs {
+		b.out = append(b.out, msg...)
+	}
 	if len(b.out) >= fillBuffer {
 		return b.send()
 	}
@@ -224,7 +226,7 @@ func (b *backend) message(ctx context.Context, kind byte, size int, head *pendin
 			b.s.queue.pop()
 		}
 		if head.held != nil || head.learn != nil { // the client has not asked
-			return b.instead(ctx, len(msg), nil)
+			return b.instead(ctx, len(msg))
 		}
 	case 'D':
 		return b.dataRow(ctx, msg, head)
@@ -241,7 +243,7 @@ func (b *backend) message(ctx context.Context, kind byte, size int, head *pendin
 		return nil
 	}
 	if head.silent {
-		return b.instead(ctx, len(msg), nil)
+		return b.instead(ctx, len(msg))
 	}
 	return nil
 }
@@ -279,7 +281,7 @@ func (b *backend) callMessage(ctx context.Context, kind byte, msg []byte, head *
 			head.call.finish(nil)
 		}
 	}
-	return b.instead(ctx, len(msg), nil)
+	return b.instead(ctx, len(msg))
 }
 
 func (b *backend) parameter(msg []byte) {
@@ -315,12 +317,12 @@ func (b *backend) readyForQuery(ctx context.Context, msg []byte) error {
 		}
 	}
 	if head != nil && head.silent {
-		if err := b.instead(ctx, len(msg), nil); err != nil {
+		if err := b.instead(ctx, len(msg)); err != nil {
 			return err
 		}
 	}
 	if head != nil && head.held.waits() {
-		if err := b.instead(ctx, len(msg), append(head.held.take(), msg...)); err != nil {
+		if err := b.instead(ctx, len(msg), head.held.take(), msg); err != nil {
 			return err
 		}
 	}
@@ -398,7 +400,7 @@ func (b *backend) rowDescription(ctx context.Context, msg []byte, head *pending)
 	changed := msg
 	if head.results.planned() {
 		var shape *Error
-		if changed, shape = head.results.rowDescription(msg, head.ofStatement); shape != nil {
+		if changed, shape = b.kept.rowDescription(head.results, msg, head.ofStatement); shape != nil {
 			return shape
 		}
 	}
@@ -406,7 +408,7 @@ func (b *backend) rowDescription(ctx context.Context, msg []byte, head *pending)
 	switch {
 	case head.gathers:
 		head.held.messages = bytes.Clone(changed)
-		err = b.instead(ctx, len(msg), nil)
+		err = b.instead(ctx, len(msg))
 	case head.results.planned():
 		err = b.instead(ctx, len(msg), changed)
 	}
@@ -414,7 +416,7 @@ func (b *backend) rowDescription(ctx context.Context, msg []byte, head *pending)
 		b.s.queue.pop()
 	}
 	if head.learn != nil {
-		err = b.instead(ctx, len(msg), nil)
+		err = b.instead(ctx, len(msg))
 	}
 	return err
 }
@@ -426,7 +428,7 @@ func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error 
 	r := head.results
 	switch waited := head.held.take(); {
 	case waited != nil && !r.fills():
-		return b.instead(ctx, len(msg), append(waited, msg...))
+		return b.instead(ctx, len(msg), waited, msg)
 	case waited != nil:
 		if err := b.instead(ctx, len(msg), waited); err != nil {
 			return err
@@ -434,8 +436,11 @@ func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error 
 	case !r.fills():
 		return nil
 	}
+	if r.batch == nil {
+		b.kept.takeBatch(r)
+	}
 	if b.in.r-b.run > len(msg) { // what came before goes first: the row description, or a notice between rows
-		if err := b.instead(ctx, len(msg), nil); err != nil {
+		if err := b.instead(ctx, len(msg)); err != nil {
 			return err
 		}
 	}
@@ -479,9 +484,12 @@ func (b *backend) executed(ctx context.Context, kind byte, msg []byte, head *pen
 		head.held.messages, answer, changed = bytes.Clone(answer), nil, true
 	}
 	if len(waited) > 0 || changed {
-		if err := b.instead(ctx, len(msg), slices.Concat(waited, answer)); err != nil {
+		if err := b.instead(ctx, len(msg), waited, answer); err != nil {
 			return err
 		}
+	}
+	if head.results != nil {
+		b.kept.keepBatch(head.results)
 	}
 	if head.kind == 'E' {
 		b.s.queue.pop()

@@ -1,11 +1,13 @@
 // Package bench measures Scrim's relay against PgBouncer (session pooling) and against a connection without a proxy: the
-// same server, the same client, one run. It has benchmarks only; they need Linux (/proc), and the Debian packages
-// postgresql (with pgbench) and pgbouncer.
+// same server, the same client, one run. It also measures what masking takes of a proxy's memory, and masking against what
+// people do without it: a function in PL/Python, and export and join. It has benchmarks only; they need Linux (/proc), and the
+// Debian packages postgresql (with pgbench), pgbouncer, and for BenchmarkToday postgresql-plpython3-NN and python3-numpy.
 //
 //	go test ./integration/bench -run '^$' -bench . -benchtime 1x                                    # does it work? half a minute
 //	go test ./integration/bench -run '^$' -bench . -benchtime 1x -timeout 1h -args -seconds 10 -rounds 5   # figures
 //	go test ./integration/bench -run '^$' -bench Pgbench -benchtime 1x -timeout 1h -args -seconds 10 -rounds 5 \
 //	    -scrim old=/tmp/old/scrim -scrim new=/tmp/new/scrim -scrim 'eager=env GOGC=400 /tmp/new/scrim'       # designs
+//	go test ./integration/bench -run '^$' -bench 'Memory|Today' -benchtime 1x -timeout 1h -args -seconds 1 -rounds 5      # masking, a million rows
 //
 // Each benchmark lets the ways take turns within each round and gives medians, over the rounds, of the ratios within a
 // round: what a shared machine does to one way it does to its neighbours too. At the end a summary in Markdown is printed

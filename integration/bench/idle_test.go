@@ -44,13 +44,13 @@ func (l *laboratory) idle(ctx context.Context, p proxy) (cost idleCost, err erro
 	}
 	defer w.process.stop()
 	cost = idleCost{way: p.name, sessions: l.sessions}
-	if cost.before, err = w.process.rss(); err != nil {
+	if cost.before, err = w.process.memory(residentNow); err != nil {
 		return cost, err
 	}
 	conns, err := l.openIdle(ctx, w)
 	if err == nil {
 		time.Sleep(time.Second) // what is still being done for the last ones ends
-		cost.after, err = w.process.rss()
+		cost.after, err = w.process.memory(residentNow)
 	}
 	for _, conn := range conns {
 		if conn != nil {

@@ -35,6 +35,7 @@ type laboratory struct {
 	server  *native.Server
 	proxies []proxy // how each is started: BenchmarkIdle starts them anew
 	ways    []*way  // direct, then one for each of proxies
+	masked  []proxy // how each build is started for the masked database; nil until there is one
 	summary summary
 }
 
@@ -78,7 +79,7 @@ func (l *laboratory) chooseProxies(ctx context.Context) error {
 		l.scrims = []command{{name: "scrim", argv: []string{binary}}}
 	}
 	for _, c := range l.scrims {
-		l.proxies = append(l.proxies, l.scrim(c))
+		l.proxies = append(l.proxies, l.scrim(c, database))
 	}
 	return nil
 }
@@ -107,13 +108,18 @@ func (l *laboratory) prepareDatabase(ctx context.Context) error {
 	if err := l.superuser(ctx, "postgres", fmt.Sprintf("CREATE DATABASE %s OWNER %s", database, role)); err != nil {
 		return err
 	}
-	direct := &way{name: "direct", port: l.server.Port()}
+	direct := &way{name: "direct", database: database, port: l.server.Port()}
 	l.ways = []*way{direct}
 	if out, err := l.pgbenchCommand(ctx, direct, "-i", "-q", "-s", strconv.Itoa(l.scale)).CombinedOutput(); err != nil {
 		return fmt.Errorf("pgbench -i: %w\n%s", err, out)
 	}
+	return l.initScrim(database)
+}
+
+// initScrim makes Scrim's schemas in a database, as each build has them.
+func (l *laboratory) initScrim(db string) error {
 	for _, c := range l.scrims {
-		if out, err := l.scrimCommand(c, "init").CombinedOutput(); err != nil {
+		if out, err := l.scrimCommand(c, db, "init").CombinedOutput(); err != nil {
 			return fmt.Errorf("%s init: %w\n%s", c.name, err, out)
 		}
 	}

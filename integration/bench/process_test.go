@@ -100,21 +100,33 @@ func parseCPU(stat string) (time.Duration, error) {
 	return time.Duration(user+system) * clockTick, err
 }
 
-// rss is the memory that the process has resident, in bytes.
-func (p *process) rss() (int64, error) {
+// Fields of proc(5)'s status.
+const (
+	residentNow  = "VmRSS"
+	residentMost = "VmHWM" // since the process began, or since forgetMost
+)
+
+// memory is what the process has or had resident, in bytes: everything, libraries and what they allocate included.
+func (p *process) memory(field string) (int64, error) {
 	status, err := p.proc("status")
 	if err != nil {
 		return 0, err
 	}
-	return parseRSS(status)
+	return parseMemory(status, field)
 }
 
-func parseRSS(status string) (int64, error) {
-	_, after, found := strings.Cut(status, "\nVmRSS:")
+// forgetMost lets residentMost begin anew.
+func (p *process) forgetMost() error {
+	const resetPeak = "5" // of proc(5)'s clear_refs
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.cmd.Process.Pid), []byte(resetPeak), 0)
+}
+
+func parseMemory(status, field string) (int64, error) {
+	_, after, found := strings.Cut(status, "\n"+field+":")
 	line, _, _ := strings.Cut(after, "\n")
 	number, unit, _ := strings.Cut(strings.TrimSpace(line), " ")
 	if !found || unit != "kB" {
-		return 0, fmt.Errorf("no VmRSS in kB in %q", status)
+		return 0, fmt.Errorf("no %s in kB in %q", field, status)
 	}
 	kib, err := strconv.ParseInt(number, 10, 64)
 	return kib << 10, err
@@ -130,12 +142,12 @@ func TestParseCPU(t *testing.T) {
 	}
 }
 
-func TestParseRSS(t *testing.T) {
-	got, err := parseRSS("Name:\ta\nVmRSS:\t    1024 kB\nRssAnon:\t 1 kB\n")
-	if err != nil || got != 1<<20 {
+func TestParseMemory(t *testing.T) {
+	got, err := parseMemory("Name:\ta\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\nRssAnon:\t 1 kB\n", residentMost)
+	if err != nil || got != 2<<20 {
 		t.Errorf("got %v, %v", got, err)
 	}
-	if _, err := parseRSS("Name:\ta\n"); err == nil {
+	if _, err := parseMemory("Name:\ta\n", residentNow); err == nil {
 		t.Error("a status without VmRSS is taken")
 	}
 }

@@ -20,16 +20,18 @@ import (
 
 // proxy is a program that can stand between client and server.
 type proxy struct {
-	name string
+	name     string
+	database string
 	// command makes the program listen on a port. dir is a folder of its own.
 	command func(dir string, port int) (*exec.Cmd, error)
 }
 
 // way is a road to the server.
 type way struct {
-	name    string
-	port    int
-	process *process // nil if nothing is between
+	name     string
+	database string
+	port     int
+	process  *process // nil if nothing is between
 }
 
 // launch starts a proxy and returns when a client can log in through it.
@@ -49,7 +51,7 @@ func (l *laboratory) launch(ctx context.Context, p proxy) (*way, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &way{name: p.name, port: port}
+	w := &way{name: p.name, database: p.database, port: port}
 	if w.process, err = start(cmd, filepath.Join(dir, "log")); err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.name, err)
 	}
@@ -87,7 +89,11 @@ func (l *laboratory) awaitLogin(ctx context.Context, w *way) error {
 }
 
 func (l *laboratory) connect(ctx context.Context, w *way) (*pgconn.PgConn, error) {
-	return pgconn.Connect(ctx, fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", role, password, w.port, database))
+	return l.connectAs(ctx, w, role)
+}
+
+func (l *laboratory) connectAs(ctx context.Context, w *way, role string) (*pgconn.PgConn, error) {
+	return pgconn.Connect(ctx, fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d/%s?sslmode=disable", role, password, w.port, w.database))
 }
 
 // pgBouncer pools sessions and otherwise has its package's defaults, with limits raised.
@@ -101,7 +107,7 @@ func (l *laboratory) pgBouncer() (proxy, error) {
 		return proxy{}, fmt.Errorf("%s --version: %w", path, err)
 	}
 	l.bouncer, _, _ = strings.Cut(string(version), "\n")
-	return proxy{name: "pgbouncer", command: func(dir string, port int) (*exec.Cmd, error) {
+	return proxy{name: "pgbouncer", database: database, command: func(dir string, port int) (*exec.Cmd, error) {
 		return pgbouncer.Command(dir, pgbouncer.Config{
 			Database: database, ServerPort: l.server.Port(), Port: port, PoolMode: "session", Role: role, Password: password,
 			Extra: "max_client_conn = 5000\ndefault_pool_size = 5000\nignore_startup_parameters = extra_float_digits\n",
@@ -109,18 +115,21 @@ func (l *laboratory) pgBouncer() (proxy, error) {
 	}}, nil
 }
 
-// scrim is one build of Scrim as a proxy.
-func (l *laboratory) scrim(c command) proxy {
-	return proxy{name: c.name, command: func(dir string, port int) (*exec.Cmd, error) {
-		cmd := l.scrimCommand(c, "serve", "--upstream", l.server.Addr(), "--listen", fmt.Sprintf("127.0.0.1:%d", port),
-			"--models", filepath.Join(dir, "models"), "--max-connections", "5000", "--log-level", "warn")
+// scrim is one build of Scrim as a proxy for a database.
+func (l *laboratory) scrim(c command, db string) proxy {
+	return proxy{name: c.name, database: db, command: func(_ string, port int) (*exec.Cmd, error) {
+		cmd := l.scrimCommand(c, db, "serve", "--upstream", l.server.Addr(), "--listen", fmt.Sprintf("127.0.0.1:%d", port),
+			"--models", l.models(), "--max-connections", "5000", "--log-level", "warn")
 		return cmd, nil
 	}}
 }
 
-func (l *laboratory) scrimCommand(c command, args ...string) *exec.Cmd {
+// models is the folder of model files, the same for all: a model is there for every proxy.
+func (l *laboratory) models() string { return filepath.Join(l.dir, "models") }
+
+func (l *laboratory) scrimCommand(c command, db string, args ...string) *exec.Cmd {
 	argv := slices.Concat(c.argv, args)
 	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // stopped by its way
-	cmd.Env = append(os.Environ(), "SCRIM_CATALOG="+l.superuserDSN(database))
+	cmd.Env = append(os.Environ(), "SCRIM_CATALOG="+l.superuserDSN(db))
 	return cmd
 }

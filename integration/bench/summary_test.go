@@ -13,6 +13,9 @@ import (
 type summary struct {
 	comparisons []comparison
 	idle        []idleCost
+	memory      []memoryPeaks
+	today       []timing
+	rows        int // that memory and today are of
 }
 
 // idleCost is what idle sessions cost a proxy, in bytes of resident memory.
@@ -37,6 +40,12 @@ func (s *summary) markdown() string {
 	for _, c := range s.idle {
 		fmt.Fprintf(&b, "| %d | %s | %.1f MiB | %.1f MiB | %.1f KiB |\n", c.sessions, c.way,
 			float64(c.before)/(1<<20), float64(c.after)/(1<<20), float64(c.perSession())/(1<<10))
+	}
+	if len(s.memory) > 0 {
+		s.markdownMemory(&b)
+	}
+	if len(s.today) > 0 {
+		s.markdownToday(&b)
 	}
 	return b.String()
 }
@@ -77,13 +86,20 @@ func TestMarkdown(t *testing.T) {
 			{way: "pgbouncer", seconds: []float64{2, 2, 4}, cpu: []float64{1, 1, 1}},
 			{way: "scrim", seconds: []float64{1, 4, 4}, cpu: []float64{.5, 1, 2}},
 		}}},
-		idle: []idleCost{{way: "scrim", sessions: 10, before: 1 << 20, after: 2 << 20}},
+		idle:   []idleCost{{way: "scrim", sessions: 10, before: 1 << 20, after: 2 << 20}},
+		memory: []memoryPeaks{{way: "scrim", peaks: []int64{1 << 20, 2 << 20, 3 << 20, 4 << 20}}},
+		today: []timing{
+			{name: "raw", seconds: []float64{1, 2, 4}}, {name: "masked", seconds: []float64{2, 4, 8}}, {name: "numpy", seconds: []float64{20, 40, 80}},
+		},
 	}
 	got := s.markdown()
 	for _, row := range []string{
 		"| Bulk | direct | 0 krow/s |  |  |  |  |\n",
 		"|  | scrim | 0 krow/s | 1.00 (1.00–2.00) time | 1.00 (0.50–2.00) | 1000000.0 µs/krow | 1.00 (0.50–2.00) |\n",
 		"| 10 | scrim | 1.0 MiB | 2.0 MiB | 102.4 KiB |\n",
+		"| scrim | 1.0 MiB | 2.0 MiB | 3.0 MiB | 4.0 MiB |\n",
+		"| masked | 4.00 s | 2.00 (2.00–2.00) |  |\n",
+		"| numpy | 40.00 s | 20.00 (20.00–20.00) | 10.00 (10.00–10.00) |\n",
 	} {
 		if !strings.Contains(got, row) {
 			t.Errorf("no %q in:\n%s", row, got)
