@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -52,6 +51,8 @@ type Policy struct {
 	View    View
 	// Keys are the one that seals, and then those before it that statements under way may still seal with, newest first.
 	Keys [][KeySize]byte
+
+	keyOwner uint32
 }
 
 // Encoder names one published version of an encoder.
@@ -125,6 +126,7 @@ type ViewColumn struct {
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
 // load reads a snapshot. q must be a REPEATABLE READ transaction, so that all of it is of one moment.
@@ -141,13 +143,14 @@ func load(ctx context.Context, q querier) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	details := &pgx.Batch{} // one way there and back: a partitioned table has many policies
 	for _, p := range policies {
-		if err := p.loadColumns(ctx, q); err != nil {
-			return nil, err
-		}
-		if err := p.loadKeys(ctx, q); err != nil {
-			return nil, err
-		}
+		p.queueDetails(details)
+	}
+	if err := q.SendBatch(ctx, details).Close(); err != nil {
+		return nil, fmt.Errorf("read columns and keys of policies: %w", err)
+	}
+	for _, p := range policies {
 		s.Policies[p.Relation.OID] = p
 		s.names[p.Relation.Name] = true
 		s.names[p.View.Name] = true
@@ -160,7 +163,7 @@ func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
 	rows, err := q.Query(ctx, `SELECT p.id, p.name, c.oid, n.nspname, c.relname, p.columns,
 			ARRAY(SELECT c - 1 FROM unnest(p.components) WITH ORDINALITY AS u(c, ord) ORDER BY ord), cardinality(p.inputs), p.present,
 			e.name, v.version, v.sha256, cardinality(e.feature_columns), e.latent_dims,
-			w.oid, w.relname, 'sealed_' || p.id, p.identity, p.seals_only
+			w.oid, w.relname, 'sealed_' || p.id, p.identity, p.seals_only, p.key_owner
 		FROM scrim_state.policies p
 		JOIN scrim_state.encoders e ON e.id = p.encoder_id
 		JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version
@@ -175,55 +178,43 @@ func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
 		p := &Policy{}
 		return p, row.Scan(&p.ID, &p.Name, &p.Relation.OID, &p.Relation.Schema, &p.Relation.Name, &p.Masked, &p.Components, &p.Inputs, &p.Present,
 			&p.Encoder.Name, &p.Encoder.Version, &p.Encoder.SHA256, &p.Encoder.Inputs, &p.Encoder.Dims,
-			&p.View.OID, &p.View.Name, &p.View.Sealed, &p.View.Identity, &p.View.SealsOnly)
+			&p.View.OID, &p.View.Name, &p.View.Sealed, &p.View.Identity, &p.View.SealsOnly, &p.keyOwner)
 	})
 }
 
-func (p *Policy) loadColumns(ctx context.Context, q querier) error {
-	rows, err := q.Query(ctx, `SELECT a.attnum, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
+// queueDetails asks for columns and keys.
+func (p *Policy) queueDetails(b *pgx.Batch) {
+	b.Queue(`SELECT a.attnum, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
 			coalesce((SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.collname)
 				FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace
 				JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typcollation <> c.oid WHERE c.oid = a.attcollation), '')
 		FROM pg_catalog.pg_attribute a
-		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, p.Relation.OID)
-	if err != nil {
-		return fmt.Errorf("read columns of policy %d: %w", p.ID, err)
-	}
-	if p.Relation.Columns, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Column]); err != nil {
-		return fmt.Errorf("read columns of policy %d: %w", p.ID, err)
-	}
-	rows, err = q.Query(ctx, `SELECT CASE WHEN p.seals_only THEN 0 ELSE a.attnum END::int2, a.attname,
+		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, p.Relation.OID).Query(func(rows pgx.Rows) (err error) {
+		p.Relation.Columns, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Column])
+		return err
+	})
+	b.Queue(`SELECT CASE WHEN p.seals_only THEN 0 ELSE a.attnum END::int2, a.attname,
 			CASE WHEN p.seals_only THEN a.attnum ELSE p.view_columns[a.attnum] END
 		FROM scrim_state.policies p
 		JOIN pg_catalog.pg_attribute a ON CASE WHEN p.seals_only THEN a.attrelid = p.relation AND a.attnum = ANY (p.view_columns)
 			ELSE a.attrelid = p.masked_view AND a.attnum BETWEEN 1 AND cardinality(p.view_columns) END
-		WHERE p.id = $1 ORDER BY a.attnum`, p.ID)
-	if err != nil {
-		return fmt.Errorf("read masked view of policy %d: %w", p.ID, err)
-	}
-	if p.View.Open, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ViewColumn]); err != nil {
-		return fmt.Errorf("read masked view of policy %d: %w", p.ID, err)
-	}
-	return nil
-}
-
-func (p *Policy) loadKeys(ctx context.Context, q querier) error {
-	var owner uint32
-	err := q.QueryRow(ctx, `SELECT p.key_owner FROM scrim_state.policies p WHERE p.id = $1`, p.ID).Scan(&owner)
-	if err != nil {
-		return fmt.Errorf("read keys of policy %d: %w", p.ID, err)
-	}
-	var keys [][]byte
-	err = q.QueryRow(ctx, `SELECT array_prepend(k.key, ARRAY(SELECT r.key FROM scrim_state.retired_keys r WHERE r.key_owner = $1 ORDER BY r.id DESC))
-		FROM `+pgx.Identifier{"scrim_state", fmt.Sprintf("key_%d", owner)}.Sanitize()+` k`, owner).Scan(&keys)
-	if err != nil {
-		return fmt.Errorf("read keys of policy %d: %w", p.ID, err)
-	}
-	for _, key := range keys {
-		if len(key) != KeySize {
-			return errors.New("key of policy has a wrong size")
+		WHERE p.id = $1 ORDER BY a.attnum`, p.ID).Query(func(rows pgx.Rows) (err error) {
+		p.View.Open, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ViewColumn])
+		return err
+	})
+	key := pgx.Identifier{"scrim_state", fmt.Sprintf("key_%d", p.keyOwner)}.Sanitize()
+	b.Queue(`SELECT array_prepend(k.key, ARRAY(SELECT r.key FROM scrim_state.retired_keys r WHERE r.key_owner = $1 ORDER BY r.id DESC))
+		FROM `+key+` k`, p.keyOwner).QueryRow(func(row pgx.Row) error {
+		var keys [][]byte
+		if err := row.Scan(&keys); err != nil {
+			return err
 		}
-		p.Keys = append(p.Keys, [KeySize]byte(key))
-	}
-	return nil
+		for _, key := range keys {
+			if len(key) != KeySize {
+				return fmt.Errorf("a key of policy %d has a wrong size", p.ID)
+			}
+			p.Keys = append(p.Keys, [KeySize]byte(key))
+		}
+		return nil
+	})
 }
