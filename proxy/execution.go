@@ -37,7 +37,7 @@ func (f *frontend) execution(ctx context.Context, st *statement, formats []int16
 	var err error
 	switch st.Effect.Verb {
 	case rewrite.Executes:
-		err = f.executed(ctx, x)
+		err = f.executed(ctx, st, x)
 	case rewrite.Fetches:
 		err = x.fetched()
 	case rewrite.Declares:
@@ -67,6 +67,13 @@ var errStores = &Error{
 	Hint: "Select the columns that are not masked.",
 }
 
+// errComputes: the server finds the prepared statement before it computes the arguments, and a function among them could
+// exchange it.
+var errComputes = &Error{
+	Code: codeFeatureNotSupported, Message: "an EXECUTE that shows masked columns takes values only, no expressions",
+	Hint: "Compute the value first.",
+}
+
 // settle waits until all that was sent is answered: a name that a message under way gives anew may stay what it was.
 func (f *frontend) settle() error {
 	ok, err := f.answered()
@@ -88,18 +95,20 @@ func (f *frontend) origin(st *statement) origin {
 }
 
 // executed works out what an EXECUTE gives.
-func (f *frontend) executed(ctx context.Context, x *execution) error {
+func (f *frontend) executed(ctx context.Context, st *statement, x *execution) error {
 	made := x.from.stmt
 	if made == nil || made.plan == nil { // it may run anything
 		clear(f.s.planner.plans)
 		return nil
 	}
 	made, err := f.current(ctx, made)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if made.plan.Staged() {
+	case made.plan.Staged():
 		x.staged = made
+	case len(made.plan.Seals) > 0 && st.Effect.Computes:
+		return errComputes
 	}
 	x.results, err = f.newResults(ctx, made, x.formats)
 	return err
@@ -134,6 +143,39 @@ func (f *frontend) executeCursor(name string, p *portal, maxRows uint32) error {
 	if r.maxRows > 0 {
 		count = fmt.Sprint(r.maxRows)
 	}
-	return f.underOurName("FETCH FORWARD "+count+" FROM "+rewrite.Quote(name), r.upstreamFormats(),
+	if err := f.sameCursor(name, p); err != nil {
+		return err
+	}
+	return f.underOurName("FETCH FORWARD "+count+" FROM "+rewrite.Quote(name), nil, r.upstreamFormats(),
 		&pending{kind: 'E', results: r, relies: []change{{name: name, portal: p}}})
+}
+
+// What gives seals is what was planned, or seals that the client has got hold of would be opened for it. A function of the
+// client's can give a name anew without our knowing. So right before a name is used the server looks what has it, and
+// raises; nothing of the client's runs between. The unnamed statement and portal are out of reach of SQL, and the portals
+// that SQL makes give their rows to Execute as text, which sealed values do not have.
+
+// sameStatement is for a prepared statement.
+func (f *frontend) sameStatement(name string, st *statement) error {
+	return f.same("still_prepared", name, st.sent())
+}
+
+// sameCursor is for a cursor.
+func (f *frontend) sameCursor(name string, p *portal) error {
+	return f.same("still_declared", name, p.stmt.sent())
+}
+
+// sameOrigin is for what an EXECUTE or FETCH uses.
+func (f *frontend) sameOrigin(st *statement, from origin) error {
+	switch {
+	case from.stmt != nil:
+		return f.sameStatement(st.Effect.Name, from.stmt)
+	case from.portal != nil:
+		return f.sameCursor(st.Effect.Name, from.portal)
+	}
+	return nil
+}
+
+func (f *frontend) same(question, name, text string) error {
+	return f.underOurName("SELECT WHERE scrim_runtime."+question+"($1, $2)", [][]byte{[]byte(nameKey(name)), []byte(text)}, nil, &pending{kind: 'E', silent: true})
 }
