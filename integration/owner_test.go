@@ -331,3 +331,69 @@ func TestOwnersTable(t *testing.T) {
 		}
 	})
 }
+
+// TestRoleMadeBefore: somebody with CREATEROLE makes the role that will own masked views before Scrim does, has it own code or
+// tables that run with its rights by themselves, and leaves no membership behind that would show. It is refused.
+func TestRoleMadeBefore(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		admin := e.admin(t)
+		for _, owned := range []string{
+			`CREATE FUNCTION mine.peek() RETURNS numeric LANGUAGE sql SECURITY DEFINER AS 'SELECT max(income) FROM public.customers'; REVOKE EXECUTE ON FUNCTION mine.peek() FROM PUBLIC`,
+			`CREATE FUNCTION mine.tell(x int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN INSERT INTO mine.told SELECT income FROM public.customers; RETURN x; END $$;
+				CREATE TABLE mine.told (x numeric); GRANT SELECT ON mine.told TO PUBLIC; CREATE TABLE mine.analyzed (x int); CREATE INDEX ON mine.analyzed (mine.tell(x))`,
+			`CREATE VIEW mine.peek AS SELECT income FROM public.customers`,
+			`ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO guest`,
+		} {
+			owner := "owner_" + e.database
+			e.exec(t, admin, `BEGIN`, `CREATE ROLE `+owner, `ALTER TABLE customers OWNER TO `+owner)
+			role := strings.TrimSpace(mustText(t, admin, `SELECT 'scrim_owner_' || relowner FROM pg_class WHERE oid = 'customers'::regclass`))
+			e.exec(t, admin, `CREATE ROLE `+role, `CREATE SCHEMA mine AUTHORIZATION `+role, `SET LOCAL ROLE `+role, owned, `RESET ROLE`, `ALTER SCHEMA mine OWNER TO guest`)
+			_, err := text(t, admin, `SELECT scrim.create_masking_policy('p', 'customers', '{age}', '{risk}', 'enc')`)
+			if code(err) != "55000" || !strings.Contains(explain(err), "was not made by Scrim") {
+				t.Errorf("%s\n%s", owned, explain(err))
+			}
+			e.exec(t, admin, `ROLLBACK`)
+		}
+	})
+}
+
+// TestTableOfAnotherNow: olga's table becomes bob's. Its masked view stays the view of the role that was made for olga, which
+// may so read one table of bob's; nothing of olga's runs with that right.
+func TestTableOfAnotherNow(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		admin, owner, bob := e.admin(t), e.connect(t, olga), "bob_"+e.database
+		e.exec(t, owner, `CREATE TABLE other AS SELECT * FROM customers WHERE id <= 10`, `CREATE TABLE rows AS SELECT * FROM customers WHERE id <= 10`,
+			`GRANT SELECT ON other, rows TO analyst`, `ALTER TABLE rows ENABLE ROW LEVEL SECURITY`, `CREATE POLICY theirs ON rows USING (true)`,
+			`CREATE MASKING POLICY o ON other (age, income, score) USING ENCODER enc`, `CREATE MASKING POLICY r ON rows (age, income, score) USING ENCODER enc`)
+		before := mustText(t, e.connect(t, analyst), `SELECT id, age FROM customers WHERE id = 2000`)
+		e.exec(t, admin, `CREATE ROLE `+bob, `ALTER TABLE customers OWNER TO `+bob)
+		t.Cleanup(func() {
+			if err := e.superuser(context.Background(), e.database, `DROP OWNED BY `+bob+` CASCADE`, `DROP ROLE `+bob); err != nil {
+				t.Error(err)
+			}
+		})
+		if got := mustText(t, e.connect(t, analyst), `SELECT id, age FROM customers WHERE id = 2000`); got != before {
+			t.Errorf("the analyst sees %q, not %q", got, before)
+		}
+		if _, err := text(t, e.connect(t, olga), `SELECT income FROM customers`); code(err) != "42501" {
+			t.Errorf("olga, who owns it no more: %v", err)
+		}
+		// Row security is judged by the right of the view's owner, where it is judged: it would read bob's table for olga.
+		tells := `EXISTS (SELECT 1 FROM public.customers c WHERE c.id = 2000 AND c.income = 2342108.75)`
+		e.exec(t, e.directly(t, olga), `CREATE POLICY tells ON other AS RESTRICTIVE USING (`+tells+`)`, `CREATE POLICY every ON other USING (true)`, `ALTER TABLE other ENABLE ROW LEVEL SECURITY`,
+			`CREATE POLICY tells ON rows AS RESTRICTIVE USING (`+tells+`)`)
+		for name, want := range map[string]string{"o": "0A000", "r": ""} {
+			view := strings.TrimSpace(mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.policies WHERE name = '`+name+`'`))
+			if got, err := text(t, e.directly(t, analyst), `SELECT count(ctid) FROM `+view); code(err) != want || want == "" && got != "10\n" { // of seals alone: no policy is applied
+				t.Errorf("%s around the proxy: %q %v", view, got, err)
+			}
+		}
+		for _, table := range []string{"other", "rows"} {
+			for _, query := range []string{`SELECT id, age FROM ` + table, `SELECT id, age + 0 FROM ` + table, `SELECT id FROM ` + table} {
+				if got, err := text(t, e.connect(t, analyst), query); code(err) != "42501" && code(err) != "0A000" {
+					t.Errorf("%s: %q %v", query, got, err)
+				}
+			}
+		}
+	})
+}
