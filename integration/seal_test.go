@@ -366,6 +366,55 @@ func TestExchangedNames(t *testing.T) {
 	})
 }
 
+// TestOtherReading: a text that means another thing by another client_encoding or another standard_conforming_strings, of which the
+// proxy has not heard when it reads the text: then it reads a harmless string where the server finds seals of the client's.
+func TestOtherReading(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		e.exec(t, e.admin(t), `CREATE SCHEMA mine AUTHORIZATION analyst`)
+		e.exec(t, e.directly(t, analyst), `CREATE TABLE mine.customers AS SELECT sealed_1 AS income FROM scrim_runtime.`+maskedView(t, e)+` WHERE id > 1990`,
+			`CREATE FUNCTION mine.switch(name text, value text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN set_config(name, value, false); END $$`)
+		query := func(text string) pgproto3.FrontendMessage { return &pgproto3.Query{String: text} }
+		for _, c := range []struct{ text, name, value string }{
+			// In SJIS the last byte of the letter and the backslash are one letter, so that the quote ends the string.
+			{`SELECT c.income FROM customers c WHERE c.id = 3 OR 'x' = E'ぁ\' UNION ALL SELECT m.income FROM mine.customers m --'`, "client_encoding", "SJIS"},
+			{`SELECT c.income + 0 FROM customers c WHERE c.id = 3 AND c."Note" <> E'ぁ\') UNION ALL SELECT c.ctid, c.xmin, m.income FROM mine.customers m, customers c --'`, "client_encoding", "SJIS"},
+			{`SELECT c.income FROM customers c WHERE c.id = 3 OR 'x' = '\' || ' UNION ALL SELECT m.income FROM mine.customers m --'`, "standard_conforming_strings", "off"},
+			{`SELECT c.income + 0 FROM customers c WHERE c.id = 3 AND c."Note" <> '\' || ') UNION ALL SELECT c.ctid, c.xmin, m.income FROM mine.customers m, customers c --'`, "standard_conforming_strings", "off"},
+		} {
+			set, call := query(`SET `+c.name+` = '`+c.value+`'`), query(`SELECT mine.switch('`+c.name+`', '`+c.value+`')`)
+			parsed := []pgproto3.FrontendMessage{&pgproto3.Parse{Query: c.text}, &pgproto3.Bind{}, &pgproto3.Execute{}, &pgproto3.Sync{}}
+			named := []pgproto3.FrontendMessage{&pgproto3.Parse{Name: "s", Query: c.text}, &pgproto3.Bind{PreparedStatement: "s"}, &pgproto3.Execute{}, &pgproto3.Sync{}}
+			for name, ways := range map[string][][]pgproto3.FrontendMessage{
+				"a message after the other":           {{call}, {query(c.text)}},
+				"in one packet":                       {{set, query(c.text)}},
+				"in one packet, by a function":        {{call, query(c.text)}},
+				"in one packet, prepared":             {append([]pgproto3.FrontendMessage{call}, parsed...)},
+				"in one packet, prepared with a name": {append([]pgproto3.FrontendMessage{call}, named...)},
+			} {
+				for _, before := range []bool{false, true} {
+					h := rawConn(t, e.dsn(analyst))
+					if before { // the plan is kept
+						if got := script(t, h, 1, query(c.text)); strings.Count(got, "D(") != 1 || strings.Contains(got, "E(") {
+							t.Errorf("read as it is: %.200s", got)
+						}
+					}
+					got := ""
+					for _, messages := range ways {
+						ready := 1
+						if len(messages) > 1 {
+							ready = 2
+						}
+						got = script(t, h, ready, messages...)
+					}
+					if rows := strings.Count(got, "D(") - strings.Count(got, "D(SJIS)") - strings.Count(got, "D(off)"); rows > 0 || !strings.Contains(got, "E(") {
+						t.Errorf("%s, %s, known before %v: %.300s", c.text, name, before, got)
+					}
+				}
+			}
+		}
+	})
+}
+
 // TestEditedSeals: whatever is wrong with a seal that the proxy does open, there is one error, without a word more. Only
 // somebody who may change the masked view can put one there.
 func TestEditedSeals(t *testing.T) {

@@ -192,6 +192,9 @@ func (f *frontend) lists(ctx context.Context, b *bound) ([]*codeList, error) {
 			return nil, err
 		}
 		l := &codeList{batch: batch, encoder: enc, most: f.s.srv.stagedRows, components: stage.Components}
+		if err := f.sameReading(stage.SQL); err != nil {
+			return nil, err
+		}
 		if err := f.flush(); err != nil {
 			return nil, err
 		}

@@ -3,6 +3,8 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/scrimdb/scrim/rewrite"
 )
@@ -174,6 +176,17 @@ func (f *frontend) sameOrigin(st *statement, from origin) error {
 		return f.sameCursor(st.Effect.Name, from.portal)
 	}
 	return nil
+}
+
+// sameReading is for a text that gives seals, if it has a backslash or more than ASCII: the server could read it otherwise than
+// we did, by what another setting of standard_conforming_strings or client_encoding makes of these. One that we have not
+// heard of can be on its way.
+func (f *frontend) sameReading(text string) error {
+	notASCII := strings.IndexFunc(text, func(r rune) bool { return r >= utf8.RuneSelf }) >= 0
+	if !notASCII && !strings.Contains(text, `\`) {
+		return nil
+	}
+	return f.underOurName("SELECT WHERE scrim_runtime.still_read($1)", [][]byte{[]byte(boolean(notASCII))}, nil, &pending{kind: 'E', silent: true})
 }
 
 func (f *frontend) same(question, name, text string) error {

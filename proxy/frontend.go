@@ -304,6 +304,11 @@ func (f *frontend) parse(ctx context.Context, msg []byte) error {
 		own := *st
 		st = &own
 	}
+	if st.plan != nil && len(st.plan.Seals) > 0 || st.Effect.Uses() {
+		if err := f.sameReading(st.sent()); err != nil {
+			return err
+		}
+	}
 	p := &pending{kind: 'P', edited: st, changes: f.s.send(change{name: name, stmt: st})}
 	sql := st.Text
 	switch {

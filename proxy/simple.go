@@ -245,6 +245,9 @@ func (f *frontend) underOurName(sql string, values [][]byte, formats []int16, ex
 // part sends one statement of a Query by the extended protocol.
 func (f *frontend) part(st *statement, x *execution, h *held, last bool) error {
 	if x.results.fills() {
+		if err := f.sameReading(st.sent()); err != nil {
+			return err
+		}
 		if err := f.sameOrigin(st, x.from); err != nil {
 			return err
 		}

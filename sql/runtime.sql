@@ -89,3 +89,16 @@ BEGIN
     END IF;
     RETURN false;
 END $$;
+
+-- Asked by the proxy right before it sends a text that gives seals, if the server could read it otherwise than the proxy did: one
+-- with a backslash depends on standard_conforming_strings, one that is not ASCII on client_encoding too, and a function or a
+-- message on its way can have changed these. Raises, or returns false.
+CREATE OR REPLACE FUNCTION scrim_runtime.still_read(not_ascii boolean) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('standard_conforming_strings') <> 'on' OR not_ascii AND current_setting('client_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION 'cached plan must not change result type' USING ERRCODE = 'feature_not_supported',
+            DETAIL = 'client_encoding or standard_conforming_strings was changed while the statement was planned.', HINT = 'Run the statement again.';
+    END IF;
+    RETURN false;
+END $$;
