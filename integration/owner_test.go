@@ -397,3 +397,25 @@ func TestTableOfAnotherNow(t *testing.T) {
 		}
 	})
 }
+
+// TestTableThatBecomesAView: before PostgreSQL 16 a rule can make a view of an empty table, which reads something else then.
+func TestTableThatBecomesAView(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		alice := hostile(t, e)
+		conn := aliceMade(t, e, alice)
+		e.exec(t, conn, `CREATE TABLE alice.empty (id int, age int, income numeric, score float8, vip bool)`, `REVOKE ALL ON alice.empty FROM PUBLIC`, `GRANT SELECT ON alice.empty TO analyst`,
+			`CREATE MASKING POLICY mine ON alice.empty (age, income, score) USING ENCODER `+alice)
+		_, err := text(t, e.directly(t, alice), `CREATE RULE "_RETURN" AS ON SELECT TO alice.empty DO INSTEAD SELECT id, age, income, score, vip FROM public.customers`)
+		if code(err) != "42809" && code(err) != "" {
+			t.Error(explain(err))
+		}
+		view := strings.TrimSpace(mustText(t, e.admin(t), `SELECT masked_view::regclass FROM scrim_state.policies WHERE name = 'mine'`))
+		for _, query := range []string{`SELECT id, age FROM alice.empty`, `SELECT age + 0 FROM alice.empty`, `SELECT id FROM alice.empty`, `SELECT id FROM ` + view, `SELECT ctid FROM ` + view} {
+			for _, dsn := range []string{e.dsn(analyst), e.directDSN(analyst)} {
+				if got, err := text(t, dial(t, dsn), query); got != "" {
+					t.Errorf("%s: %q, %v", query, got, err)
+				}
+			}
+		}
+	})
+}
