@@ -419,3 +419,43 @@ func TestTableThatBecomesAView(t *testing.T) {
 		}
 	})
 }
+
+// TestHostileNames: names of schemas, tables, columns and policies are spelled into statements that a superuser runs. They stay
+// names, whatever is in them.
+func TestHostileNames(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		alice := hostile(t, e)
+		conn, admin := e.directly(t, alice), e.admin(t)
+		hostile := func(s string) string { return `"` + s + `'""); DROP TABLE public.orders; --%I%1$s\$$"` }
+		table := hostile("s") + "." + hostile("t")
+		e.exec(t, conn, `CREATE SCHEMA `+hostile("s"), `GRANT USAGE ON SCHEMA `+hostile("s")+` TO analyst`,
+			`CREATE TABLE `+table+` (`+hostile("id")+` int, `+hostile("age")+` int, `+hostile("income")+` numeric, `+hostile("score")+` float8, `+hostile("vip")+` bool)`,
+			`INSERT INTO `+table+` SELECT i, i % 60, i * 100, i / 3.0, i % 2 = 0 FROM generate_series(1, 50) i`, `GRANT SELECT ON `+table+` TO analyst`,
+			`CREATE INDEX `+hostile("i")+` ON `+table+` (`+hostile("id")+`)`)
+		literal := func(s string) string { return `'` + strings.ReplaceAll(s, `'`, `''`) + `'` }
+		columns := func(names ...string) string {
+			for i, n := range names {
+				names[i] = literal(strings.ReplaceAll(strings.Trim(hostile(n), `"`), `""`, `"`))
+			}
+			return `ARRAY[` + strings.Join(names, ", ") + `]`
+		}
+		policy := literal(hostile("p")) + `, ` + literal(table)
+		e.exec(t, admin, `SELECT scrim.create_masking_policy(`+policy+`, `+columns("age", "income", "score")+`, '{}', 'enc', `+columns("age", "income", "score", "vip")+`)`)
+		if _, err := e.catalog.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, query := range []string{`SELECT ` + hostile("id") + `, ` + hostile("age") + ` FROM ` + table + ` WHERE ` + hostile("id") + ` = 7`,
+			`SELECT ` + hostile("id") + `, ` + hostile("age") + ` + 0 FROM ` + table + ` x WHERE x.` + hostile("id") + ` = 7`} {
+			if got := mustText(t, e.connect(t, analyst), query); !strings.HasPrefix(got, "7|") || got == "7|7\n" {
+				t.Errorf("%s: %q", query, got)
+			}
+		}
+		e.exec(t, admin, `SELECT * FROM scrim.masking_policy_openings(`+policy+`)`, `SELECT * FROM scrim.masking_policies`, `SELECT scrim.drop_masking_policy(`+policy+`)`)
+		if got := mustText(t, e.directly(t, analyst), `SELECT `+hostile("age")+` FROM `+table+` WHERE `+hostile("id")+` = 7`); got != "7\n" {
+			t.Errorf("after DROP: %q", got)
+		}
+		if got := mustText(t, admin, `SELECT count(*) FROM public.orders`); got != "300\n" {
+			t.Error(got)
+		}
+	})
+}
