@@ -72,8 +72,8 @@ BEGIN
         RAISE EXCEPTION 'cached plan must not change result type' USING ERRCODE = 'feature_not_supported',
             DETAIL = format('Prepared statement "%s" is not what it was when it was planned.', statement_name), HINT = 'Prepare it again.';
     END IF;
-    IF EXISTS (SELECT 1 FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
-                WHERE t.oid = ANY (found.types) AND t.oid >= 16384 AND coalesce(e.typtype, t.typtype) NOT IN ('b', 'e')) THEN
+    IF 16384 <= ANY (found.types) AND EXISTS (SELECT 1 FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+                                               WHERE t.oid = ANY (found.types) AND t.oid >= 16384 AND coalesce(e.typtype, t.typtype) NOT IN ('b', 'e')) THEN
         RAISE EXCEPTION 'a prepared statement that shows masked columns has a parameter of a domain, composite type or range'
             USING ERRCODE = 'feature_not_supported', HINT = 'Give the parameter a base type, or do not prepare the statement.';
     END IF;
