@@ -321,6 +321,10 @@ func TestExchangedNames(t *testing.T) {
 			{"a cursor WITH HOLD", [][]pgproto3.FrontendMessage{{query(`DECLARE c SCROLL CURSOR WITH HOLD FOR ` + planned)}}, []pgproto3.FrontendMessage{query(`FETCH ABSOLUTE 0 FROM c; FETCH ALL FROM c`)}, do(`CLOSE c`, `DECLARE c SCROLL CURSOR WITH HOLD FOR `+steal)},
 			{"the portal of a cursor", [][]pgproto3.FrontendMessage{{query(`BEGIN`)}, {query(`DECLARE c SCROLL CURSOR FOR ` + planned)}}, []pgproto3.FrontendMessage{&pgproto3.Execute{Portal: "c"}, &pgproto3.Sync{}}, do(`CLOSE c`, `DECLARE c BINARY CURSOR FOR `+steal)},
 			{"a portal", [][]pgproto3.FrontendMessage{{query(`BEGIN`)}, {&pgproto3.Parse{Query: planned}, &pgproto3.Bind{DestinationPortal: "p"}, &pgproto3.Sync{}}}, []pgproto3.FrontendMessage{&pgproto3.Execute{Portal: "p"}, &pgproto3.Sync{}}, do(`CLOSE p`, `DECLARE p BINARY CURSOR FOR `+steal)},
+			// Execute has no types: letters of LATIN1 are the bytes of a seal, if none is zero.
+			{"a portal that gives text", [][]pgproto3.FrontendMessage{{query(`SET client_encoding = 'LATIN1'`)}, {query(`BEGIN`)}, {&pgproto3.Parse{Query: planned}, &pgproto3.Bind{DestinationPortal: "p"}, &pgproto3.Sync{}}},
+				[]pgproto3.FrontendMessage{&pgproto3.Execute{Portal: "p"}, &pgproto3.Sync{}},
+				do(`CLOSE p`, `DECLARE p CURSOR FOR SELECT convert_from(s, 'LATIN1') FROM (SELECT substr(record_send(ROW(sealed_1)), 13) FROM scrim_runtime.`+maskedView(t, e)+`) x(s) WHERE position('\x00'::bytea IN s) = 0`)},
 		} {
 			for _, exchanged := range []bool{false, true} {
 				h := rawConn(t, e.dsn(analyst))
@@ -354,6 +358,12 @@ func TestExchangedNames(t *testing.T) {
 		got := script(t, h, 1, &pgproto3.Bind{PreparedStatement: "s", Parameters: [][]byte{[]byte("1")}}, &pgproto3.Execute{}, &pgproto3.Sync{})
 		if got != "E(0A000)ZI " {
 			t.Errorf("a parameter of a domain: %.300s", got)
+		}
+		h = rawConn(t, e.dsn(analyst))
+		script(t, h, 1, query(`BEGIN`))
+		got = script(t, h, 1, &pgproto3.Parse{Query: planned + ` AND region <> '\'`}, &pgproto3.Bind{DestinationPortal: "p"}, &pgproto3.Execute{Portal: "p"}, &pgproto3.Sync{})
+		if got != "12E(0A000)ZE " {
+			t.Errorf("a named portal and a backslash: %.300s", got)
 		}
 		// The same text, prepared where a backslash means another thing: it is not deferred at all.
 		if got := mustText(t, e.connect(t, analyst), `EXPLAIN `+planned+` AND region <> '\'`); strings.Contains(got, "staged") {

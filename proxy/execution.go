@@ -154,15 +154,14 @@ func (f *frontend) executeCursor(name string, p *portal, maxRows uint32) error {
 
 // What gives seals is what was planned, or seals that the client has got hold of would be opened for it. A function of the
 // client's can give a name anew without our knowing. So right before a name is used the server looks what has it, and
-// raises; nothing of the client's runs between. The unnamed statement and portal are out of reach of SQL, and the portals
-// that SQL makes give their rows to Execute as text, which sealed values do not have.
+// raises; nothing of the client's runs between. The unnamed statement and portal are out of reach of SQL.
 
 // sameStatement is for a prepared statement.
 func (f *frontend) sameStatement(name string, st *statement) error {
 	return f.same("still_prepared", name, st.sent())
 }
 
-// sameCursor is for a cursor.
+// sameCursor is for a cursor or portal. It may give text where it gave sealed values: Execute has no types.
 func (f *frontend) sameCursor(name string, p *portal) error {
 	return f.same("still_declared", name, p.stmt.sent())
 }

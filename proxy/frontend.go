@@ -457,6 +457,11 @@ func (f *frontend) execute(ctx context.Context, msg []byte) error {
 		return f.refuse('P', errOutdatedPlan, "") // the name that it uses has been given anew since
 	}
 	if p.results.fills() {
+		if name != "" {
+			if err := f.sameCursor(name, p); err != nil {
+				return err
+			}
+		}
 		if err := f.sameOrigin(p.stmt, p.from); err != nil {
 			return err
 		}

@@ -83,7 +83,11 @@ END $$;
 CREATE OR REPLACE FUNCTION scrim_runtime.still_declared(cursor_name text, text_sent text) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF EXISTS (SELECT 1 FROM pg_cursors c WHERE c.name = cursor_name AND (c.statement <> text_sent OR strpos(text_sent, E'\\') > 0)) THEN
+    IF strpos(text_sent, E'\\') > 0 THEN
+        RAISE EXCEPTION 'a portal with a name cannot show masked columns if its statement has a backslash' USING ERRCODE = 'feature_not_supported',
+            HINT = 'Fetch all rows at once, declare a cursor, or write chr(92).';
+    END IF;
+    IF EXISTS (SELECT 1 FROM pg_cursors c WHERE c.name = cursor_name AND c.statement <> text_sent) THEN
         RAISE EXCEPTION 'cached plan must not change result type' USING ERRCODE = 'feature_not_supported',
             DETAIL = format('Cursor "%s" is not what it was when it was planned.', cursor_name), HINT = 'Declare it again.';
     END IF;
