@@ -162,9 +162,9 @@ func TestNamesMoveInOneMessage(t *testing.T) {
 func TestPrepare(t *testing.T) {
 	onEachTwin(t, func(t *testing.T, e *env) {
 		twin(t, e).queries(t,
-			`PREPARE p (int) AS SELECT id, income FROM customers WHERE id = $1`, `EXECUTE p(5)`, `EXECUTE p(1 + 5)`, `EXECUTE p`, `EXECUTE p('x')`, `EXECUTE p(1, 2)`,
+			`PREPARE p (int) AS SELECT id, income FROM customers WHERE id = $1`, `EXECUTE p(5)`, `EXECUTE p(6::int)`, `EXECUTE p`, `EXECUTE p('x')`, `EXECUTE p(-7)`, `EXECUTE p(NULL)`, `EXECUTE p(1, 2)`,
 			`PREPARE p AS SELECT age FROM customers`, `EXECUTE p(7)`, // 42P05 leaves the old
-			`BEGIN`, `EXECUTE p(5); SELECT 1`, `EXECUTE p(1/0)`, `EXECUTE p(5)`, `ROLLBACK`, `EXECUTE p(5)`,
+			`BEGIN`, `EXECUTE p(5); SELECT 1`, `EXECUTE p(1.5::smallint)`, `EXECUTE p(12345678901)`, `EXECUTE p(5)`, `ROLLBACK`, `EXECUTE p(5)`,
 			`PREPARE "Q q" AS SELECT age, id FROM customers WHERE id < 4 ORDER BY id; EXECUTE "Q q"; DEALLOCATE "Q q"; EXECUTE "Q q"`,
 			`PREPARE r AS SELECT 1; EXECUTE r; EXECUTE p(5)`, `DEALLOCATE p; EXECUTE p(5)`, `DEALLOCATE p`, `EXECUTE p(5)`,
 			`PREPARE p AS SELECT 'now plain'::text AS income`, `EXECUTE p`, `DEALLOCATE p; PREPARE p AS SELECT score FROM customers WHERE id = 9; EXECUTE p`, `EXECUTE p`,
@@ -208,8 +208,8 @@ func TestPrepare(t *testing.T) {
 
 		conn := e.connect(t, analyst)
 		e.exec(t, e.admin(t), `GRANT CREATE ON SCHEMA public TO analyst`)
-		e.exec(t, conn, `PREPARE p AS SELECT income FROM customers`)
-		for _, refused := range []string{`CREATE TABLE t AS EXECUTE p`, `SELECT 1; CREATE TEMP TABLE t AS EXECUTE p`, `PREPARE m AS SELECT ctid, * FROM customers`} {
+		e.exec(t, conn, `PREPARE p AS SELECT income FROM customers`, `PREPARE q(int) AS SELECT income FROM customers WHERE id = $1`)
+		for _, refused := range []string{`EXECUTE q(1 + 5)`, `EXECUTE q(abs(5))`, `EXECUTE q(5::public.mine)`, `EXECUTE q((SELECT 5))`, `CREATE TABLE t AS EXECUTE p`, `SELECT 1; CREATE TEMP TABLE t AS EXECUTE p`, `PREPARE m AS SELECT ctid, * FROM customers`} {
 			if _, err := text(t, conn, refused); code(err) != "0A000" {
 				t.Errorf("%s: %v", refused, explain(err))
 			}

@@ -280,6 +280,9 @@ func (f *frontend) lists(ctx context.Context, b *bound) ([]*codeList, error) {
 			}
 		}
 		l := newCodeList(stage, enc, f.s.srv.stagedRows)
+		if err := f.sameReading(stage.SQL); err != nil {
+			return nil, err
+		}
 		if err := f.flush(); err != nil {
 			return nil, err
 		}

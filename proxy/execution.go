@@ -3,6 +3,8 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/scrimdb/scrim/rewrite"
 )
@@ -37,7 +39,7 @@ func (f *frontend) execution(ctx context.Context, st *statement, formats []int16
 	var err error
 	switch st.Effect.Verb {
 	case rewrite.Executes:
-		err = f.executed(ctx, x)
+		err = f.executed(ctx, st, x)
 	case rewrite.Fetches:
 		err = x.fetched()
 	case rewrite.Declares:
@@ -67,6 +69,13 @@ var errStores = &Error{
 	Hint: "Select the columns that are not masked.",
 }
 
+// errComputes: the server finds the prepared statement before it computes the arguments, and a function among them could
+// exchange it.
+var errComputes = &Error{
+	Code: codeFeatureNotSupported, Message: "an EXECUTE that shows masked columns takes values only, no expressions",
+	Hint: "Compute the value first.",
+}
+
 // settle waits until all that was sent is answered: a name that a message under way gives anew may stay what it was.
 func (f *frontend) settle() error {
 	ok, err := f.answered()
@@ -88,18 +97,20 @@ func (f *frontend) origin(st *statement) origin {
 }
 
 // executed works out what an EXECUTE gives.
-func (f *frontend) executed(ctx context.Context, x *execution) error {
+func (f *frontend) executed(ctx context.Context, st *statement, x *execution) error {
 	made := x.from.stmt
 	if made == nil || made.plan == nil { // it may run anything
 		clear(f.s.planner.plans)
 		return nil
 	}
 	made, err := f.current(ctx, made)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if made.plan.Staged() {
+	case made.plan.Staged():
 		x.staged = made
+	case len(made.plan.Seals) > 0 && st.Effect.Computes:
+		return errComputes
 	}
 	x.results, err = f.newResults(ctx, made, x.formats)
 	return err
@@ -134,6 +145,49 @@ func (f *frontend) executeCursor(name string, p *portal, maxRows uint32) error {
 	if r.maxRows > 0 {
 		count = fmt.Sprint(r.maxRows)
 	}
-	return f.underOurName("FETCH FORWARD "+count+" FROM "+rewrite.Quote(name), r.upstreamFormats(),
+	if err := f.sameCursor(name, p); err != nil {
+		return err
+	}
+	return f.underOurName("FETCH FORWARD "+count+" FROM "+rewrite.Quote(name), nil, r.upstreamFormats(),
 		&pending{kind: 'E', results: r, relies: []change{{name: name, portal: p}}})
+}
+
+// What gives seals is what was planned, or seals that the client has got hold of would be opened for it. A function of the
+// client's can give a name anew without our knowing. So right before a name is used the server looks what has it, and
+// raises; nothing of the client's runs between. The unnamed statement and portal are out of reach of SQL.
+
+// sameStatement is for a prepared statement.
+func (f *frontend) sameStatement(name string, st *statement) error {
+	return f.same("still_prepared", name, st.sent())
+}
+
+// sameCursor is for a cursor or portal. It may give text where it gave sealed values: Execute has no types.
+func (f *frontend) sameCursor(name string, p *portal) error {
+	return f.same("still_declared", name, p.stmt.sent())
+}
+
+// sameOrigin is for what an EXECUTE or FETCH uses.
+func (f *frontend) sameOrigin(st *statement, from origin) error {
+	switch {
+	case from.stmt != nil:
+		return f.sameStatement(st.Effect.Name, from.stmt)
+	case from.portal != nil:
+		return f.sameCursor(st.Effect.Name, from.portal)
+	}
+	return nil
+}
+
+// sameReading is for a text that gives seals, if it has a backslash or more than ASCII: the server could read it otherwise than
+// we did, by what another setting of standard_conforming_strings or client_encoding makes of these. One that we have not
+// heard of can be on its way.
+func (f *frontend) sameReading(text string) error {
+	notASCII := strings.IndexFunc(text, func(r rune) bool { return r >= utf8.RuneSelf }) >= 0
+	if !notASCII && !strings.Contains(text, `\`) {
+		return nil
+	}
+	return f.underOurName("SELECT WHERE scrim_runtime.still_read($1)", [][]byte{[]byte(boolean(notASCII))}, nil, &pending{kind: 'E', silent: true})
+}
+
+func (f *frontend) same(question, name, text string) error {
+	return f.underOurName("SELECT WHERE scrim_runtime."+question+"($1, $2)", [][]byte{[]byte(nameKey(name)), []byte(text)}, nil, &pending{kind: 'E', silent: true})
 }

@@ -304,6 +304,11 @@ func (f *frontend) parse(ctx context.Context, msg []byte) error {
 		own := *st
 		st = &own
 	}
+	if st.plan != nil && len(st.plan.Seals) > 0 || st.Effect.Uses() {
+		if err := f.sameReading(st.sent()); err != nil {
+			return err
+		}
+	}
 	p := &pending{kind: 'P', edited: st, changes: f.s.send(change{name: name, stmt: st})}
 	sql := st.Text
 	switch {
@@ -382,6 +387,11 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 			return err
 		}
 	}
+	if name != "" && x.results.fills() {
+		if err := f.sameStatement(name, st); err != nil {
+			return err
+		}
+	}
 	b.ResultFormatCodes = x.formats
 	p := &portal{stmt: st, results: x.results, declares: x.cursor, from: x.from}
 	bound := &bound{st: st, bind: &b, x: x, relies: relies, makes: change{name: portalName, portal: p}}
@@ -445,6 +455,16 @@ func (f *frontend) execute(ctx context.Context, msg []byte) error {
 		return f.forward(msg, &pending{kind: 'E', results: p.results, relies: []change{{name: name, portal: p}}})
 	case p.stmt.Effect.Uses() && f.origin(p.stmt) != p.from:
 		return f.refuse('P', errOutdatedPlan, "") // the name that it uses has been given anew since
+	}
+	if p.results.fills() {
+		if name != "" {
+			if err := f.sameCursor(name, p); err != nil {
+				return err
+			}
+		}
+		if err := f.sameOrigin(p.stmt, p.from); err != nil {
+			return err
+		}
 	}
 	relies := append(p.from.reliance(p.stmt), change{name: name, portal: p})
 	return f.forward(msg, &pending{

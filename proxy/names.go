@@ -13,8 +13,8 @@ import (
 // a PREPARE that fails leaves the old, a DISCARD ALL that fails forgets nothing.
 //
 // What is known can become stale where no message says so: a cursor that ROLLBACK TO takes away, a name that a function
-// or a text that was not read gives anew. Then the server says that there is no such name, or the rows are not the
-// planned ones and results.rowDescription and the seals refuse them.
+// or a text that was not read gives anew. Then the server says that there is no such name, or, where seals would be opened,
+// that the name has another text (sameStatement).
 type change struct {
 	name   string
 	stmt   *statement // has the name from then on

@@ -88,11 +88,11 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) ([]*statem
 	if !masks.Any() && !f.planned && !rewrite.MaybeCommand(text) {
 		return nil, nil
 	}
+	if !s.readable(text) { // also what was planned: it could be read otherwise now
+		return nil, nil
+	}
 	if list, ok := p.plans[text]; ok {
 		return list, s.stillServed(list)
-	}
-	if !s.readable(text) {
-		return nil, nil
 	}
 	if s.onLoop { // parsing takes its time, and names are looked up upstream
 		return nil, errWaits

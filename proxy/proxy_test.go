@@ -5,6 +5,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -99,6 +100,65 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// TestOpenEveryByte: a seal of which one bit was changed, that is longer or shorter by any number of bytes, or spliced from two
+// good ones of the same policy or with another owner's at any place, does not open, and says the same whatever it is.
+func TestOpenEveryByte(t *testing.T) {
+	p := testPolicy()
+	o := newOpener(p)
+	one, two := seal(p.Keys[0][:], 9, []float64{1.5, 0, -7}, 2), seal(p.Keys[0][:], 9, []float64{3, 4, 5}, 0)
+	two = encryptOther(p.Keys[0][:], two)
+	theirs := seal([]byte("another's key..."), 9, []float64{1.5, 0, -7}, 2)
+	refuses := func(what string, sealed []byte) {
+		t.Helper()
+		dst := []float64{42}
+		got, err := o.open(dst, sealed)
+		if err != errSeal || len(got) != 1 || got[0] != 42 { //nolint:errorlint // it must be this very one, and nothing around it
+			t.Errorf("%s: %v, %v", what, got, err)
+		}
+	}
+	for i := range one {
+		for bit := range 8 {
+			changed := bytes.Clone(one)
+			changed[i] ^= 1 << bit
+			refuses(fmt.Sprintf("byte %d bit %d", i, bit), changed)
+		}
+		refuses(fmt.Sprintf("the first %d bytes", i), one[:i])
+		refuses(fmt.Sprintf("all but the first %d bytes", i+1), one[i+1:])
+		refuses(fmt.Sprintf("%d bytes more", i+1), append(bytes.Clone(one), two[:i+1]...))
+		refuses(fmt.Sprintf("%d bytes before", i+1), append(bytes.Clone(two[:i+1]), one...))
+	}
+	for i := 1; i < len(one); i++ {
+		refuses(fmt.Sprintf("two from byte %d on", i), append(bytes.Clone(one[:i]), two[i:]...))
+		refuses(fmt.Sprintf("one from byte %d on", i), append(bytes.Clone(two[:i]), one[i:]...))
+		refuses(fmt.Sprintf("another owner's from byte %d on", i), append(bytes.Clone(one[:i]), theirs[i:]...))
+		refuses(fmt.Sprintf("another owner's up to byte %d", i), append(bytes.Clone(theirs[:i]), one[i:]...))
+	}
+	for a := 0; a < len(one); a += aes.BlockSize {
+		for b := a + aes.BlockSize; b < len(one); b += aes.BlockSize {
+			changed := bytes.Clone(one)
+			copy(changed[a:], one[b:b+aes.BlockSize])
+			copy(changed[b:], one[a:a+aes.BlockSize])
+			refuses(fmt.Sprintf("blocks at %d and %d exchanged", a, b), changed)
+			copy(changed[b:], two[b:b+aes.BlockSize])
+			refuses(fmt.Sprintf("the block at %d twice, and another's", b), changed)
+		}
+	}
+	for _, good := range [][]byte{one, two} {
+		if _, err := o.open(nil, good); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// encryptOther seals what a seal holds once more, for another row: in another file of the table.
+func encryptOther(key, sealed []byte) []byte {
+	plain := make([]byte, len(sealed))
+	block, _ := aes.NewCipher(key)
+	cipher.NewCBCDecrypter(block, make([]byte, aes.BlockSize)).CryptBlocks(plain, sealed)
+	plain[15]++
+	return encrypt(key, plain)
 }
 
 func FuzzOpen(f *testing.F) {

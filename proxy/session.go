@@ -38,6 +38,14 @@ func (st *statement) made() *statement {
 	return &made
 }
 
+// sent is the text that went upstream.
+func (st *statement) sent() string {
+	if st.plan != nil {
+		return st.plan.SQL
+	}
+	return st.Text
+}
+
 // position maps a character position in what was sent upstream to one in the client's message.
 func (st *statement) position(at int32) int32 {
 	if st.plan != nil {

@@ -86,11 +86,7 @@ func (f *frontend) one(ctx context.Context, msg []byte, st *statement) error {
 	case st.plan == nil && x.results == nil:
 		return f.relayAll(msg, []*statement{st})
 	}
-	sql := st.Text
-	if st.plan != nil {
-		sql = st.plan.SQL
-	}
-	return f.send(&pgproto3.Query{String: sql}, &pending{kind: 'Q', edited: st, results: x.results, changes: f.s.send(f.s.effect(st, x.cursor))})
+	return f.send(&pgproto3.Query{String: st.sent()}, &pending{kind: 'Q', edited: st, results: x.results, changes: f.s.send(f.s.effect(st, x.cursor))})
 }
 
 // refused answers a simple Query that cannot be run.
@@ -219,16 +215,16 @@ func (f *frontend) answered() (bool, error) {
 
 // silently sends a statement that the client hears nothing of, unless it fails.
 func (f *frontend) silently(sql string) error {
-	return f.underOurName(sql, nil, &pending{kind: 'E', silent: true})
+	return f.underOurName(sql, nil, nil, &pending{kind: 'E', silent: true})
 }
 
 // underOurName sends a statement of ours, whose Execute has the given entry. It has names of ours: the client may still use
 // its unnamed ones.
-func (f *frontend) underOurName(sql string, formats []int16, execute *pending) error {
+func (f *frontend) underOurName(sql string, values [][]byte, formats []int16, execute *pending) error {
 	messages := []pgproto3.FrontendMessage{
 		&pgproto3.Close{ObjectType: 'P', Name: callName}, &pgproto3.Close{ObjectType: 'S', Name: callName},
 		&pgproto3.Parse{Name: callName, Query: sql},
-		&pgproto3.Bind{DestinationPortal: callName, PreparedStatement: callName, ResultFormatCodes: formats},
+		&pgproto3.Bind{DestinationPortal: callName, PreparedStatement: callName, Parameters: values, ResultFormatCodes: formats},
 		&pgproto3.Execute{Portal: callName},
 	}
 	for i, m := range messages {
@@ -248,11 +244,15 @@ func (f *frontend) underOurName(sql string, formats []int16, execute *pending) e
 
 // part sends one statement of a Query by the extended protocol.
 func (f *frontend) part(st *statement, x *execution, h *held, last bool) error {
-	sql := st.Text
-	if st.plan != nil {
-		sql = st.plan.SQL
+	if x.results.fills() {
+		if err := f.sameReading(st.sent()); err != nil {
+			return err
+		}
+		if err := f.sameOrigin(st, x.from); err != nil {
+			return err
+		}
 	}
-	if err := f.send(&pgproto3.Parse{Query: sql}, &pending{kind: 'P', silent: true, edited: st, changes: f.s.send(f.s.usesUnnamed())}); err != nil {
+	if err := f.send(&pgproto3.Parse{Query: st.sent()}, &pending{kind: 'P', silent: true, edited: st, changes: f.s.send(f.s.usesUnnamed())}); err != nil {
 		return err
 	}
 	err := f.send(&pgproto3.Bind{ResultFormatCodes: x.formats}, &pending{kind: 'B', silent: true, edited: st, changes: f.s.send(f.s.hidesPortal(""))})

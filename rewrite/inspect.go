@@ -3,6 +3,7 @@ package rewrite
 import (
 	"errors"
 	"slices"
+	"strings"
 
 	pg_query "github.com/pganalyze/pg_query_go/v6"
 	"google.golang.org/protobuf/proto"
@@ -230,6 +231,9 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 	}
 	w := wrapped(node)
 	a.words, a.fixed, a.alone = mentioned(node), node.GetPrepareStmt() != nil, reads(node) == 1
+	if (node.GetPrepareStmt() != nil || node.GetDeclareCursorStmt() != nil) && strings.Contains(a.text, `\`) {
+		a.stage("a backslash can be read in two ways") // see scrim_runtime.still_prepared
+	}
 	var out columns
 	switch {
 	case w.copies != nil:

@@ -1,6 +1,8 @@
 package rewrite
 
 import (
+	"slices"
+
 	pg_query "github.com/pganalyze/pg_query_go/v6"
 )
 
@@ -29,6 +31,8 @@ type Effect struct {
 	Name string
 	// Binary and Hold are options of the cursor that a statement Declares.
 	Binary, Hold bool
+	// Computes means that a statement Executes with arguments that are more than values.
+	Computes bool
 }
 
 // Verb is a kind of Effect.
@@ -98,7 +102,7 @@ func effect(node *pg_query.Node) Effect {
 	case *pg_query.Node_PrepareStmt:
 		return Effect{Verb: Prepares, Name: n.PrepareStmt.GetName()}
 	case *pg_query.Node_ExecuteStmt:
-		return Effect{Verb: Executes, Name: n.ExecuteStmt.GetName()}
+		return Effect{Verb: Executes, Name: n.ExecuteStmt.GetName(), Computes: slices.ContainsFunc(n.ExecuteStmt.GetParams(), mayCall)}
 	case *pg_query.Node_DeallocateStmt:
 		return Effect{Verb: Deallocates, Name: n.DeallocateStmt.GetName()}
 	case *pg_query.Node_DeclareCursorStmt:
@@ -124,6 +128,17 @@ func effect(node *pg_query.Node) Effect {
 		}
 	}
 	return Effect{}
+}
+
+// mayCall is true for what may run a function of a user's: everything but a constant, one with a cast to a type that the
+// grammar itself names, and a parameter.
+func mayCall(node *pg_query.Node) bool {
+	cast := node.GetTypeCast()
+	if cast == nil {
+		return node.GetAConst() == nil && node.GetParamRef() == nil
+	}
+	names := cast.GetTypeName().GetNames()
+	return mayCall(cast.GetArg()) || len(names) != 2 || names[0].GetString_().GetSval() != "pg_catalog"
 }
 
 // wantsBlock is true for everything but what reads and writes rows, or looks at names.

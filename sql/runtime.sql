@@ -74,3 +74,53 @@ BEGIN
     END IF;
     RETURN true;
 END $$;
+
+-- Asked by the proxy right before it uses a prepared statement or a cursor by name, and will open the seals that come: a
+-- function of the client's can have given the name to another statement since, and the codes of any seals that the
+-- client has would be shown, of rows that row security hides too. They raise if the text is not what the proxy sent, and
+-- return false. A text with a backslash can be read in two ways (standard_conforming_strings), unless it came by the
+-- protocol, which no function can send. Input of a domain runs functions of the client's, after this: it is refused.
+CREATE OR REPLACE FUNCTION scrim_runtime.still_prepared(statement_name text, text_sent text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    found record;
+BEGIN
+    SELECT s.statement, s.from_sql, s.parameter_types::oid[] AS types INTO found FROM pg_prepared_statements s WHERE s.name = statement_name;
+    IF found.statement <> text_sent OR found.from_sql AND strpos(text_sent, E'\\') > 0 THEN
+        RAISE EXCEPTION 'cached plan must not change result type' USING ERRCODE = 'feature_not_supported',
+            DETAIL = format('Prepared statement "%s" is not what it was when it was planned.', statement_name), HINT = 'Prepare it again.';
+    END IF;
+    IF 16384 <= ANY (found.types) AND EXISTS (SELECT 1 FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+                                               WHERE t.oid = ANY (found.types) AND t.oid >= 16384 AND coalesce(e.typtype, t.typtype) NOT IN ('b', 'e')) THEN
+        RAISE EXCEPTION 'a prepared statement that shows masked columns has a parameter of a domain, composite type or range'
+            USING ERRCODE = 'feature_not_supported', HINT = 'Give the parameter a base type, or do not prepare the statement.';
+    END IF;
+    RETURN false;
+END $$;
+
+CREATE OR REPLACE FUNCTION scrim_runtime.still_declared(cursor_name text, text_sent text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF strpos(text_sent, E'\\') > 0 THEN
+        RAISE EXCEPTION 'a portal with a name cannot show masked columns if its statement has a backslash' USING ERRCODE = 'feature_not_supported',
+            HINT = 'Fetch all rows at once, declare a cursor, or write chr(92).';
+    END IF;
+    IF EXISTS (SELECT 1 FROM pg_cursors c WHERE c.name = cursor_name AND c.statement <> text_sent) THEN
+        RAISE EXCEPTION 'cached plan must not change result type' USING ERRCODE = 'feature_not_supported',
+            DETAIL = format('Cursor "%s" is not what it was when it was planned.', cursor_name), HINT = 'Declare it again.';
+    END IF;
+    RETURN false;
+END $$;
+
+-- Asked by the proxy right before it sends a text that gives seals, if the server could read it otherwise than the proxy did: one
+-- with a backslash depends on standard_conforming_strings, one that is not ASCII on client_encoding too, and a function or a
+-- message on its way can have changed these. Raises, or returns false.
+CREATE OR REPLACE FUNCTION scrim_runtime.still_read(not_ascii boolean) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('standard_conforming_strings') <> 'on' OR not_ascii AND current_setting('client_encoding') <> 'UTF8' THEN
+        RAISE EXCEPTION 'cached plan must not change result type' USING ERRCODE = 'feature_not_supported',
+            DETAIL = 'client_encoding or standard_conforming_strings was changed while the statement was planned.', HINT = 'Run the statement again.';
+    END IF;
+    RETURN false;
+END $$;

@@ -108,7 +108,10 @@ BEGIN
                        WHERE r.rolname = role
                          AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolreplication
                               OR EXISTS (SELECT 1 FROM pg_auth_members m JOIN pg_roles k ON k.oid = m.member
-                                          WHERE m.member = r.oid OR (m.roleid = r.oid AND k.rolname <> current_user)))) THEN
+                                          WHERE m.member = r.oid OR (m.roleid = r.oid AND k.rolname <> current_user))
+                              -- What it owns here, functions or tables with code in their indexes, would run with its rights.
+                              OR EXISTS (SELECT 1 FROM pg_shdepend d WHERE d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid AND d.deptype = 'o'
+                                            AND d.dbid IN (0, (SELECT b.oid FROM pg_database b WHERE b.datname = current_database()))))) THEN
             RAISE EXCEPTION 'role "%" was not made by Scrim', role USING ERRCODE = 'object_not_in_prerequisite_state',
                 HINT = 'It would own masked views and read raw values. Drop it and try again.';
         END IF;  -- else another database's Scrim made it
