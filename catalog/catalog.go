@@ -39,6 +39,7 @@ type Catalog struct {
 	loaded   func(*Snapshot)
 	log      *slog.Logger
 	current  atomic.Pointer[Snapshot]
+	views    atomic.Pointer[Views]
 	contact  atomic.Int64 // Unix nanoseconds of the last successful look at the version
 	reloadMu sync.Mutex
 }
@@ -99,7 +100,7 @@ func (c *Catalog) Fresh() bool {
 	return time.Since(time.Unix(0, c.contact.Load())) < c.lease
 }
 
-// Reload loads a new snapshot if the version moved, and returns the current one.
+// Reload loads a new snapshot if the version moved, and returns the current one. It looks for views, too.
 func (c *Catalog) Reload(ctx context.Context) (*Snapshot, error) {
 	return c.reload(ctx, nil)
 }
@@ -119,7 +120,12 @@ func (c *Catalog) reload(ctx context.Context, outdated *Snapshot) (*Snapshot, er
 	if snapshot == outdated { // or nothing was loaded yet
 		snapshot = nil
 	}
+	var views *Views
 	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		var err error
+		if views, err = loadViews(ctx, tx); err != nil {
+			return err
+		}
 		if snapshot != nil {
 			var version int64
 			if err := tx.QueryRow(ctx, `SELECT version FROM scrim_state.catalog_version`).Scan(&version); err != nil {
@@ -129,7 +135,6 @@ func (c *Catalog) reload(ctx context.Context, outdated *Snapshot) (*Snapshot, er
 				return nil
 			}
 		}
-		var err error
 		snapshot, err = load(ctx, tx)
 		return err
 	})
@@ -142,6 +147,7 @@ func (c *Catalog) reload(ctx context.Context, outdated *Snapshot) (*Snapshot, er
 			c.loaded(snapshot)
 		}
 	}
+	c.keepViews(views)
 	c.contact.Store(asked.UnixNano())
 	return snapshot, nil
 }

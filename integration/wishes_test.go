@@ -161,6 +161,8 @@ var curious = []string{
 	"SELECT query_to_xml('SELECT income FROM people', true, true, '')", "SELECT table_to_xml('people', true, true, '')",
 	"SELECT * FROM scrim_runtime.people", "CREATE TEMP VIEW v AS SELECT income FROM people",
 	"SELECT * FROM invoked", "SELECT count(*) FROM invoked", "SELECT id FROM invoked WHERE income > 0",
+	"SELECT i FROM invoked i ORDER BY income, id", "EXPLAIN (VERBOSE) SELECT sum(income) FROM invoked", "COPY invoked TO STDOUT", "DELETE FROM invoked WHERE income > 0",
+	"SELECT 1 / (income - income)::int FROM invoked", "SELECT region, max(income) FROM invoked GROUP BY 1 ORDER BY 1",
 	"LOCK people", "TRUNCATE people", "ANALYZE people", "SELECT p.nothing FROM people p",
 	"SHOW MASKING POLICIES", "EXPLAIN MASKING SELECT max(income) FROM people",
 }
@@ -207,6 +209,9 @@ func (g *wisher) query(depth int) string {
 func (g *wisher) source() string {
 	return g.pick(
 		func() string { return "people p" }, func() string { return "ONLY public.people AS p" },
+		func() string {
+			return g.one("invoked p", "invoked p", "public.invoked p JOIN people s USING (id, region, age, income, score, vip, note)")
+		},
 		func() string {
 			return "people p " + g.one("JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN") + " wages w ON w.person = p.id"
 		},

@@ -381,7 +381,7 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 	return nil
 }
 
-// originalPosition maps a character position in the spliced text to one in the client's.
+// originalPosition maps a character position in the spliced text to one in the client's; 0 for none.
 func originalPosition(st *statement, position int32) int32 {
 	offset := len(st.plan.SQL)
 	n := int32(0)
@@ -392,7 +392,11 @@ func originalPosition(st *statement, position int32) int32 {
 			break
 		}
 	}
-	original := min(max(st.plan.Original(offset), 0), len(st.Text))
+	original := st.plan.Original(offset)
+	if original < 0 {
+		return 0
+	}
+	original = min(original, len(st.Text))
 	return int32(utf8.RuneCountInString(st.Text[:original])) + 1
 }
 

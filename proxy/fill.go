@@ -145,6 +145,11 @@ func (r *results) rowDescription(msg []byte, describesStatement bool) ([]byte, *
 			f.Format = r.formats[i]
 		}
 	}
+	for i, c := range r.plan.Columns {
+		if c.View != 0 && len(r.plan.Columns) == len(desc.Fields) {
+			desc.Fields[i].TableOID, desc.Fields[i].TableAttributeNumber = c.View, uint16(c.Num)
+		}
+	}
 	return encode(&desc), nil
 }
 

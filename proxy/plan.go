@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"maps"
 	"slices"
@@ -27,6 +28,11 @@ type planner struct {
 	current  policy.Masks
 	looked   time.Time
 	plans    map[string][]*statement // nil for text that is relayed
+	// views are those that the plans were made under; made are names of others that the session may have made.
+	views *catalog.Views
+	made  map[string]bool
+	// queries counts the bytes of views' queries that were looked up for the statement that is planned.
+	queries int
 	// serializable is the isolation level of transactions by default.
 	serializable bool
 	// noViews means that the client has forbidden itself views, as pg_dump does: the masked one is not meant.
@@ -53,6 +59,10 @@ func (p *planner) masks(ctx context.Context, s *session) (policy.Masks, error) {
 		}
 		return policy.Masks{}, nil
 	}
+	if views := s.srv.catalog.Views(); views != p.views {
+		p.views = views
+		clear(p.plans)
+	}
 	denied := s.denied.Load()
 	if snapshot == p.version.snapshot && !denied && time.Since(p.looked) < grantsRefresh {
 		return p.current, nil
@@ -63,6 +73,13 @@ func (p *planner) masks(ctx context.Context, s *session) (policy.Masks, error) {
 	s.denied.Store(false) // before looking: what is denied from now on needs another look
 	ctx, cancel := context.WithTimeout(ctx, catalogPatience)
 	defer cancel()
+	if denied { // for want of a privilege on what a view reads, perhaps, that nobody knew of
+		if err := s.srv.catalog.LookForViews(ctx); err != nil {
+			s.log.WarnContext(ctx, "views cannot be read, keeping what was known", "error", err)
+		}
+		p.views = s.srv.catalog.Views()
+		clear(p.plans)
+	}
 	p.looked = time.Now() // also when it fails: not every statement shall wait for a catalog that does not answer
 	readable, err := s.srv.catalog.Readable(ctx, s.role)
 	if err != nil {
@@ -99,7 +116,7 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) ([]*statem
 	}
 	protected := func(string) bool { return false }
 	if masks.Any() {
-		protected = p.version.snapshot.Named
+		protected = p.named
 	}
 	in, err := rewrite.Inspect(text, protected)
 	if err != nil {
@@ -108,6 +125,7 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) ([]*statem
 	if in.MovesNames {
 		clear(p.plans)
 	}
+	p.makes(in.Views)
 	if in.Command != nil {
 		return s.own(in.Command, text)
 	}
@@ -121,13 +139,46 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) ([]*statem
 		}
 	}
 	list := f.list(in, plans)
-	if len(text) <= maxPlanText && !in.MovesNames {
+	if len(text) <= maxPlanText && sizeOf(plans) <= 8*maxPlanText && !in.MovesNames {
 		if p.plans == nil || len(p.plans) >= maxPlans {
 			p.plans = map[string][]*statement{}
 		}
 		p.plans[text] = list
 	}
 	return list, s.stillServed(list)
+}
+
+// named tells whether an unqualified name can be a protected relation, a masked view, or a view with the invoker's rights. Of
+// those, a new one that another session has made can be missed. It is relayed then, and refused by the server, since it
+// would read a masked column; after that the catalog's views are read again.
+func (p *planner) named(name string) bool {
+	return p.version.snapshot.Named(name) || p.views.Named(name) || p.made[name]
+}
+
+// maxMade bounds the names of views that a session is known to have made itself.
+const maxMade = 1024
+
+// makes notes names that the session gives to views: until it commits nobody else can see them.
+func (p *planner) makes(names []string) {
+	for _, name := range names {
+		if p.made == nil {
+			p.made = map[string]bool{}
+		}
+		if len(p.made) < maxMade {
+			p.made[name] = true
+		}
+	}
+}
+
+// sizeOf is how long the texts of plans are: with views in them that has little to do with the client's.
+func sizeOf(plans []*rewrite.Plan) int {
+	size := 0
+	for _, p := range plans {
+		if p != nil {
+			size += len(p.SQL)
+		}
+	}
+	return size
 }
 
 // own makes the statement of a command, where it can be run.
@@ -143,7 +194,7 @@ func (f *frontend) decide(ctx context.Context, in *rewrite.Inspected, masks poli
 	if err := f.flush(); err != nil {
 		return nil, err
 	}
-	resolved, err := f.resolve(ctx, in.Names, ownTx)
+	resolved, err := f.resolveAll(ctx, in.Names, ownTx)
 	if err != nil {
 		return nil, err
 	}
@@ -205,24 +256,66 @@ func (s *session) readable(text string) bool {
 
 // resolveSQL asks what names mean to the client. Everything is qualified: the client's search_path must not matter to
 // anything but the names.
-const resolveSQL = `SELECT n.ord::pg_catalog.int4, c.oid, ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
+const resolveSQL = relationSQL + ` JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(n.name)::pg_catalog.oid` + querySQL
+
+// beneathSQL asks the same of names that stand in views. The client need not have USAGE on their schemas to look.
+const beneathSQL = relationSQL + ` JOIN pg_catalog.unnest($2::pg_catalog.text[]) WITH ORDINALITY AS s(name, ord) ON s.ord OPERATOR(pg_catalog.=) n.ord
+JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) n.name::pg_catalog.name AND c.relnamespace OPERATOR(pg_catalog.=) CASE s.name
+	WHEN 'pg_temp' THEN pg_catalog.pg_my_temp_schema()
+	ELSE (SELECT o.oid FROM pg_catalog.pg_namespace o WHERE o.nspname OPERATOR(pg_catalog.=) s.name::pg_catalog.name) END` + querySQL
+
+const (
+	relationSQL = `SELECT n.ord::pg_catalog.int4, c.oid, ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
 	WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped ORDER BY a.attnum),
 	ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a
 		ON a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.=) ANY (i.indkey::pg_catalog.int2[])
 	WHERE i.indrelid OPERATOR(pg_catalog.=) c.oid AND i.indisprimary),
 	pg_catalog.current_setting('default_transaction_isolation') OPERATOR(pg_catalog.=) 'serializable',
-	pg_catalog.current_setting('restrict_nonsystem_relation_kind', true) OPERATOR(pg_catalog.~~) '%view%'
-FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS n(name, ord)
-JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(n.name)::pg_catalog.oid`
+	pg_catalog.current_setting('restrict_nonsystem_relation_kind', true) OPERATOR(pg_catalog.~~) '%view%',
+	v.query, pg_catalog.hashtextextended(v.query, 0)
+FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS n(name, ord)`
+	querySQL = `
+CROSS JOIN LATERAL (SELECT CASE c.relkind WHEN 'v' THEN scrim_runtime.view_query(c.oid) END AS query OFFSET 0) v`
+)
 
-func (f *frontend) resolve(ctx context.Context, names []rewrite.Name, ownTx bool) (map[rewrite.Name]rewrite.Relation, error) {
-	resolved := map[rewrite.Name]rewrite.Relation{}
-	quoted := make([]string, len(names))
-	for i, n := range names {
-		quoted[i] = n.Quoted()
+// resolveAll looks names up, and those in the queries of the views among them, and so on.
+func (f *frontend) resolveAll(ctx context.Context, names []rewrite.Name, ownTx bool) (map[rewrite.Name]rewrite.Relation, error) {
+	f.s.planner.queries = 0
+	resolved, asked := map[rewrite.Name]rewrite.Relation{}, map[rewrite.Name]bool{}
+	sql, params := resolveSQL, func() []string {
+		quoted := make([]string, len(names))
+		for i, n := range names {
+			quoted[i] = n.Quoted()
+		}
+		return []string{textArray(quoted)}
 	}
-	err := f.s.ask(ctx, ownTx, resolveSQL, []string{textArray(quoted)}, func(cells []cell) error {
-		if len(cells) != 6 {
+	for range rewrite.MaxViewDepth {
+		if err := f.resolve(ctx, resolved, names, ownTx, sql, params()); err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			asked[n] = true
+		}
+		if names = rewrite.Beneath(resolved, asked); len(names) == 0 {
+			break
+		}
+		sql, params = beneathSQL, func() []string {
+			relations, schemas := make([]string, len(names)), make([]string, len(names))
+			for i, n := range names {
+				relations[i], schemas[i] = n.Relation, n.Schema
+			}
+			return []string{textArray(relations), textArray(schemas)}
+		}
+	}
+	return resolved, nil
+}
+
+// maxQueries bounds the queries of views that are looked up for one text. Others are left to the server.
+const maxQueries = 4 << 20
+
+func (f *frontend) resolve(ctx context.Context, resolved map[rewrite.Name]rewrite.Relation, names []rewrite.Name, ownTx bool, sql string, params []string) error {
+	return f.s.ask(ctx, ownTx, sql, params, func(cells []cell) error {
+		if len(cells) != 8 {
 			return errors.New("resolve: unexpected columns")
 		}
 		ord := int(cellUint32(cells[0]))
@@ -234,11 +327,15 @@ func (f *frontend) resolve(ctx context.Context, names []rewrite.Name, ownTx bool
 			return err
 		}
 		key, err := cellTexts(cells[3])
-		resolved[names[ord-1]] = rewrite.Relation{OID: cellUint32(cells[1]), Columns: columns, Key: key}
+		rel := rewrite.Relation{OID: cellUint32(cells[1]), Columns: columns, Key: key}
 		f.s.planner.serializable, f.s.planner.noViews = string(cells[4]) == "\x01", string(cells[5]) == "\x01"
+		f.s.planner.queries += len(cells[6])
+		if query := string(cells[6]); len(cells[7]) == 8 && f.s.planner.queries <= maxQueries && !f.s.planner.noViews && f.s.readable(query) {
+			rel.View = rewrite.NewView(query, int64(binary.BigEndian.Uint64(cells[7])))
+		}
+		resolved[names[ord-1]] = rel
 		return err
 	})
-	return resolved, err
 }
 
 // textArray writes a text[] literal.

@@ -46,10 +46,13 @@ func (st *statement) sent() string {
 	return st.Text
 }
 
-// position maps a character position in what was sent upstream to one in the client's message.
+// position maps a character position in what was sent upstream to one in the client's message; 0 if it has no such place.
 func (st *statement) position(at int32) int32 {
 	if st.plan != nil {
 		at = originalPosition(st, at)
+	}
+	if at == 0 {
+		return 0
 	}
 	return at + int32(st.before)
 }

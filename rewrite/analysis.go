@@ -29,8 +29,12 @@ type analysis struct {
 	words     map[string]bool // names of columns that the statement mentions
 	fixed     bool            // parameters have no values before the statement runs: PREPARE
 	scanned   []*pg_query.ScanToken
-	locks     bool // rows are locked
+	locked    bool // rows are locked
 	alone     bool // one relation is read, once
+	// While views are expanded: which need it, what mentions them, and columns of those that a schema stands before.
+	views    *views
+	mentions []*mention
+	viewRefs []*pg_query.ColumnRef
 }
 
 // instance is one mention of a protected relation.
@@ -77,6 +81,8 @@ type outColumn struct {
 	sources []source
 	// of is the unmasked column of a mention that this is, for the conditions on it; zero for anything else.
 	of origin
+	// view is the column of a view that it is.
+	view ViewColumn
 }
 
 // origin is an unmasked column of a mention.
@@ -114,7 +120,8 @@ type item struct {
 	name  string
 	table *pg_query.RangeVar // the relation that it is, if no alias hides that: a schema may stand before its name
 	columns
-	inst *instance // the mention that it is, if it is one
+	inst    *instance // the mention that it is, if it is one
+	mention *mention  // of a view
 	// nameless means that PostgreSQL gives it a name that is not known here.
 	nameless bool
 }
@@ -212,7 +219,7 @@ func (a *analysis) setOperation(sel *pg_query.SelectStmt, outer *scope, env *cte
 		left, right = left.plain(), right.plain()
 	}
 	for i, l := range left.cols {
-		l.of = origin{}
+		l.of, l.view = origin{}, ViewColumn{}
 		if i < len(right.cols) {
 			r := right.cols[i]
 			if l.isSlot() != r.isSlot() || l.isSlot() && !sameMask(l, r) {
@@ -245,10 +252,11 @@ func (a *analysis) values(sel *pg_query.SelectStmt, outer *scope, env *ctes) col
 
 func (a *analysis) plainSelect(sel *pg_query.SelectStmt, outer *scope, env *ctes) columns {
 	s := &scope{parent: outer}
-	before := len(a.instances)
+	before, mentions := len(a.instances), len(a.mentions)
 	for _, node := range sel.GetFromClause() {
 		a.fromMember(node, s, env)
 	}
+	a.locks(sel, s, mentions)
 	if sel.GetIntoClause() != nil {
 		a.stage("SELECT INTO stores")
 	}
@@ -349,7 +357,7 @@ func (a *analysis) tail(sel *pg_query.SelectStmt, s *scope, out columns, env *ct
 	a.expr(sel.GetLimitCount(), s, env, "LIMIT")
 	a.expr(sel.GetLimitOffset(), s, env, "OFFSET")
 	if len(sel.GetLockingClause()) > 0 { // the masked view cannot be locked
-		a.locks = true
+		a.locked = true
 		a.stage("rows are locked")
 	}
 }
@@ -400,7 +408,7 @@ func (a *analysis) targets(list []*pg_query.Node, s *scope, env *ctes) columns {
 		}
 		found := a.lookup(ref, s)
 		a.use(found)
-		out.cols = append(out.cols, outColumn{name: outputName(target), sources: found.sources, of: found.of})
+		out.cols = append(out.cols, outColumn{name: outputName(target), sources: found.sources, of: found.of, view: found.view})
 	}
 	return out
 }
@@ -456,6 +464,9 @@ func (a *analysis) star(ref *pg_query.ColumnRef, s *scope) columns {
 			return columns{open: true} // a composite column, or an error of PostgreSQL's
 		}
 		cols = it.columns
+		readsAll([]*item{it})
+	} else {
+		readsAll(s.items)
 	}
 	a.useAll(cols)
 	return cols
@@ -490,10 +501,14 @@ func (a *analysis) findItem(s *scope, ref *pg_query.ColumnRef, qualifiers []*pg_
 			if unsure && it.hasSlots() {
 				a.stage("%s may be something else", name)
 			}
-			if schema != "" && it.inst != nil && !it.inst.target {
+			if schema != "" && (it.mention != nil || it.inst != nil && !it.inst.target) {
 				if hidden {
 					refuse(codeFeatureNotSupported, int(ref.GetLocation()), "Give each of them an alias, and qualify columns by that.",
 						"%q with a schema is not supported where something else is called %q", name, name)
+				}
+				if it.mention != nil {
+					a.viewRefs = append(a.viewRefs, ref)
+					return it
 				}
 				a.qualified = append(a.qualified, qualified{ref, it.inst})
 			}
@@ -528,6 +543,9 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 			return outColumn{}
 		}
 		c := it.find(name)
+		if reads([]*item{it}, name); c.name == "" {
+			readsAll([]*item{it}) // t.f can be f(t)
+		}
 		if c.name == "" && it.inst != nil && a.systemColumn(it.inst, name) {
 			return outColumn{}
 		}
@@ -540,6 +558,7 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 	unsure := false
 	for around := s; around != nil; around = around.parent {
 		if c := around.all.find(name); c.name != "" {
+			reads(around.items, name)
 			if c.isSlot() && unsure {
 				a.compute(c, "a place that another column of the name may take")
 			}
@@ -560,6 +579,9 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 func (a *analysis) wholeRow(name string, s *scope) {
 	for around := s; around != nil; around = around.parent {
 		for _, it := range around.items {
+			if it.name == name && it.mention != nil {
+				readsAll([]*item{it})
+			}
 			if it.name == name && it.hasSlots() {
 				a.useAll(it.columns)
 				a.stage("a whole row of %s is used", name)

@@ -8,7 +8,8 @@
 //     grammar, and lists the relation names that must be resolved. No names: the statement is relayed as it is.
 //  2. The session resolves the names in the client's own session, where search_path and temporary tables mean what
 //     PostgreSQL says they mean.
-//  3. [Inspected.Plan] plans each statement of the text. It replaces each mention of a protected relation whose masked columns
+//  3. [Inspected.Plan] plans each statement of the text. First it puts the queries of views that run with the invoker's rights in
+//     their places (view.go). Then it replaces each mention of a protected relation whose masked columns
 //     are touched by a subselect, by splicing text at the parser's byte offsets. Of PREPARE, DECLARE, COPY and the like it
 //     plans the query inside.
 //

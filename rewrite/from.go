@@ -28,8 +28,9 @@ func (a *analysis) from(node *pg_query.Node, left *scope, env *ctes) ([]*item, c
 			a.expr(arg, left, env, "TABLESAMPLE")
 		}
 		a.expr(sample.GetRepeatable(), left, env, "TABLESAMPLE")
-		before := len(a.instances)
+		before, mentions := len(a.instances), len(a.mentions)
 		items, cols := a.from(sample.GetRelation(), left, env)
+		a.mentions = a.mentions[:mentions] // a view cannot be sampled: PostgreSQL says so
 		if len(a.instances) > before {
 			a.sampled(a.instances[before])
 		}
@@ -84,6 +85,7 @@ func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, colu
 	mask, masked := a.masks.Of(rel.OID)
 	var cols columns
 	var inst *instance
+	var view *mention
 	switch {
 	case masked:
 		inst = &instance{mask: mask, rv: rv}
@@ -91,11 +93,15 @@ func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, colu
 		if !rv.GetInh() {
 			a.stage("ONLY is said")
 		}
+	case a.views != nil && a.views.needs(rel):
+		view = &mention{rv: rv, rel: rel, read: make([]bool, len(rel.Columns))}
+		a.mentions = append(a.mentions, view)
+		cols = view.columns()
 	default:
 		cols = unmasked(rel, found)
 	}
 	items, cols := a.single(rv.GetAlias(), rv.GetRelname(), cols)
-	items[0].inst = inst
+	items[0].inst, items[0].mention = inst, view
 	if rv.GetAlias() == nil {
 		items[0].table = rv
 	}
@@ -124,7 +130,7 @@ func (c columns) again(fresh map[*rowID]*rowID) columns {
 			}
 			sources[i].row = fresh[old]
 		}
-		out.cols = append(out.cols, outColumn{name: c.name, sources: sources, of: c.of})
+		out.cols = append(out.cols, outColumn{name: c.name, sources: sources, of: c.of, view: c.view})
 	}
 	return out
 }
@@ -175,6 +181,7 @@ func (a *analysis) fromJoin(j *pg_query.JoinExpr, left *scope, env *ctes) ([]*it
 	}
 	shared := a.usingNames(j, lcols, rcols)
 	for _, name := range shared {
+		reads(slices.Concat(litems, ritems), name)
 		for _, side := range []columns{lcols, rcols} {
 			if c := side.find(name); c.isSlot() {
 				a.compute(c, "JOIN")
@@ -202,6 +209,7 @@ func (a *analysis) fromJoin(j *pg_query.JoinExpr, left *scope, env *ctes) ([]*it
 		items = append(items, &item{name: a.GetAliasname(), columns: columns{cols: merged.cols[:len(shared)]}})
 	}
 	if j.GetAlias() != nil {
+		readsAll(items) // what is read of them by the alias is not followed
 		return a.single(j.GetAlias(), "", merged)
 	}
 	return items, merged

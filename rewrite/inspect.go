@@ -32,6 +32,7 @@ type Relation struct {
 	OID     uint32
 	Columns []string // live columns in order, as the client could see them
 	Key     []string // those of the primary key
+	View    *View    // its query, of a view that runs with the invoker's rights
 }
 
 // Inspected is a statement that was read but not yet planned.
@@ -43,6 +44,8 @@ type Inspected struct {
 	// MovesNames means that running the statement can change what names resolve to; plans kept for reuse must go. What an
 	// EXECUTE runs is not known here.
 	MovesNames bool
+	// Views are unqualified names that running the text may give to views.
+	Views []string
 	// Statements of the text, in order. None: it is empty, or not PostgreSQL's grammar.
 	Statements []Statement
 
@@ -69,6 +72,9 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 	}
 	in.Statements, in.nodes = statements(text, parsed.GetStmts())
 	in.MovesNames = slices.ContainsFunc(in.nodes, movesNames)
+	for _, node := range in.nodes {
+		in.Views = append(in.Views, viewNames(node)...)
+	}
 
 	found, touches, reads := []Name{}, false, false
 	walk(parsed.ProtoReflect(), func(m proto.Message) bool {
@@ -77,11 +83,8 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 			reads = reads || readsRows(m)
 			return true
 		}
-		if rv.GetSchemaname() == "scrim_runtime" || rv.GetSchemaname() == "scrim_state" {
-			err = &Refusal{
-				Code: codeInsufficientPrivilege, Offset: int(rv.GetLocation()),
-				Message: "permission denied for schema " + rv.GetSchemaname(), Hint: "Query the protected table itself.",
-			}
+		if r := reserved(rv.GetSchemaname(), int(rv.GetLocation())); r != nil {
+			err = r
 		}
 		touches = touches || protected(rv.GetRelname())
 		found = append(found, nameOf(rv))
@@ -95,6 +98,17 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 		in.Names = slices.Compact(found)
 	}
 	return in, nil
+}
+
+// reserved refuses relations in Scrim's own schemas.
+func reserved(schema string, offset int) *Refusal {
+	if schema != "scrim_runtime" && schema != "scrim_state" {
+		return nil
+	}
+	return &Refusal{
+		Code: codeInsufficientPrivilege, Offset: offset,
+		Message: "permission denied for schema " + schema, Hint: "Query the protected table itself.",
+	}
 }
 
 // maxTokens bounds what is parsed. PostgreSQL's parser, as a library, recurses on the thread's stack, and its overflow
@@ -182,14 +196,28 @@ func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) ([]*Pl
 			return nil, ErrOutdated
 		}
 	}
+	v := &views{resolved: resolved, masks: masks, needed: map[uint32]bool{}}
+	expands, err := v.any()
+	if err != nil {
+		return nil, err
+	}
 	plans, planned := make([]*Plan, len(in.Statements)), false
 	for i, s := range in.Statements {
-		a := &analysis{text: s.Text, resolved: resolved, masks: masks}
-		var err error
-		if plans[i], err = a.statement(in.nodes[i], len(in.nodes) > 1); err != nil {
-			return nil, shifted(err, s.Offset)
+		x, part := expanded{text: s.Text, node: in.nodes[i]}, len(in.nodes) > 1
+		if expands {
+			if x, err = v.expand(s.Text, x.node, part); err != nil {
+				return nil, shifted(err, s.Offset)
+			}
+			part = false
 		}
-		planned = planned || plans[i] != nil
+		a := &analysis{text: x.text, resolved: resolved, masks: masks}
+		if plans[i], err = a.statement(x.node, part); err != nil {
+			return nil, shifted(x.mapped(err), s.Offset)
+		}
+		if plans[i] != nil {
+			plans[i].views, plans[i].Columns = expanded{steps: x.steps}, x.columns
+			planned = true
+		}
 	}
 	if !planned {
 		return nil, nil
@@ -229,8 +257,11 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 	if lock := node.GetLockStmt(); lock != nil {
 		return a.lock(lock), nil
 	}
+	if createsInvokerView(node) {
+		return nil, nil
+	}
 	w := wrapped(node)
-	a.words, a.fixed, a.alone = mentioned(node), node.GetPrepareStmt() != nil, reads(node) == 1
+	a.words, a.fixed, a.alone = mentioned(node), node.GetPrepareStmt() != nil, mentions(node) == 1
 	if (node.GetPrepareStmt() != nil || node.GetDeclareCursorStmt() != nil) && strings.Contains(a.text, `\`) {
 		a.stage("a backslash can be read in two ways") // see scrim_runtime.still_prepared
 	}
@@ -287,8 +318,8 @@ func mentioned(node *pg_query.Node) map[string]bool {
 	return words
 }
 
-// reads counts the relations that a statement reads: each mention counts.
-func reads(node *pg_query.Node) int {
+// mentions counts the relations that a statement reads: each mention counts.
+func mentions(node *pg_query.Node) int {
 	n := 0
 	walk(node.ProtoReflect(), func(m proto.Message) bool {
 		switch m.(type) {

@@ -18,6 +18,7 @@ import (
 var switched = map[string]bool{
 	"stage": true, "compute": true, "consume": true, "use": true, "useAll": true, "filter": true, "groupedBy": true, "sampled": true,
 	"exprColumn": true, "wholeRow": true, "modification": true, "expr": true, "sortKey": true, "tail": true, "list": true,
+	"reads": true, "readsAll": true, "locks": true,
 }
 
 // TestMutants switches off each rule in turn and runs the goldens: some test must fail. It takes minutes:

@@ -32,8 +32,12 @@ type Plan struct {
 	// Literals means that the statement takes no parameters: code lists must be spelled as literals.
 	Literals bool
 
-	text  string // the client's
+	// Columns has the view's column for each result column that is one, where views were expanded. Empty: nothing is known.
+	Columns []ViewColumn
+
+	text  string // the client's, with its views expanded
 	edits []edit
+	views expanded
 }
 
 // Seal is a result column that carries sealed inputs. Several masked columns of one row share it.

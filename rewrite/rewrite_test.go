@@ -23,6 +23,8 @@ import (
 //	people(id, name, income*)                              is a view; id is numeric(9), name of collation "C"
 //	orders(id, customer_id, amount, region)
 //	regions(region, name)
+//
+// and views, below.
 var (
 	customers = &catalog.Policy{
 		ID: 7, Name: "risk", Masked: []int16{3, 4, 5}, Components: []int{0, 1, 2}, Inputs: 3, Present: catalog.Components,
@@ -86,6 +88,19 @@ var (
 			Open: []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "name", Base: 2}},
 		},
 	}
+	// Views with the invoker's rights. spending reads masked columns, summary by way of it; renamed has no names of its own, odd
+	// has a WITH and relations without a schema; regional reads no masked column; greedy and rows cannot be expanded.
+	spending = rewrite.NewView(` SELECT customers.id,
+    customers.income,
+    customers.region
+   FROM public.customers
+  WHERE (customers.region IS NOT NULL);`, 11)
+	summary  = rewrite.NewView(` SELECT s.region, max(s.income) AS top FROM public.spending s GROUP BY s.region;`, 12)
+	renamed  = rewrite.NewView(` VALUES (1,2), ((SELECT accounts.id FROM bank.accounts WHERE accounts.balance IS NOT NULL LIMIT 1),3);`, 13)
+	regional = rewrite.NewView(` SELECT customers.id, customers.region FROM public.customers;`, 14)
+	odd      = rewrite.NewView(` WITH w AS (SELECT customers.id, customers.score FROM public.customers) SELECT w.id AS "select", w.score AS "ü""x" FROM w, pg_class, mine;`, 15)
+	greedy   = rewrite.NewView(` SELECT v.ctid FROM scrim_runtime.customers_100 v, public.customers c WHERE c.income > 0;`, 16)
+	rows     = rewrite.NewView(` SELECT c.id, c.*::public.customers AS c FROM public.customers c;`, 17)
 	snapshot = &catalog.Snapshot{Policies: map[uint32]*catalog.Policy{100: customers, 101: accounts, 102: tenants, 103: events, 104: people}}
 	key      = []string{"id"}
 	world    = map[rewrite.Name]rewrite.Relation{
@@ -97,6 +112,16 @@ var (
 		{Relation: "tenants"}:                                    {OID: 102, Columns: names(tenants)},
 		{Relation: "events"}:                                     {OID: 103, Columns: names(events)},
 		{Relation: "people"}:                                     {OID: 104, Columns: names(people)},
+		{Relation: "spending"}:                                   {OID: 300, Columns: []string{"id", "income", "region"}, View: spending},
+		{Schema: "public", Relation: "spending"}:                 {OID: 300, Columns: []string{"id", "income", "region"}, View: spending},
+		{Relation: "summary"}:                                    {OID: 301, Columns: []string{"region", "top"}, View: summary},
+		{Relation: "renamed"}:                                    {OID: 302, Columns: []string{"a", "b"}, View: renamed},
+		{Relation: "regional"}:                                   {OID: 303, Columns: []string{"id", "region"}, View: regional},
+		{Relation: "Odd"}:                                        {OID: 304, Columns: []string{"select", `ü"x`}, View: odd},
+		{Relation: "greedy"}:                                     {OID: 305, Columns: []string{"ctid"}, View: greedy},
+		{Relation: "rows"}:                                       {OID: 306, Columns: []string{"id", "c"}, View: rows},
+		{Schema: "pg_catalog", Relation: "pg_class"}:             {OID: 1259, Columns: []string{"oid", "relname"}},
+		{Schema: "pg_temp", Relation: "mine"}:                    {OID: 400, Columns: []string{"x"}},
 		{Relation: "orders"}:                                     {OID: 200, Columns: []string{"id", "customer_id", "amount", "region"}},
 		{Relation: "regions"}:                                    {OID: 201, Columns: []string{"region", "name"}},
 		{Relation: "customers_100"}:                              {OID: 900, Columns: []string{"ctid", "xmin", "id"}},
@@ -112,7 +137,7 @@ func names(p *catalog.Policy) []string {
 }
 
 func protectedName(name string) bool {
-	return slices.Contains([]string{"customers", "accounts", "tenants", "events", "people", "customers_100"}, name)
+	return slices.Contains([]string{"customers", "accounts", "tenants", "events", "people", "customers_100", "spending", "summary", "renamed", "regional", "Odd", "greedy", "rows"}, name)
 }
 
 // TestGoldens plans each statement of testdata/goldens as a role that may read nothing raw. Run with -rewrite to write what
@@ -152,13 +177,7 @@ func plan(t *testing.T, text string, masks policy.Masks) string {
 	if len(in.Names) == 0 {
 		return "relayed unseen\n"
 	}
-	resolved := map[rewrite.Name]rewrite.Relation{}
-	for _, name := range in.Names {
-		if rel, ok := world[name]; ok {
-			resolved[name] = rel
-		}
-	}
-	plans, err := in.Plan(resolved, masks)
+	plans, err := in.Plan(resolve(in.Names), masks)
 	if err != nil {
 		return refusal(err, text)
 	}
@@ -180,6 +199,20 @@ func plan(t *testing.T, text string, masks policy.Masks) string {
 		b.WriteString(p.Format())
 	}
 	return b.String()
+}
+
+// resolve looks names up in the world, with those that stand in views.
+func resolve(names []rewrite.Name) map[rewrite.Name]rewrite.Relation {
+	resolved, asked := map[rewrite.Name]rewrite.Relation{}, map[rewrite.Name]bool{}
+	for ; len(names) > 0; names = rewrite.Beneath(resolved, asked) {
+		for _, name := range names {
+			asked[name] = true
+			if rel, ok := world[name]; ok {
+				resolved[name] = rel
+			}
+		}
+	}
+	return resolved
 }
 
 func command(text string) string {

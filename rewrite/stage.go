@@ -234,7 +234,7 @@ func commas(list []template) template {
 func (a *analysis) listed(inst *instance, number int, stage Stage) template {
 	p, at := inst.mask.Policy, int(inst.rv.GetLocation())
 	switch {
-	case a.locks:
+	case a.locked:
 		refuse(codeFeatureNotSupported, at, "Lock the rows of the tables beneath.", "rows of %q cannot be locked by a statement that computes with its masked columns", inst.rv.GetRelname())
 	case inst.sample != "":
 		refuse(codeFeatureNotSupported, at, "", "TABLESAMPLE is not supported for masked columns of %q", inst.rv.GetRelname())

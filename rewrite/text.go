@@ -63,19 +63,26 @@ func splice(text string, edits []edit, spell func(hole) string) (string, []edit)
 	return b.String(), edits
 }
 
-// Original maps a byte offset in SQL to one in the text that the client sent.
+// Original maps a byte offset in SQL to one in the text that the client sent; -1 for what stands in a view.
 func (p *Plan) Original(offset int) int {
+	offset, _ = original(p.edits, offset)
+	return p.views.original(offset)
+}
+
+// original maps a byte offset in a text that was spliced to one in the text before. Inside of an edit that is where the
+// edit begins.
+func original(edits []edit, offset int) (at int, inside bool) {
 	shift := 0
-	for _, e := range p.edits {
+	for _, e := range edits {
 		switch start := e.start + shift; {
 		case offset < start:
-			return offset - shift
+			return offset - shift, false
 		case offset < start+len(e.with):
-			return e.start
+			return e.start, true
 		}
 		shift += len(e.with) - (e.end - e.start)
 	}
-	return offset - shift
+	return offset - shift, false
 }
 
 // asParameter spells a parameter as the client did, and arrays as NULL.

@@ -48,6 +48,46 @@ BEGIN
         DETAIL = pg_catalog.format('%s is no longer the table it was when the statement was planned.', name), HINT = 'Run the statement again.';
 END $$;
 
+-- The query of a view that runs with the invoker's rights; NULL for everything else, and for one too long to be planned. The proxy puts it in the place of the
+-- view where a masked role reads it. It means the same wherever it is read: what is not in pg_catalog is qualified, but for
+-- what is temporary, and values are printed so that no setting matters.
+CREATE OR REPLACE FUNCTION scrim_runtime.view_query(view oid) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC'
+SET extra_float_digits = 3 SET bytea_output = 'hex' AS $$
+    SELECT d.query FROM (
+        SELECT pg_get_viewdef(c.oid) AS query FROM pg_class c
+         WHERE c.oid = view AND c.relkind = 'v'
+           AND EXISTS (SELECT FROM pg_options_to_table(c.reloptions) o WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
+        OFFSET 0) d -- once
+     WHERE octet_length(d.query) <= 1048576
+$$;
+
+-- Put by the proxy beside the query of a view: the name that the client wrote must still mean the view, the view the query, and
+-- the role that runs the statement must have the privileges that PostgreSQL would want of it on the view itself. The query has
+-- names of pg_catalog without their schema, so this must come first for them. IMMUTABLE as still_means is: since the view is an
+-- argument of type regclass, PostgreSQL throws kept plans away when it is replaced, altered or dropped, or its grants change. (Of roles
+-- that gain or lose a membership the privileges on the tables below are checked at each execution.)
+CREATE OR REPLACE FUNCTION scrim_runtime.still_views(name text, view regclass, hash bigint, columns text[], locks boolean) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
+BEGIN
+    IF (SELECT s.schema FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) WITH ORDINALITY AS s(schema, ord)
+         WHERE s.schema OPERATOR(pg_catalog.!~~) 'pg\_temp\_%' ORDER BY s.ord LIMIT 1) OPERATOR(pg_catalog.<>) 'pg_catalog' THEN
+        RAISE EXCEPTION 'view % reads masked columns, which is not supported while pg_catalog is not first in search_path', name
+            USING ERRCODE = 'feature_not_supported', HINT = 'Leave pg_catalog out of search_path.';
+    END IF;
+    IF (pg_catalog.to_regclass(name)::pg_catalog.oid OPERATOR(pg_catalog.=) view::pg_catalog.oid
+        AND pg_catalog.hashtextextended(scrim_runtime.view_query(view), 0) OPERATOR(pg_catalog.=) hash) IS NOT TRUE THEN
+        RAISE EXCEPTION 'cached plan must not change result type' USING ERRCODE = 'feature_not_supported',
+            DETAIL = pg_catalog.format('%s is no longer the view it was when the statement was planned.', name), HINT = 'Run the statement again.';
+    END IF;
+    IF NOT pg_catalog.has_any_column_privilege(view, 'SELECT') OR locks AND NOT pg_catalog.has_any_column_privilege(view, 'UPDATE')
+       OR EXISTS (SELECT FROM pg_catalog.unnest(columns) AS c(name) WHERE pg_catalog.has_column_privilege(view, c.name, 'SELECT') IS NOT TRUE) THEN
+        RAISE EXCEPTION 'permission denied for view %', (SELECT c.relname FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) view)
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN true;
+END $$;
+
 -- In the place of a code that is missing: the row has changed since its code was listed, and the statement cannot tell.
 -- The argument keeps the planner from evaluating it.
 CREATE OR REPLACE FUNCTION scrim_runtime.no_code(row_id tid) RETURNS double precision
