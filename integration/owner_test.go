@@ -291,16 +291,36 @@ func TestOwnersTable(t *testing.T) {
 			want       string // what the analyst's read gives: the honest rows, or an SQLSTATE
 			undo       []string
 		}{
-			{"row security that reads olga's table", []string{`CREATE POLICY p ON alice.one USING (EXISTS (SELECT 1 FROM public.customers WHERE income > 2000000))`, `ALTER TABLE alice.one ENABLE ROW LEVEL SECURITY`},
-				"0A000", []string{`ALTER TABLE alice.one DISABLE ROW LEVEL SECURITY`, `DROP POLICY p ON alice.one`}},
-			{"row security that spies", []string{`CREATE POLICY p ON alice.one USING (alice.spy(1) = 1)`, `ALTER TABLE alice.one ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY`},
-				"0A000", []string{`ALTER TABLE alice.one DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY`, `DROP POLICY p ON alice.one`}},
-			{"columns that exchange their names", []string{`ALTER TABLE alice.one RENAME age TO x`, `ALTER TABLE alice.one RENAME vip TO age`, `ALTER TABLE alice.one RENAME x TO vip`},
-				"7|f\n", []string{`ALTER TABLE alice.one RENAME vip TO x`, `ALTER TABLE alice.one RENAME age TO vip`, `ALTER TABLE alice.one RENAME x TO age`}},
-			{"another table in its place", []string{`ALTER TABLE alice.one RENAME TO gone`, `CREATE VIEW alice.one AS SELECT id, income AS age FROM public.customers`, `GRANT SELECT ON alice.one TO analyst`},
-				"42501", []string{`DROP VIEW alice.one`, `ALTER TABLE alice.gone RENAME TO one`}},
-			{"a view of her own over the masked view", []string{`ALTER TABLE alice.one RENAME TO gone`, `CREATE VIEW alice.one AS SELECT id, sealed_2 AS age FROM ` + view, `GRANT SELECT ON alice.one TO analyst`},
-				"42501", []string{`DROP VIEW alice.one`, `ALTER TABLE alice.gone RENAME TO one`}},
+			{
+				"row security that reads olga's table",
+				[]string{`CREATE POLICY p ON alice.one USING (EXISTS (SELECT 1 FROM public.customers WHERE income > 2000000))`, `ALTER TABLE alice.one ENABLE ROW LEVEL SECURITY`},
+				"0A000",
+				[]string{`ALTER TABLE alice.one DISABLE ROW LEVEL SECURITY`, `DROP POLICY p ON alice.one`},
+			},
+			{
+				"row security that spies",
+				[]string{`CREATE POLICY p ON alice.one USING (alice.spy(1) = 1)`, `ALTER TABLE alice.one ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY`},
+				"0A000",
+				[]string{`ALTER TABLE alice.one DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY`, `DROP POLICY p ON alice.one`},
+			},
+			{
+				"columns that exchange their names",
+				[]string{`ALTER TABLE alice.one RENAME age TO x`, `ALTER TABLE alice.one RENAME vip TO age`, `ALTER TABLE alice.one RENAME x TO vip`},
+				"7|f\n",
+				[]string{`ALTER TABLE alice.one RENAME vip TO x`, `ALTER TABLE alice.one RENAME age TO vip`, `ALTER TABLE alice.one RENAME x TO age`},
+			},
+			{
+				"another table in its place",
+				[]string{`ALTER TABLE alice.one RENAME TO gone`, `CREATE VIEW alice.one AS SELECT id, income AS age FROM public.customers`, `GRANT SELECT ON alice.one TO analyst`},
+				"42501",
+				[]string{`DROP VIEW alice.one`, `ALTER TABLE alice.gone RENAME TO one`},
+			},
+			{
+				"a view of her own over the masked view",
+				[]string{`ALTER TABLE alice.one RENAME TO gone`, `CREATE VIEW alice.one AS SELECT id, sealed_2 AS age FROM ` + view, `GRANT SELECT ON alice.one TO analyst`},
+				"42501",
+				[]string{`DROP VIEW alice.one`, `ALTER TABLE alice.gone RENAME TO one`},
+			},
 			{"a table of the masked view's name", []string{`CREATE TABLE alice."` + strings.TrimPrefix(view, "scrim_runtime.") + `" AS SELECT 1 AS id`}, honest, nil},
 			{"a rule", []string{`CREATE RULE r AS ON UPDATE TO alice.one DO INSTEAD SELECT alice.spy(1)`}, honest, []string{`DROP RULE r ON alice.one`}},
 			{"a child", []string{`CREATE TABLE alice.kid () INHERITS (alice.one)`, `INSERT INTO alice.kid (id, age, watched) VALUES (7, 1, 1)`}, "", []string{`DROP TABLE alice.kid`}},
@@ -444,8 +464,10 @@ func TestHostileNames(t *testing.T) {
 		if _, err := e.catalog.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		for _, query := range []string{`SELECT ` + hostile("id") + `, ` + hostile("age") + ` FROM ` + table + ` WHERE ` + hostile("id") + ` = 7`,
-			`SELECT ` + hostile("id") + `, ` + hostile("age") + ` + 0 FROM ` + table + ` x WHERE x.` + hostile("id") + ` = 7`} {
+		for _, query := range []string{
+			`SELECT ` + hostile("id") + `, ` + hostile("age") + ` FROM ` + table + ` WHERE ` + hostile("id") + ` = 7`,
+			`SELECT ` + hostile("id") + `, ` + hostile("age") + ` + 0 FROM ` + table + ` x WHERE x.` + hostile("id") + ` = 7`,
+		} {
 			if got := mustText(t, e.connect(t, analyst), query); !strings.HasPrefix(got, "7|") || got == "7|7\n" {
 				t.Errorf("%s: %q", query, got)
 			}

@@ -324,11 +324,13 @@ func TestRotateRights(t *testing.T) {
 			}
 		}
 		for _, refused := range []struct{ role, sql, code string }{
-			{analyst, rotateKey, "42501"}, {risk, rotateKey, "42501"},
+			{analyst, rotateKey, "42501"},
+			{risk, rotateKey, "42501"},
 			{olga, `ALTER MASKING POLICY nothing ON customers ROTATE KEY`, "42704"},
 			{olga, `ALTER MASKING POLICY p ON orders ROTATE KEY`, "42704"},
 			{olga, `ALTER MASKING POLICY p ON nothing ROTATE KEY`, "42P01"},
-			{olga, rotateKey + ` NOW`, "42601"}, {olga, `ALTER MASKING POLICY p ON customers DISABLE`, "0A000"},
+			{olga, rotateKey + ` NOW`, "42601"},
+			{olga, `ALTER MASKING POLICY p ON customers DISABLE`, "0A000"},
 		} {
 			conn := e.connect(t, refused.role)
 			for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeDescribeExec} {

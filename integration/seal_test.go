@@ -204,8 +204,10 @@ func TestPlantedSeals(t *testing.T) {
 		{`PREPARE p AS SELECT income FROM customers WHERE id = 3`, `DEALLOCATE p`, `PREPARE p AS SELECT income FROM mine.customers`, `EXECUTE p`},
 		{`BEGIN`, `DECLARE k BINARY CURSOR FOR SELECT income FROM mine.customers`, `FETCH ALL FROM k`},
 		{`BEGIN`, `DECLARE k BINARY CURSOR FOR SELECT income FROM customers WHERE id = 3`, `CLOSE k`, `DECLARE k BINARY CURSOR FOR SELECT income FROM mine.customers`, `FETCH ALL FROM k`},
-		{`BEGIN`, `SAVEPOINT s`, `DECLARE k CURSOR FOR SELECT income FROM customers WHERE id = 3`, `ROLLBACK TO s`,
-			`DO $$ BEGIN EXECUTE 'DECLARE k BINARY CURSOR FOR SELECT income FROM mine.customers'; END $$`, `FETCH ALL FROM k`},
+		{
+			`BEGIN`, `SAVEPOINT s`, `DECLARE k CURSOR FOR SELECT income FROM customers WHERE id = 3`, `ROLLBACK TO s`,
+			`DO $$ BEGIN EXECUTE 'DECLARE k BINARY CURSOR FOR SELECT income FROM mine.customers'; END $$`, `FETCH ALL FROM k`,
+		},
 		{`CREATE TEMP TABLE t AS SELECT income FROM mine.customers`, `INSERT INTO t SELECT income FROM mine.customers RETURNING income`, `SELECT * FROM t`},
 		{`CREATE TEMP TABLE t (income scrim_runtime.sealed)`, `INSERT INTO t SELECT income FROM customers WHERE id = 3`, `INSERT INTO t SELECT m.income FROM mine.customers m, customers c WHERE c.id = 3 AND c.income > -9 RETURNING income`},
 		{`CREATE DOMAIN pg_temp.s AS scrim_runtime.sealed`, `SELECT m.income::pg_temp.s FROM mine.customers m, customers c WHERE c.id = 3`},
@@ -322,9 +324,12 @@ func TestExchangedNames(t *testing.T) {
 			{"the portal of a cursor", [][]pgproto3.FrontendMessage{{query(`BEGIN`)}, {query(`DECLARE c SCROLL CURSOR FOR ` + planned)}}, []pgproto3.FrontendMessage{&pgproto3.Execute{Portal: "c"}, &pgproto3.Sync{}}, do(`CLOSE c`, `DECLARE c BINARY CURSOR FOR `+steal)},
 			{"a portal", [][]pgproto3.FrontendMessage{{query(`BEGIN`)}, {&pgproto3.Parse{Query: planned}, &pgproto3.Bind{DestinationPortal: "p"}, &pgproto3.Sync{}}}, []pgproto3.FrontendMessage{&pgproto3.Execute{Portal: "p"}, &pgproto3.Sync{}}, do(`CLOSE p`, `DECLARE p BINARY CURSOR FOR `+steal)},
 			// Execute has no types: letters of LATIN1 are the bytes of a seal, if none is zero.
-			{"a portal that gives text", [][]pgproto3.FrontendMessage{{query(`SET client_encoding = 'LATIN1'`)}, {query(`BEGIN`)}, {&pgproto3.Parse{Query: planned}, &pgproto3.Bind{DestinationPortal: "p"}, &pgproto3.Sync{}}},
+			{
+				"a portal that gives text",
+				[][]pgproto3.FrontendMessage{{query(`SET client_encoding = 'LATIN1'`)}, {query(`BEGIN`)}, {&pgproto3.Parse{Query: planned}, &pgproto3.Bind{DestinationPortal: "p"}, &pgproto3.Sync{}}},
 				[]pgproto3.FrontendMessage{&pgproto3.Execute{Portal: "p"}, &pgproto3.Sync{}},
-				do(`CLOSE p`, `DECLARE p CURSOR FOR SELECT convert_from(s, 'LATIN1') FROM (SELECT substr(record_send(ROW(sealed_1)), 13) FROM scrim_runtime.`+maskedView(t, e)+`) x(s) WHERE position('\x00'::bytea IN s) = 0`)},
+				do(`CLOSE p`, `DECLARE p CURSOR FOR SELECT convert_from(s, 'LATIN1') FROM (SELECT substr(record_send(ROW(sealed_1)), 13) FROM scrim_runtime.`+maskedView(t, e)+`) x(s) WHERE position('\x00'::bytea IN s) = 0`),
+			},
 		} {
 			for _, exchanged := range []bool{false, true} {
 				h := rawConn(t, e.dsn(analyst))

@@ -126,7 +126,9 @@ DECLARE
     found record;
 BEGIN
     SELECT s.statement, s.from_sql, s.parameter_types::oid[] AS types INTO found FROM pg_prepared_statements s WHERE s.name = statement_name;
-    IF found.statement <> text_sent OR found.from_sql AND strpos(text_sent, E'\\') > 0 THEN
+    -- A pooler gives names of its own. What a function has put under one of those was made by SQL.
+    IF NOT FOUND AND EXISTS (SELECT 1 FROM pg_prepared_statements s WHERE s.from_sql)
+       OR found.statement <> text_sent OR found.from_sql AND strpos(text_sent, E'\\') > 0 THEN
         RAISE EXCEPTION 'cached plan must not change result type' USING ERRCODE = 'feature_not_supported',
             DETAIL = format('Prepared statement "%s" is not what it was when it was planned.', statement_name), HINT = 'Prepare it again.';
     END IF;
