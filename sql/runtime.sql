@@ -123,17 +123,17 @@ END $$;
 CREATE OR REPLACE FUNCTION scrim_runtime.still_prepared(statement_name text, text_sent text) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    found record;
+    there record;
 BEGIN
-    SELECT s.statement, s.from_sql, s.parameter_types::oid[] AS types INTO found FROM pg_prepared_statements s WHERE s.name = statement_name;
+    SELECT s.statement, s.from_sql, s.parameter_types::oid[] AS types INTO there FROM pg_prepared_statements s WHERE s.name = statement_name;
     -- A pooler gives names of its own. What a function has put under one of those was made by SQL.
     IF NOT FOUND AND EXISTS (SELECT 1 FROM pg_prepared_statements s WHERE s.from_sql)
-       OR found.statement <> text_sent OR found.from_sql AND strpos(text_sent, E'\\') > 0 THEN
+       OR there.statement <> text_sent OR there.from_sql AND strpos(text_sent, E'\\') > 0 THEN
         RAISE EXCEPTION 'cached plan must not change result type' USING ERRCODE = 'feature_not_supported',
             DETAIL = format('Prepared statement "%s" is not what it was when it was planned.', statement_name), HINT = 'Prepare it again.';
     END IF;
-    IF 16384 <= ANY (found.types) AND EXISTS (SELECT 1 FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
-                                               WHERE t.oid = ANY (found.types) AND t.oid >= 16384 AND coalesce(e.typtype, t.typtype) NOT IN ('b', 'e')) THEN
+    IF 16384 <= ANY (there.types) AND EXISTS (SELECT 1 FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+                                               WHERE t.oid = ANY (there.types) AND t.oid >= 16384 AND coalesce(e.typtype, t.typtype) NOT IN ('b', 'e')) THEN
         RAISE EXCEPTION 'a prepared statement that shows masked columns has a parameter of a domain, composite type or range'
             USING ERRCODE = 'feature_not_supported', HINT = 'Give the parameter a base type, or do not prepare the statement.';
     END IF;
