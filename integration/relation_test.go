@@ -213,6 +213,8 @@ func TestProtectedView(t *testing.T) {
 		{asOlga(`CREATE INDEX leak ON customers (income) INCLUDE (id)`), "index public.leak"},
 		{asOlga(`GRANT DELETE ON people TO analyst`), "privilege analyst: analyst may DELETE on the view"},
 		{asOlga(`GRANT UPDATE (region) ON people TO analyst`), "privilege analyst: analyst may UPDATE on the view"},
+		{asOlga(`CREATE FUNCTION leak(numeric) RETURNS numeric LANGUAGE plpgsql AS 'BEGIN RETURN abs($1); END'`,
+			`CREATE OR REPLACE VIEW people AS SELECT c.id, leak(c.income)::numeric(12,2) AS salary, c.age, c.score, c.vip, o.amount, c.region FROM customers c LEFT JOIN orders o ON o.id = c.id`), "function public.leak(numeric)"},
 		{asOlga(`CREATE RULE leak AS ON INSERT TO people DO INSTEAD NOTIFY x`), "rule leak"},
 		// of a UNION it is not known which columns are whose
 		{asOlga(`DROP VIEW people`, `CREATE VIEW people AS SELECT id, income AS salary, age, score, vip FROM customers UNION ALL SELECT id, income, age, score, vip FROM customers`,

@@ -347,6 +347,16 @@ BEGIN
         END LOOP;
     END IF;
     IF rel.relkind = 'v' THEN
+        RETURN QUERY  -- functions in a view see its raw values, and run under the reader's search_path: what they call may be the reader's
+            SELECT DISTINCT 'function', p.oid::regprocedure::text, format('%s calls it, and it calls what it finds in the search_path of whoever reads the view', relation),
+                   format('ALTER FUNCTION %s SET search_path = pg_catalog, pg_temp', p.oid::regprocedure)
+              FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+              LEFT JOIN pg_operator op ON d.refclassid = 'pg_operator'::regclass AND op.oid = d.refobjid
+              JOIN pg_proc p ON p.oid IN (CASE WHEN d.refclassid = 'pg_proc'::regclass THEN d.refobjid END, op.oprcode::oid)
+              JOIN pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('internal', 'c')
+             WHERE r.ev_class = relation AND p.prosqlbody IS NULL
+               AND p.pronamespace NOT IN ('pg_catalog'::regnamespace, 'scrim_runtime'::regnamespace)
+               AND NOT EXISTS (SELECT 1 FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%');
         RETURN QUERY  -- what the tables below accept, and what their triggers do, tells about raw values
             SELECT 'privilege', scrim.role_name(o.oid), format('%s may %s on the view', scrim.role_name(o.oid), p.name),
                    format('REVOKE %s ON %s FROM %s', p.name, relation, scrim.role_name(o.oid))
