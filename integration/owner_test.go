@@ -244,14 +244,14 @@ func TestOwnersStatements(t *testing.T) {
 			{"42501", `SELECT scrim.drop_masking_policy('p', 'public.customers')`},
 			{"42501", `SELECT scrim.fence_withdraw('p', 'public.customers')`},
 			{"42501", `SELECT scrim.fence_prepare('public.customers')`},
-			{"42501", `SELECT scrim.fence_publish('x', 'public.customers', '{3}', '{3,4,5,6}', '$ALICE', 'VECTOR', '{}', '[]', '[]')`},
-			{"42501", `SELECT scrim.fence_publish('x', 'alice.two', '{2}', '{2,3,4,5}', 'enc', 'VECTOR', '{}', '[]', '[]')`}, // olga's encoder
+			{"42501", `SELECT scrim.fence_publish('x', 'public.customers', '{3}', '{1}', '{3,4,5,6}', '$ALICE', 'VECTOR', '{}', NULL, '[]', '[]')`},
+			{"42501", `SELECT scrim.fence_publish('x', 'alice.two', '{2}', '{1}', '{2,3,4,5}', 'enc', 'VECTOR', '{}', NULL, '[]', '[]')`}, // olga's encoder
 			{"42501", `SELECT scrim.create_masking_policy('x', 'alice.two', '{age}', '{}', 'enc')`},
 			{"42501", `SELECT scrim.masking_policy_openings('p', 'public.customers')`},
 			{"42501", `SELECT scrim.fence_regrant('public.customers', ` + entry + `, false)`},
 			{"42501", `SELECT scrim.fence_regrant('public.customers', ` + entry + `, true)`},
 			{"42501", `SELECT scrim.fence_regrant('$VIEW', ` + entry + `, false)`},
-			{"42501", `SELECT scrim.fence_convert('public.customers', '{3}', ARRAY['$ALICE'::regrole::oid])`},
+			{"42501", `SELECT scrim.fence_convert('public.customers', '{3}', ARRAY['$ALICE'::regrole::oid], true)`},
 			{"2BP01", `SELECT scrim.drop_encoder('enc')`},
 			{"42710", `SELECT scrim.register_encoder('enc', 'alice.one', '{age}', '{}', 1, 1, 1, 1, repeat('0', 64), 1, 1)`},
 			{"42501", `SELECT scrim.create_masking_policy('x', '$VIEW', '{id}', '{}', '$ALICE')`},

@@ -22,19 +22,28 @@ $$;
 CREATE FUNCTION scrim.stored_query(view oid)
 RETURNS TABLE (ord int, depth int, field text, opens boolean, piece text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    stored text := (SELECT replace(replace(r.ev_action::text, '{', E'\x01{'), '}', E'\x01}') FROM pg_rewrite r WHERE r.ev_class = view AND r.rulename = '_RETURN');
+    part text;
 BEGIN
     ord := 0;
     depth := 0;
-    FOR piece IN
-        SELECT s FROM pg_rewrite r, regexp_split_to_table(r.ev_action::text, '(?=(?<!\\)[{}])') s WHERE r.ev_class = view AND r.rulename = '_RETURN'
-    LOOP
-        ord := ord + 1;
-        opens := left(piece, 1) = '{';
-        depth := depth + CASE left(piece, 1) WHEN '{' THEN 1 WHEN '}' THEN -1 ELSE 0 END;
-        IF depth = 1 THEN
-            field := coalesce(substring(piece FROM '.*:(\w+)'), field);
+    piece := '';
+    FOR part IN SELECT s FROM string_to_table(stored || E'\x01', E'\x01') WITH ORDINALITY AS t(s, n) ORDER BY n LOOP
+        IF right(piece, 1) = '\' THEN
+            piece := piece || part;
+            CONTINUE;
         END IF;
-        RETURN NEXT;
+        IF piece <> '' THEN
+            ord := ord + 1;
+            opens := left(piece, 1) = '{';
+            depth := depth + CASE left(piece, 1) WHEN '{' THEN 1 WHEN '}' THEN -1 ELSE 0 END;
+            IF depth = 1 THEN
+                field := coalesce(substring(piece FROM '.*:(\w+)'), field);
+            END IF;
+            RETURN NEXT;
+        END IF;
+        piece := part;
     END LOOP;
 END $$;
 

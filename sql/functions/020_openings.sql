@@ -170,19 +170,19 @@ BEGIN
          WHERE r.oid = ANY (outsiders) AND (r.rolreplication OR (r.rolcreaterole AND version < 160000));
 
     RETURN QUERY  -- views and materialized views that run with their owner's rights; rules on other tables
-        SELECT DISTINCT CASE c.relkind WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view' ELSE 'rule' END,
+        WITH dependent AS MATERIALIZED (SELECT DISTINCT d.holder FROM scrim.dependent_rules(relation, masked) d)  -- or all views would be read
+        SELECT CASE c.relkind WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view' ELSE 'rule' END,
                c.oid::regclass::text,
                format('%s reads a masked column with its owner''s rights', c.oid::regclass),
                format('revoke SELECT on %s from %s, or drop it', c.oid::regclass,
                       coalesce((SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(outsiders) o
                                  WHERE has_any_column_privilege(o, c.oid, 'SELECT')), 'everybody'))
-          FROM scrim.dependent_rules(relation, masked) d
-          JOIN pg_class c ON c.oid = d.holder
-         WHERE NOT coalesce(c.oid = ANY (covered) OR scrim.plain_copies(c.oid, relation, masked) <@ (SELECT p.columns FROM scrim.policies_on(c.oid) p), false)
-           AND (c.relkind NOT IN ('v', 'm')
-            OR (EXISTS (SELECT 1 FROM unnest(outsiders) o WHERE has_any_column_privilege(o, c.oid, 'SELECT'))
-                AND NOT EXISTS (SELECT 1 FROM pg_options_to_table(c.reloptions) x
-                                 WHERE x.option_name = 'security_invoker' AND x.option_value::boolean)));
+          FROM dependent d JOIN pg_class c ON c.oid = d.holder
+         WHERE (c.relkind NOT IN ('v', 'm')
+                OR (EXISTS (SELECT 1 FROM unnest(outsiders) o WHERE has_any_column_privilege(o, c.oid, 'SELECT'))
+                    AND NOT EXISTS (SELECT 1 FROM pg_options_to_table(c.reloptions) x
+                                     WHERE x.option_name = 'security_invoker' AND x.option_value::boolean)))
+           AND (SELECT NOT coalesce(d.holder = ANY (covered) OR scrim.plain_copies(d.holder, relation, masked) <@ (SELECT p.columns FROM scrim.policies_on(d.holder) p), false));
     RETURN QUERY
         SELECT 'rule', format('%I on %s', r.rulename, relation), 'rules of the table rewrite other people''s statements',
                format('DROP RULE %I ON %s', r.rulename, relation)
