@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -451,7 +452,7 @@ func TestEditedSeals(t *testing.T) {
 			"another owner's end": `substr(` + one + `, 1, 128) || substr(` + theirs + `, 129)`, "blocks exchanged": `substr(` + one + `, 17, 16) || substr(` + one + `, 1, 16) || substr(` + one + `, 33)`,
 			"zeros": `decode(repeat('00', 144), 'hex')`, "a kilobyte": `decode(repeat('ab', 1024), 'hex')`,
 		}
-		for _, at := range []int{0, 15, 16, 29, 64, 70, 127, 128, 143} {
+		for _, at := range []int{0, 70, 143} { // the others: TestOpenEveryByte
 			forgeries[fmt.Sprintf("byte %d changed", at)] = fmt.Sprintf(`set_byte(%s, %d, get_byte(%[1]s, %[2]d) # 1)`, one, at)
 		}
 		definition := strings.TrimSuffix(strings.TrimSpace(mustText(t, admin, `SELECT pg_get_viewdef('scrim_runtime.`+view+`'::regclass)`)), ";")
@@ -468,13 +469,18 @@ func TestEditedSeals(t *testing.T) {
 		}
 		for name, forgery := range forgeries {
 			e.exec(t, admin, `DELETE FROM forged`, `INSERT INTO forged SELECT `+forge(forgery))
+			var waiting sync.WaitGroup // each waits for the catalog to know no newer key, together they wait once
 			for query, severity := range map[string]string{`SELECT income FROM customers WHERE id = 1`: "FATAL", `SELECT income + 0 FROM customers WHERE id = 1`: "ERROR"} {
-				_, err := text(t, e.connect(t, analyst), query)
-				var pgErr *pgconn.PgError
-				if !asError(err, &pgErr) || *pgErr != (pgconn.PgError{Severity: severity, SeverityUnlocalized: severity, Code: "XX001", Message: "a sealed value failed its integrity check"}) {
-					t.Errorf("%s, %s: %+v", name, query, err)
-				}
+				conn := e.connect(t, analyst)
+				waiting.Go(func() {
+					_, err := text(t, conn, query)
+					var pgErr *pgconn.PgError
+					if !asError(err, &pgErr) || *pgErr != (pgconn.PgError{Severity: severity, SeverityUnlocalized: severity, Code: "XX001", Message: "a sealed value failed its integrity check"}) {
+						t.Errorf("%s, %s: %+v", name, query, err)
+					}
+				})
 			}
+			waiting.Wait()
 		}
 	})
 }

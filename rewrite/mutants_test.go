@@ -26,7 +26,7 @@ var switched = map[string]bool{
 //	go test -tags mutants -run TestMutants -timeout 30m ./rewrite
 func TestMutants(t *testing.T) {
 	killed := 0
-	for _, name := range []string{"analysis.go", "from.go", "modify.go", "plan.go", "stage.go", "inspect.go"} {
+	for _, name := range []string{"analysis.go", "lookup.go", "from.go", "modify.go", "plan.go", "stage.go", "inspect.go", "view.go"} {
 		set := token.NewFileSet()
 		source, err := os.ReadFile(name)
 		if err != nil {
