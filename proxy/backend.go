@@ -32,6 +32,12 @@ func (b *backend) wants() int {
 	return baseBuffer
 }
 
+// fillsMuch tells whether a large result is being filled: its first rows are on their way to the client.
+func (b *backend) fillsMuch() bool {
+	head := b.s.queue.head()
+	return head != nil && head.kind == 'E' && head.results.fills() && head.results.filled >= manyRows
+}
+
 // block handles all that one read brought.
 func (b *backend) block(ctx context.Context) error {
 	b.run = b.in.r
@@ -427,6 +433,9 @@ func (b *backend) rowDescription(ctx context.Context, msg []byte, head *pending)
 
 // maxBatch bounds the rows of one model call.
 const maxBatch = 4096
+
+// manyRows of a result are sent as soon as they come; what follows may gather into larger batches.
+const manyRows = 1024
 
 func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error {
 	r := head.results

@@ -39,7 +39,8 @@ type results struct {
 	portal  bool
 	maxRows int
 
-	batch *batch
+	batch  *batch
+	filled int // rows that were written so far
 }
 
 // planned tells whether the description of the rows must be changed.
@@ -315,6 +316,7 @@ func (r *results) encode(out []byte) (_ []byte, encoded int, err error) {
 	for row, body := range b.rows {
 		out = r.appendRow(out, row, body)
 	}
+	r.filled += len(b.rows)
 	b.rows = b.rows[:0]
 	for i := range b.seals {
 		b.seals[i].reset()

@@ -139,7 +139,7 @@ func (s *session) backendLoop(ctx context.Context) error {
 		if want == baseBuffer {
 			b.in.shrink()
 		}
-		switch err := b.in.read(s.upstream.conn, want); {
+		switch err := s.readServer(want); {
 		case err == nil:
 			s.active.Store(time.Now().UnixNano())
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -150,6 +150,31 @@ func (s *session) backendLoop(ctx context.Context) error {
 		}
 	}
 }
+
+// readServer reads what the server sends. A large result that has to be filled may gather first (see gatherBytes).
+func (s *session) readServer(want int) error {
+	b, conn := &s.back, s.upstream.conn
+	if !b.fillsMuch() || !setLowat(conn, gatherBytes) {
+		return b.in.read(conn, want)
+	}
+	// The deadline goes before anything else is done: nobody interrupts this read meanwhile, since a session in the middle of a
+	// result does not go home.
+	_ = conn.SetReadDeadline(time.Now().Add(gatherPause))
+	err := b.in.read(conn, want)
+	_ = conn.SetReadDeadline(time.Time{})
+	setLowat(conn, 1)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return b.in.read(conn, want)
+	}
+	return err
+}
+
+const (
+	// gatherBytes of a large masked result are let gather before they are read, but for no longer than gatherPause: a server
+	// that seals is slower than we are, and each of its 8 KiB writes would be a wake-up and a model call of its own.
+	gatherBytes = 96 << 10
+	gatherPause = 3 * time.Millisecond
+)
 
 // explain tells the client of an error that ends the session.
 func (s *session) explain(err error) error {

@@ -29,8 +29,9 @@ type loop struct {
 
 	byFD     []end // whose socket a file descriptor is
 	sessions map[*session]*home
-	lingers  int   // sessions that linger
-	closing  []int // descriptors to close when no event of this round can name them any more
+	gathers  map[*session]time.Time // sessions that let a large result gather before they read on, and until when
+	lingers  int                    // sessions that linger
+	closing  []int                  // descriptors to close when no event of this round can name them any more
 	drain    bool
 
 	mu      sync.Mutex
@@ -68,7 +69,7 @@ func newLoop(log *slog.Logger, idle time.Duration) (*loop, error) {
 		_ = unix.Close(poll)
 		return nil, os.NewSyscallError("eventfd", err)
 	}
-	lp := &loop{log: log, idle: idle, poll: poll, wake: wake, scratch: make([]byte, loopBuffer), sessions: map[*session]*home{}}
+	lp := &loop{log: log, idle: idle, poll: poll, wake: wake, scratch: make([]byte, loopBuffer), sessions: map[*session]*home{}, gathers: map[*session]time.Time{}}
 	if err := unix.EpollCtl(poll, unix.EPOLL_CTL_ADD, wake, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(wake)}); err != nil {
 		lp.close()
 		return nil, os.NewSyscallError("epoll_ctl", err)
@@ -136,6 +137,7 @@ func (lp *loop) run(ctx context.Context, srv *Server) {
 				lp.ready(ctx, e, ev.Events)
 			}
 		}
+		lp.readGathered(ctx)
 		lp.receive(ctx)
 		if started := !lp.drain && srv.draining.Load(); started || lp.now.Sub(swept) >= sweepEvery {
 			lp.drain = lp.drain || started
@@ -149,6 +151,9 @@ func (lp *loop) run(ctx context.Context, srv *Server) {
 
 // patience is the timeout of epoll_wait in milliseconds.
 func (lp *loop) patience() int {
+	if len(lp.gathers) > 0 {
+		return int(gatherPause.Milliseconds())
+	}
 	if lp.idle > 0 && len(lp.sessions) > 0 || lp.lingers > 0 {
 		return int(sweepEvery.Milliseconds())
 	}
@@ -285,7 +290,8 @@ func (lp *loop) fromServer(ctx context.Context, s *session) error {
 	b := &s.back
 	n, err := receive(s.upstream.fd, b.in.lend(lp.scratch))
 	switch {
-	case errors.Is(err, unix.EAGAIN):
+	case errors.Is(err, unix.EAGAIN): // a server that has nothing to say is waited for as ever
+		lp.gather(s, false)
 		return nil
 	case err != nil || n == 0:
 		s.upstreamLost()
@@ -298,7 +304,36 @@ func (lp *loop) fromServer(ctx context.Context, s *session) error {
 	if b.wants() > baseBuffer { // a large result to encode: others shall not wait for that
 		return errWaits
 	}
+	lp.gather(s, b.fillsMuch())
 	return nil
+}
+
+// gather says whether epoll is to wait for more than a byte of the server's.
+func (lp *loop) gather(s *session, much bool) {
+	_, gathers := lp.gathers[s]
+	if much != gathers {
+		lowat := 1
+		if much {
+			lowat = gatherBytes
+		}
+		if err := setFDLowat(s.upstream.fd, lowat); err != nil {
+			return
+		}
+	}
+	if much {
+		lp.gathers[s] = lp.now.Add(gatherPause)
+	} else {
+		delete(lp.gathers, s)
+	}
+}
+
+// readGathered reads what has gathered for long enough.
+func (lp *loop) readGathered(ctx context.Context) {
+	for s, until := range lp.gathers {
+		if !lp.now.Before(until) && s.upstream.interest&unix.EPOLLIN != 0 {
+			lp.ready(ctx, end{s: s}, unix.EPOLLIN)
+		}
+	}
 }
 
 // watch tells epoll what the session waits for: to read from a socket if the other one takes what we write, and to write
@@ -359,6 +394,7 @@ func (lp *loop) end(ctx context.Context, s *session, reason error) {
 	h.clientDone, h.lingers = true, lp.now.Add(linger)
 	lp.lingers++
 	s.upstream.forget()
+	lp.gather(s, false)
 	lp.want(&s.upstream, false)
 	lp.byFD[s.upstream.fd] = end{}
 	lp.closing = append(lp.closing, s.upstream.fd)
@@ -374,6 +410,7 @@ func (lp *loop) forget(ctx context.Context, s *session, reason error) {
 
 // disown takes the session's sockets out of epoll.
 func (lp *loop) disown(s *session) {
+	lp.gather(s, false)
 	for _, l := range []*leg{&s.client, &s.upstream} {
 		if l.fd < 0 {
 			continue

@@ -2,6 +2,8 @@ package proxy
 
 import (
 	"errors"
+	"net"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +21,27 @@ func receive(fd int, p []byte) (int, error) {
 			return 0, errno
 		}
 	}
+}
+
+// setFDLowat makes a socket readable only when so many bytes are there (or its end). https://man7.org/linux/man-pages/man7/socket.7.html,
+// SO_RCVLOWAT: epoll respects it for TCP.
+func setFDLowat(fd, bytes int) error {
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, bytes))
+}
+
+// setLowat is setFDLowat for a connection of Go's poller. It tells whether it could be done.
+func setLowat(conn net.Conn, bytes int) bool {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return false
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return false
+	}
+	done := false
+	err = raw.Control(func(fd uintptr) { done = setFDLowat(int(fd), bytes) == nil })
+	return done && err == nil
 }
 
 // transmit writes to a non-blocking socket, as much as it takes.
