@@ -174,6 +174,9 @@ func TestLaterChild(t *testing.T) {
 				t.Errorf("%s: %v", q, explain(err))
 			}
 		}
+		if got := mustText(t, e.connect(t, olga), `SELECT object FROM scrim.masking_policy_openings('p', 'customers')`); got != "children\n" {
+			t.Errorf("the walk lists %s", got)
+		}
 		e.exec(t, e.connect(t, olga), `DROP MASKING POLICY p ON customers`, testPolicy)
 		if got := mustText(t, reader, `SELECT count(*), count(DISTINCT income) FROM customers WHERE id < 5`); got != "8|4\n" {
 			t.Error(got)

@@ -332,3 +332,31 @@ func TestStagedPipeline(t *testing.T) {
 		}
 	})
 }
+
+// TestWrongParameters: parameters that are not there, or too many, are refused as PostgreSQL does it; the lists of codes do not count.
+func TestWrongParameters(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		conn, plain := e.connect(t, analyst), e.directly(t, risk)
+		e.exec(t, conn, `PREPARE y(int) AS SELECT max(income) FROM customers WHERE id < $1`)
+		e.exec(t, plain, `PREPARE y(int) AS SELECT max(income) FROM customers WHERE id < $1`)
+		for _, q := range []string{
+			`SELECT $3::int, max(income) FROM customers`, `SELECT income FROM customers WHERE id = $1`, `SELECT max(income) FROM customers WHERE income > $1`,
+			`SELECT income FROM customers WHERE id = 1; SELECT max(income) FROM customers WHERE id = $1`, `EXECUTE y(7, 8)`, `EXECUTE y`,
+		} {
+			_, got := text(t, conn, q)
+			_, want := text(t, plain, q)
+			if code(want) == "" || code(got) != code(want) || strings.SplitN(explain(got), "\n", 2)[0] != strings.SplitN(explain(want), "\n", 2)[0] {
+				t.Errorf("%s\n%s\n%s", q, explain(got), explain(want))
+			}
+		}
+		if _, err := text(t, conn, `EXPLAIN (ANALYZE) EXECUTE y(7)`); code(err) != "0A000" {
+			t.Error(explain(err))
+		}
+		mustText(t, conn, `EXPLAIN EXECUTE y(7)`)
+		mustText(t, conn, `EXECUTE y(7)`)
+		mustText(t, conn, `SELECT max(income) FROM customers`)
+		if got := mustText(t, conn, `SELECT string_agg(name, ',') FROM pg_prepared_statements`); got != "y\n" {
+			t.Errorf("left behind: %s", got)
+		}
+	})
+}

@@ -13,6 +13,8 @@ import (
 // SQLSTATEs that are born in this package. https://www.postgresql.org/docs/current/errcodes-appendix.html
 const (
 	codeProtocolViolation    = "08P01"
+	codeUndefinedParameter   = "42P02"
+	codeSyntaxError          = "42601"
 	codeConnectionFailure    = "08006"
 	codeFeatureNotSupported  = "0A000"
 	codeProgramLimit         = "54000"

@@ -40,6 +40,10 @@ func (f *frontend) execution(ctx context.Context, st *statement, formats []int16
 	switch st.Effect.Verb {
 	case rewrite.Executes:
 		err = f.executed(ctx, st, x)
+	case rewrite.Analyzes:
+		if made := x.from.stmt; made != nil && made.plan != nil && made.plan.Staged() {
+			err = errAnalyzes
+		}
 	case rewrite.Fetches:
 		err = x.fetched()
 	case rewrite.Declares:
@@ -69,6 +73,12 @@ var errStores = &Error{
 	Hint: "Select the columns that are not masked.",
 }
 
+// errAnalyzes: the server would run the statement without its codes.
+var errAnalyzes = &Error{
+	Code: codeFeatureNotSupported, Message: "EXPLAIN ANALYZE cannot execute a prepared statement that computes with masked columns",
+	Hint: "EXPLAIN ANALYZE the query itself.",
+}
+
 // errComputes: the server finds the prepared statement before it computes the arguments, and a function among them could
 // exchange it.
 var errComputes = &Error{
@@ -88,7 +98,7 @@ func (f *frontend) settle() error {
 // origin finds what an EXECUTE or FETCH would take its rows from now.
 func (f *frontend) origin(st *statement) origin {
 	switch st.Effect.Verb {
-	case rewrite.Executes:
+	case rewrite.Executes, rewrite.Analyzes:
 		return origin{stmt: f.s.lookup(st.Effect.Name)}
 	case rewrite.Fetches:
 		return origin{portal: f.s.portal(st.Effect.Name)}
@@ -107,6 +117,11 @@ func (f *frontend) executed(ctx context.Context, st *statement, x *execution) er
 	switch {
 	case err != nil:
 		return err
+	case made.plan.Staged() && st.Effect.Arguments != made.plan.Params: // the server would count the lists among them
+		return &Error{
+			Code: codeSyntaxError, Message: fmt.Sprintf("wrong number of parameters for prepared statement %q", st.Effect.Name),
+			Detail: fmt.Sprintf("Expected %d parameters but got %d.", made.plan.Params, st.Effect.Arguments),
+		}
 	case made.plan.Staged():
 		x.staged = made
 	case len(made.plan.Seals) > 0 && st.Effect.Computes:

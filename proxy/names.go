@@ -244,7 +244,7 @@ func (s *session) portal(name string) *portal {
 func (s *session) underWay(e rewrite.Effect) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e.Verb == rewrite.Executes {
+	if e.Verb != rewrite.Fetches {
 		return s.statements.isSent(e.Name)
 	}
 	return s.portals.isSent(e.Name)

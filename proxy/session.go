@@ -38,6 +38,11 @@ func (st *statement) made() *statement {
 	return &made
 }
 
+// lacksParameters tells whether a planned statement has parameters that the simple protocol cannot give it.
+func (st *statement) lacksParameters() bool {
+	return st.plan != nil && st.plan.Params > 0 && st.Effect.Verb != rewrite.Prepares
+}
+
 // sent is the text that went upstream.
 func (st *statement) sent() string {
 	if st.plan != nil {

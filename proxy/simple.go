@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -81,6 +82,7 @@ func (f *frontend) one(ctx context.Context, msg []byte, st *statement) error {
 		return f.refused(err, st.Text)
 	case x.staged != nil && f.s.onLoop: // listing codes waits
 		return errWaits
+	case st.lacksParameters(): // the server says so, before it runs anything
 	case x.results.fills(), x.staged != nil && !f.lacksBlock(st):
 		return f.converted(ctx, []*statement{st}, x)
 	case st.plan == nil && x.results == nil:
@@ -114,6 +116,9 @@ func (f *frontend) script(ctx context.Context, list []*statement) error {
 			refusal := *clientError(st.RefuseCopyIn(), "")
 			refusal.Position = int32(st.before) + 1
 			return f.refuse('Q', &refusal, "")
+		}
+		if st.lacksParameters() {
+			return f.refuse('Q', &Error{Code: codeUndefinedParameter, Message: fmt.Sprintf("there is no parameter $%d", st.plan.Params), Position: int32(st.before) + 1}, "")
 		}
 	}
 	return f.converted(ctx, list, nil)

@@ -148,10 +148,19 @@ func (f *frontend) stagedPart(ctx context.Context, st *statement, x *execution, 
 			return err
 		}
 	}
-	if t.end != "" {
-		return f.silently(t.end)
+	if err := f.closeRun(b); err != nil || t.end == "" {
+		return err
 	}
-	return nil
+	return f.silently(t.end)
+}
+
+// closeRun lets the server forget what took the lists, which may be large.
+func (f *frontend) closeRun(b *bound) error {
+	name := runName
+	if b.executes() {
+		name = executeName
+	}
+	return f.send(&pgproto3.Close{ObjectType: 'S', Name: name}, &pending{kind: 'C', silent: true})
 }
 
 // described sends Describe and Execute of a statement of a simple Query.
@@ -314,8 +323,11 @@ func (f *frontend) executeStaged(ctx context.Context, msg []byte, name string, p
 func (f *frontend) endTrial() error {
 	t := f.trial
 	f.trial = nil
-	if t == nil || t.end == "" {
+	if t == nil {
 		return nil
+	}
+	if err := f.closeRun(t.bound); err != nil || t.end == "" {
+		return err
 	}
 	return f.silently(t.end)
 }

@@ -14,7 +14,7 @@
 //     plans the query inside.
 //
 // There are two kinds of plan. In a deferred one the subselect is over the masked view, masked columns are sealed values,
-// and the session fills in codes on the way out. That needs a proof (analysis.go, from.go), which is small and
+// and the session fills in codes on the way out. That needs a proof (analysis.go, from.go, scope.go, lookup.go), which is small and
 // pessimistic: a masked column is a slot; a slot may be passed on as a bare column through subselects, CTEs, joins and
 // UNION ALL, and nothing else. Any doubt makes the plan a staged one (stage.go): the subselect is over the table, and
 // masked columns are looked up in a list of codes that the session makes before. There a masked column is a column like any other, so PostgreSQL

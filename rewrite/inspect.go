@@ -270,7 +270,7 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 	case w.copies != nil:
 		a.copyTable(w.copies)
 	case w.query == nil:
-		refuse(codeFeatureNotSupported, -1, "A masked column can be read by SELECT, alone or inside INSERT, UPDATE, DELETE, MERGE, CREATE TABLE AS, COPY, PREPARE, DECLARE and EXPLAIN.",
+		refuse(codeFeatureNotSupported, -1, "A masked column can be read by SELECT, alone or inside INSERT, UPDATE, DELETE, MERGE, CREATE TABLE AS, COPY, PREPARE, DECLARE, EXPLAIN and CREATE VIEW ... WITH (security_invoker = true).",
 			"masked columns are not supported in this kind of statement")
 	case w.query.GetSelectStmt() != nil:
 		out = a.query(w.query.GetSelectStmt(), nil, nil)

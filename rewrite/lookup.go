@@ -142,7 +142,7 @@ func (a *analysis) wholeRow(name string, s *scope) {
 	}
 }
 
-// systemColumns are those of every table; a masked view has the first two.
+// systemColumns are those of every table; its masked view has the first two.
 var systemColumns = []string{"ctid", "xmin", "tableoid", "xmax", "cmin", "cmax"}
 
 // systemColumn notes that a system column of a mention is named, if that is one.

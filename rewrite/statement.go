@@ -31,8 +31,9 @@ type Effect struct {
 	Name string
 	// Binary and Hold are options of the cursor that a statement Declares.
 	Binary, Hold bool
-	// Computes means that a statement Executes with arguments that are more than values.
-	Computes bool
+	// Arguments is with how many a statement Executes; Computes means that some are more than values.
+	Arguments int
+	Computes  bool
 }
 
 // Verb is a kind of Effect.
@@ -50,10 +51,11 @@ const (
 	Discards         // DISCARD ALL
 	Ends             // COMMIT, ROLLBACK, PREPARE TRANSACTION
 	Begins           // BEGIN, START TRANSACTION
+	Analyzes         // EXPLAIN ANALYZE EXECUTE name
 )
 
 // Uses tells whether the rows of the statement are those of something made before.
-func (e Effect) Uses() bool { return e.Verb == Executes || e.Verb == Fetches }
+func (e Effect) Uses() bool { return e.Verb == Executes || e.Verb == Fetches || e.Verb == Analyzes }
 
 // statements cuts a text at the parser's offsets. White space before a statement is left out, comments are not.
 func statements(text string, raws []*pg_query.RawStmt) ([]Statement, []*pg_query.Node) {
@@ -102,7 +104,11 @@ func effect(node *pg_query.Node) Effect {
 	case *pg_query.Node_PrepareStmt:
 		return Effect{Verb: Prepares, Name: n.PrepareStmt.GetName()}
 	case *pg_query.Node_ExecuteStmt:
-		return Effect{Verb: Executes, Name: n.ExecuteStmt.GetName(), Computes: slices.ContainsFunc(n.ExecuteStmt.GetParams(), mayCall)}
+		return Effect{Verb: Executes, Name: n.ExecuteStmt.GetName(), Arguments: len(n.ExecuteStmt.GetParams()), Computes: slices.ContainsFunc(n.ExecuteStmt.GetParams(), mayCall)}
+	case *pg_query.Node_ExplainStmt:
+		if made := n.ExplainStmt.GetQuery().GetExecuteStmt(); made != nil && slices.ContainsFunc(n.ExplainStmt.GetOptions(), isAnalyze) {
+			return Effect{Verb: Analyzes, Name: made.GetName()}
+		}
 	case *pg_query.Node_DeallocateStmt:
 		return Effect{Verb: Deallocates, Name: n.DeallocateStmt.GetName()}
 	case *pg_query.Node_DeclareCursorStmt:
@@ -129,6 +135,9 @@ func effect(node *pg_query.Node) Effect {
 	}
 	return Effect{}
 }
+
+// isAnalyze tells whether an option of EXPLAIN is ANALYZE, which runs the statement. One that is switched off counts too.
+func isAnalyze(option *pg_query.Node) bool { return option.GetDefElem().GetDefname() == "analyze" }
 
 // mayCall is true for what may run a function of a user's: everything but a constant, one with a cast to a type that the
 // grammar itself names, and a parameter.

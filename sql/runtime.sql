@@ -104,7 +104,8 @@ BEGIN
 END $$;
 
 -- Put by the proxy before a list of rows that have no place, where the statement reads other relations too: in READ COMMITTED
--- those would be read at another moment than the list, and nothing could tell. Raises, or returns true.
+-- those would be read at another moment than the list, and nothing could tell. Raises, or returns true. The list is planned anew each time, so
+-- that IMMUTABLE asks each time too.
 CREATE OR REPLACE FUNCTION scrim_runtime.one_snapshot(relation oid) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

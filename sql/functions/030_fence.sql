@@ -78,7 +78,7 @@ BEGIN
     LOCK TABLE scrim_state.policies IN SHARE ROW EXCLUSIVE MODE;
 END $$;
 
--- Locks a table against everybody else, with its partitions and children. There is no such statement for other relations.
+-- Locks a table against everybody else, with its partitions and children. Locking a view would lock what it reads, which may be others'.
 CREATE FUNCTION scrim.fence_lock(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -356,9 +356,9 @@ CREATE FUNCTION scrim.fence_mask(
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     acl_before jsonb := scrim.fence_acl(relation);
-    key_owner text := scrim.fence_prepare(relation);
+    view_role text := scrim.fence_prepare(relation);
 BEGIN
-    EXECUTE format('GRANT SELECT ON %s TO %I', relation, key_owner);
+    EXECUTE format('GRANT SELECT ON %s TO %I', relation, view_role);
     PERFORM scrim.fence_convert(relation, masked, exempt, along_with IS NULL);
     RETURN scrim.fence_publish(policy_name, relation, masked, components, input_columns, encoder, presentation, exempt, along_with,
                                acl_before, scrim.fence_acl(relation));
@@ -481,7 +481,9 @@ BEGIN
     IF ways IS NOT NULL THEN
         RAISE EXCEPTION 'cannot mask %: raw values could still be read or probed another way', relation
             USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = ways,
-                  HINT = 'Close each of these, or name the roles in EXCEPT, and try again. Nothing was changed.';
+                  HINT = 'Close each of these, or name the roles in EXCEPT, and try again. '
+                      || CASE WHEN mend_views THEN 'CASCADE has left the views that do more than copy masked columns, or lack an input of the encoder. '
+                              ELSE 'CASCADE masks the copies in views. ' END || 'Nothing was changed.';
     END IF;
     IF EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = relation AND i.indisclustered AND i.indkey::smallint[] && masked) THEN
         RAISE WARNING 'rows of % lie in the order of a masked column', relation

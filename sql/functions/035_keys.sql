@@ -22,7 +22,7 @@ BEGIN
         RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
     END IF;
     SELECT string_agg(format('%I on %s', p.name, p.relation::regclass), ', ' ORDER BY p.id) INTO others
-      FROM scrim_state.policies p WHERE p.key_owner = policy.key_owner AND p.id <> policy.id;
+      FROM scrim_state.policies p WHERE p.key_owner = policy.key_owner AND p.id <> policy.id AND p.along_with IS NULL;
     IF others IS NOT NULL THEN
         RAISE NOTICE 'the new key is also that of %', others USING HINT = 'Policies on tables of one owner share a key.';
     END IF;
