@@ -330,7 +330,27 @@ BEGIN
              WHERE i.inhrelid = member AND NOT EXISTS (SELECT 1 FROM scrim.policies_on(i.inhparent));
     END LOOP;
 
-    IF rel.relkind IN ('v', 'm') THEN
+    IF rel.relkind = 'v' THEN
+        RETURN QUERY  -- a view is computed when it is read: its rows would tell about what it filters by, and errors print values
+            SELECT 'column', string_agg(DISTINCT quote_ident(a.attname), ', '),
+                   format('the view does more with %s.%s than to copy it into masked columns: it computes, filters, joins, sorts or shows it', c.source::regclass, b.attname),
+                   'leave that out, or mask the columns of a materialized view'
+              FROM scrim.view_columns(relation) c
+              JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = c.attnum
+              LEFT JOIN pg_attribute b ON b.attrelid = c.source AND b.attnum = c.source_attnum
+             WHERE c.attnum = ANY (masked)
+               AND NOT coalesce(scrim.plain_copies(relation, c.source, ARRAY[c.source_attnum]) <@ masked, false)
+             GROUP BY c.source, b.attname;
+        RETURN QUERY
+            SELECT 'column', quote_ident(a.attname), 'it is computed: an error in that would show what it is computed from', 'mask columns that are copies, or those of a materialized view'
+              FROM pg_attribute a
+             WHERE a.attrelid = relation AND a.attnum = ANY (masked) AND a.attnum NOT IN (SELECT c.attnum FROM scrim.view_columns(relation) c WHERE c.source IS NOT NULL);
+    END IF;
+    RETURN QUERY
+        SELECT 'generated column', quote_ident(a.attname), 'it is computed when it is read: an error in that would show what it is computed from', 'make it STORED'
+          FROM pg_attribute a
+         WHERE a.attrelid = relation AND a.attnum = ANY (masked || inputs) AND a.attgenerated = 'v';
+    IF rel.relkind = 'm' THEN
         RETURN QUERY
             SELECT DISTINCT 'column', quote_ident(a.attname), format('column %I is made of a column that a masked one is made of', a.attname),
                    format('mask %I too, or leave it out of the view', a.attname)
@@ -338,6 +358,8 @@ BEGIN
               JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = c.attnum
               JOIN scrim.view_columns(relation) m ON m.attnum = ANY (masked) AND m.source = c.source AND m.source_attnum = c.source_attnum
              WHERE NOT c.attnum = ANY (masked);
+    END IF;
+    IF rel.relkind IN ('v', 'm') THEN
         FOR below IN
             SELECT s.source, s.columns, c.relowner,
                    ARRAY(SELECT DISTINCT i.source_attnum FROM scrim.view_columns(relation) i WHERE i.attnum = ANY (inputs) AND i.source = s.source) AS inputs
