@@ -27,6 +27,7 @@ END $$;
 -- The one rule of how a column becomes a feature: training and sealing must never differ in it. The expression has NULL for NULL and for
 -- nothing else, never raises (an error would print the raw value), depends on no setting, and calls what is in pg_catalog only, each by its
 -- full name: training reads under the client's search_path. NaN counts as missing in the encoder. alias must be a quoted identifier.
+-- (What a VIRTUAL generated column or a column of a view computes is its owner's, and can raise before this sees it.)
 --
 -- Dates and timestamps are seconds since 2000-01-01, in UTC where there is a time zone, so that one encoder can take a column of either
 -- type; infinity stays infinity. An interval is seconds too, a month being 30 days and a year 365.25, as in extract(epoch).
