@@ -111,6 +111,11 @@ func (f *frontend) createEncoder(ctx context.Context, c rewrite.CreateEncoder) e
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
+	err := f.s.ask(ctx, false, `SELECT scrim.check_passthrough($1::pg_catalog.text::pg_catalog.regclass, $2, $3, $4)`,
+		[]string{c.Table, textArray(c.Columns), textArray(c.Passthrough), boolean(c.AllowIdentifiers)}, nil)
+	if err != nil {
+		return err
+	}
 	data, err := f.readFeatures(ctx, c)
 	if err != nil {
 		return err
@@ -135,8 +140,8 @@ func (f *frontend) createEncoder(ctx context.Context, c rewrite.CreateEncoder) e
 // maxTrainingValues bounds the memory of one training: 1 GiB of features.
 const maxTrainingValues = 1 << 27
 
-// readFeatures streams the training rows into one array: 8 bytes for each feature of each row.
-func (f *frontend) readFeatures(ctx context.Context, c rewrite.CreateEncoder) (train.Data, error) {
+// readFeatures streams the training rows into memory: 8 bytes for each feature of each row.
+func (f *frontend) readFeatures(ctx context.Context, c rewrite.CreateEncoder) (*train.Data, error) {
 	var query string
 	err := f.s.ask(ctx, false, `SELECT scrim.feature_query($1::pg_catalog.text::pg_catalog.regclass, $2)`, []string{c.Table, textArray(c.Columns)},
 		func(cells []cell) error {
@@ -144,34 +149,35 @@ func (f *frontend) readFeatures(ctx context.Context, c rewrite.CreateEncoder) (t
 			return nil
 		})
 	if err != nil {
-		return train.Data{}, err
+		return nil, err
 	}
-	var data train.Data
+	data := train.NewData(len(c.Columns))
+	row := make([]float64, len(c.Columns))
 	err = f.s.ask(ctx, false, query, nil, func(cells []cell) error {
+		row = row[:0]
 		for _, v := range cells {
 			switch len(v) {
 			case 0: // NULL
-				data.Values = append(data.Values, math.NaN())
+				row = append(row, math.NaN())
 			case 8:
-				data.Values = append(data.Values, math.Float64frombits(binary.BigEndian.Uint64(v)))
+				row = append(row, math.Float64frombits(binary.BigEndian.Uint64(v)))
 			default:
 				return errors.New("unexpected feature format")
 			}
 		}
-		data.Rows++
-		if len(data.Values) > maxTrainingValues {
+		if data.Rows() >= maxTrainingValues/len(c.Columns) {
 			return &Error{
 				Code: "54000", Message: fmt.Sprintf("table %s has too many rows to train on", c.Table),
 				Hint: fmt.Sprintf("At most %d values are held in memory in this version: train on a view or copy with fewer rows.", maxTrainingValues),
 			}
 		}
-		return nil
+		return data.Append(row)
 	})
 	return data, err
 }
 
 // train runs the training and tells the client how it goes, about once a second.
-func (f *frontend) train(ctx context.Context, cfg train.Config, data train.Data) (train.Result, error) {
+func (f *frontend) train(ctx context.Context, cfg train.Config, data *train.Data) (train.Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	started, last := time.Now(), time.Time{}
@@ -202,7 +208,7 @@ func (f *frontend) train(ctx context.Context, cfg train.Config, data train.Data)
 		}
 	}
 	for _, w := range result.Warnings {
-		if err := f.notice("%s", w); err != nil {
+		if err := f.warn("%s", w); err != nil {
 			return result, err
 		}
 	}
@@ -211,7 +217,16 @@ func (f *frontend) train(ctx context.Context, cfg train.Config, data train.Data)
 
 // notice tells the client something while it waits. Only an action may: the queue is drained then.
 func (f *frontend) notice(format string, args ...any) error {
-	msg := pgproto3.NoticeResponse{Severity: "NOTICE", SeverityUnlocalized: "NOTICE", Code: "00000", Message: fmt.Sprintf(format, args...)}
+	return f.tell("NOTICE", "00000", fmt.Sprintf(format, args...))
+}
+
+// warn is notice of what the client should look at.
+func (f *frontend) warn(format string, args ...any) error {
+	return f.tell("WARNING", "01000", fmt.Sprintf(format, args...))
+}
+
+func (f *frontend) tell(severity, code, message string) error {
+	msg := pgproto3.NoticeResponse{Severity: severity, SeverityUnlocalized: severity, Code: code, Message: message}
 	if _, err := f.s.client.Write(encode(&msg)); err != nil {
 		return errClientGone
 	}

@@ -21,11 +21,13 @@ type CreateEncoder struct {
 	Table       string // as typed: PostgreSQL resolves it
 	Columns     []string
 	Passthrough []string
-	IfNotExists bool
-	LatentDims  int
-	Epochs      int
-	BatchSize   int
-	Seed        int64
+	// AllowIdentifiers lets unique columns be passed through.
+	AllowIdentifiers bool
+	IfNotExists      bool
+	LatentDims       int
+	Epochs           int
+	BatchSize        int
+	Seed             int64
 }
 
 // DropEncoder is DROP ENCODER.
@@ -406,7 +408,8 @@ func (p *parser) encoderOption(c *CreateEncoder) {
 			refuse(codeFeatureNotSupported, p.offset(p.next), "Leave it out, or say device = cpu.", "device %q is not supported yet", device)
 		}
 	case "allow_identifiers":
-		if !p.try("true") && !p.try("false") {
+		c.AllowIdentifiers = p.try("true")
+		if !c.AllowIdentifiers && !p.try("false") {
 			p.fail("true or false")
 		}
 	default:

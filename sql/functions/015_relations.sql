@@ -134,3 +134,28 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
        AND NOT EXISTS (SELECT 1 FROM var v WHERE v.relid IS NULL)
        AND NOT EXISTS (SELECT 1 FROM var v WHERE v.relid = relation AND (v.num = 0 OR v.num = ANY (nums)) AND NOT EXISTS (SELECT 1 FROM copy c WHERE c.ord = v.ord))
 $$;
+
+-- The columns of a relation that have unique values by themselves, each with the index that says so: the key of a unique index that has
+-- no other (a partial one too, and one on an expression of that column alone). Of a view, the columns that are made of such a one.
+CREATE FUNCTION scrim.identifying(relation oid) RETURNS TABLE (num smallint, oid oid)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY
+        SELECT i.indkey[0], i.indexrelid FROM pg_index i
+         WHERE i.indrelid = relation AND i.indisunique AND i.indnkeyatts = 1 AND i.indkey[0] > 0;
+    RETURN QUERY  -- what an expression reads; a condition of the index would be among it
+        SELECT d.refobjsubid::smallint, i.indexrelid
+          FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+         WHERE i.indrelid = relation AND i.indisunique AND i.indnkeyatts = 1 AND i.indkey[0] = 0 AND i.indpred IS NULL
+           AND d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid > 0
+           AND NOT d.refobjsubid = ANY (i.indkey::smallint[])
+           AND 1 = (SELECT count(DISTINCT o.refobjsubid) FROM pg_depend o
+                     WHERE o.classid = 'pg_class'::regclass AND o.objid = i.indexrelid AND o.refclassid = 'pg_class'::regclass AND o.refobjid = relation
+                       AND o.refobjsubid > 0 AND NOT o.refobjsubid = ANY (i.indkey::smallint[]));
+    IF (SELECT c.relkind IN ('v', 'm') FROM pg_class c WHERE c.oid = relation) THEN
+        RETURN QUERY
+            SELECT v.attnum, below.oid
+              FROM scrim.view_columns(relation) v, scrim.identifying(v.source) below
+             WHERE below.num = v.source_attnum;
+    END IF;
+END $$;

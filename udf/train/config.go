@@ -9,7 +9,7 @@ import (
 
 // Limits. They keep one training step below a second on one core.
 const (
-	MaxFeatures   = 64
+	MaxFeatures   = 62 // as many as the NULL mask of a seal has room for
 	MaxLatentDims = 1024
 	MaxEpochs     = 10_000
 	MaxBatchSize  = 8192
@@ -27,7 +27,7 @@ type Config struct {
 	LearningRate float64 // of Adam; default 0.005
 	Seed         int64   // of weights and shuffling
 
-	// BatchSize is the rows of a step, never more than there are. Default: 512, or
+	// BatchSize is the rows of a step, never more than there are (Run warns). Default: 512, or
 	// on small tables a 32nd of the rows (but at least 16), because an epoch of two
 	// or three steps learns nothing.
 	BatchSize int
@@ -36,13 +36,6 @@ type Config struct {
 	// them. Default: one layer, 32 wide up to four features and 64 above. Empty but
 	// not nil is a linear encoder.
 	Hidden []int
-}
-
-// Data is the rows to train on: Rows*len(Features) values row by row, NaN for
-// NULL. Run does not change them.
-type Data struct {
-	Rows   int
-	Values []float64
 }
 
 // Progress is reported after each epoch. Loss is the mean squared error of the

@@ -28,7 +28,8 @@
 // Input "features", double [N, k]: NaN is a missing value and becomes the
 // training mean; then (x - mean) / std in double, clipped to ±10 so that
 // outliers and infinities stay finite; then float, hidden layers with Tanh and a
-// linear layer to "code", float [N, dims]. Metadata: scrim.version,
+// linear layer to "code", float [N, dims]. A feature that was constant in training
+// has weights of zero. Metadata: scrim.version,
 // scrim.features (a JSON array of names) and the test vector. No row of the
 // table is in the file; means and standard deviations are.
 //

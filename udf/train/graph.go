@@ -53,6 +53,17 @@ func (n network) params() int {
 	return total
 }
 
+// ignore makes the code independent of features that were constant in training:
+// their weights are as random as they were at first, and would let a later value
+// through.
+func (n network) ignore(features []bool, params []float32) {
+	for j, ignored := range features {
+		if ignored {
+			clear(params[j*n.widths[1] : (j+1)*n.widths[1]])
+		}
+	}
+}
+
 // stepGraph adds names to the plain ONNX writer: every node makes one value.
 type stepGraph struct{ onnx.Graph }
 

@@ -17,7 +17,7 @@ import (
 // Run trains an encoder. The rows that are left when an epoch has no full batch
 // any more sit out that epoch; each epoch shuffles anew. progress may be nil; it
 // is called on the caller's goroutine.
-func Run(ctx context.Context, rt *udf.Runtime, cfg Config, data Data, progress func(Progress)) (Result, error) {
+func Run(ctx context.Context, rt *udf.Runtime, cfg Config, data *Data, progress func(Progress)) (Result, error) {
 	if err := cfg.Validate(); err != nil {
 		return Result{}, err
 	}
@@ -26,12 +26,17 @@ func Run(ctx context.Context, rt *udf.Runtime, cfg Config, data Data, progress f
 	if err != nil {
 		return Result{}, err
 	}
+	if cfg.BatchSize > data.rows {
+		prep.warnings = append(prep.warnings, fmt.Sprintf("a batch of %d rows is more than the %d rows that there are: each step trains on all of them",
+			cfg.BatchSize, data.rows))
+	}
 	net := newNetwork(len(cfg.Features), cfg.Hidden, cfg.LatentDims)
 	random := newGenerator(cfg.Seed)
 	params, loss, err := fit(ctx, rt, cfg, net, prep.z, random, progress)
 	if err != nil {
 		return Result{}, err
 	}
+	net.ignore(prep.constant, params)
 	model, err := export(net, cfg.Features, prep, params)
 	if err != nil {
 		return Result{}, err
@@ -47,7 +52,7 @@ func Run(ctx context.Context, rt *udf.Runtime, cfg Config, data Data, progress f
 		Inputs:   len(cfg.Features),
 		Dims:     cfg.LatentDims,
 		Loss:     loss,
-		Rows:     data.Rows,
+		Rows:     data.rows,
 		Nulls:    prep.nulls,
 		Warnings: prep.warnings,
 	}, nil

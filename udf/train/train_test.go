@@ -23,9 +23,10 @@ import (
 
 // sample makes rows whose features depend on two hidden causes, with a few
 // missing values.
-func sample(rows, features int, seed uint64) Data {
+func sample(rows, features int, seed uint64) *Data {
 	r := rand.New(rand.NewPCG(seed, 1))
-	d := Data{Rows: rows}
+	d := NewData(features)
+	row := make([]float64, features)
 	for range rows {
 		a, b := r.NormFloat64(), r.NormFloat64()
 		for j := range features {
@@ -33,7 +34,30 @@ func sample(rows, features int, seed uint64) Data {
 			if r.IntN(50) == 0 {
 				v = math.NaN()
 			}
-			d.Values = append(d.Values, v)
+			row[j] = v
+		}
+		if err := d.Append(row); err != nil {
+			panic(err)
+		}
+	}
+	return d
+}
+
+// values are all of them, row by row.
+func values(d *Data) []float64 {
+	var all []float64
+	for i := range d.Rows() {
+		all = append(all, d.Row(i)...)
+	}
+	return all
+}
+
+// rowsOf is Data of the given values, row by row.
+func rowsOf(features int, values ...float64) *Data {
+	d := NewData(features)
+	for i := 0; i < len(values); i += features {
+		if err := d.Append(values[i : i+features]); err != nil {
+			panic(err)
 		}
 	}
 	return d
@@ -52,7 +76,7 @@ func small() Config {
 	return Config{Features: names(3), LatentDims: 2, Epochs: 4, BatchSize: 64, Seed: 42}
 }
 
-func run(tb testing.TB, rt *udf.Runtime, cfg Config, data Data) Result {
+func run(tb testing.TB, rt *udf.Runtime, cfg Config, data *Data) Result {
 	tb.Helper()
 	res, err := Run(context.Background(), rt, cfg, data, nil)
 	if err != nil {
@@ -86,7 +110,7 @@ func load(tb testing.TB, rt *udf.Runtime, res Result) *udf.Encoder {
 func TestRun(t *testing.T) {
 	rt := udftest.Runtime(t)
 	data := sample(3000, 3, 1)
-	before := slices.Clone(data.Values)
+	before := values(data)
 	var losses []float64
 	cfg := small()
 	res, err := Run(context.Background(), rt, cfg, data, func(p Progress) {
@@ -105,7 +129,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("result %+v", res)
 	}
 	nulls := make([]int, 3)
-	for i, v := range data.Values {
+	for i, v := range values(data) {
 		if math.IsNaN(v) {
 			nulls[i%3]++
 		}
@@ -135,7 +159,7 @@ func TestEncoderOfTrainedModel(t *testing.T) {
 	}
 
 	distinct := map[[2]float32]bool{}
-	codes := encode(data.Values...)
+	codes := encode(values(data)...)
 	for i := range 2000 {
 		distinct[[2]float32(codes[2*i:])] = true
 	}
@@ -190,8 +214,8 @@ func TestExportStandardises(t *testing.T) {
 	sum := sha256.Sum256(model)
 	e := load(t, rt, Result{Model: model, SHA256: hex.EncodeToString(sum[:]), Inputs: 2, Dims: 2})
 	codes, want := make([]float32, 2), make([]float32, 2)
-	for i := range data.Rows {
-		row := data.Values[2*i : 2*i+2]
+	for i := range data.Rows() {
+		row := data.Row(i)
 		if err := e.Encode(codes, row); err != nil {
 			t.Fatal(err)
 		}
@@ -204,15 +228,17 @@ func TestExportStandardises(t *testing.T) {
 func TestSameRowsSameBytes(t *testing.T) {
 	rt := udftest.Runtime(t)
 	data := sample(1500, 3, 4)
-	data.Values[7] = math.Copysign(0, -1)
+	data.Row(2)[1] = math.Copysign(0, -1)
 	want := run(t, rt, small(), data).SHA256
 	if got := run(t, rt, small(), data).SHA256; got != want {
 		t.Error("a second run made another model")
 	}
 
-	shuffled := Data{Rows: data.Rows}
-	for _, i := range rand.New(rand.NewPCG(9, 9)).Perm(data.Rows) {
-		shuffled.Values = append(shuffled.Values, data.Values[3*i:3*i+3]...)
+	shuffled := NewData(3)
+	for _, i := range rand.New(rand.NewPCG(9, 9)).Perm(data.Rows()) {
+		if err := shuffled.Append(data.Row(i)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if got := run(t, rt, small(), shuffled).SHA256; got != want {
 		t.Error("another order of the rows made another model")
@@ -223,7 +249,7 @@ func TestSameRowsSameBytes(t *testing.T) {
 	if run(t, rt, seed, data).SHA256 == want {
 		t.Error("the seed makes no difference")
 	}
-	shuffled.Values[0]++
+	shuffled.Row(0)[0]++
 	if run(t, rt, small(), shuffled).SHA256 == want {
 		t.Error("a changed value makes no difference")
 	}
@@ -273,26 +299,28 @@ func TestConcurrentRuns(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	rt := udftest.Runtime(t)
 	good := sample(100, 3, 6)
-	with := func(i int, v float64) Data {
-		values := slices.Clone(good.Values)
-		values[i] = v
-		return Data{Rows: 100, Values: values}
+	with := func(i int, v float64) *Data {
+		d := rowsOf(3, values(good)...)
+		d.Row(i / 3)[i%3] = v
+		return d
 	}
-	noSecond := Data{Rows: 100, Values: slices.Clone(good.Values)}
-	for i := 1; i < 300; i += 3 {
-		noSecond.Values[i] = math.NaN()
+	noSecond := rowsOf(3, values(good)...)
+	for i := range 100 {
+		noSecond.Row(i)[1] = math.NaN()
 	}
 	cases := map[string]struct {
 		change func(*Config)
-		data   Data
+		data   *Data
 		want   string
 	}{
-		"no rows":          {data: Data{}, want: "no rows to train on"},
+		"no rows":          {data: NewData(3), want: "no rows to train on (choose a table that has rows)"},
+		"one row":          {data: rowsOf(3, 1, 2, 3), want: "one row is not enough to train on (an encoder learns how rows differ: choose a table that has more)"},
+		"all constant":     {data: rowsOf(3, 1, 2, 3, 1, math.NaN(), 3), want: "every feature is constant (choose a column whose values differ)"},
 		"all missing":      {data: noSecond, want: `feature "f1" is missing in every row (leave the column out)`},
 		"infinite":         {data: with(5, math.Inf(-1)), want: `feature "f2" has infinite values`},
 		"huge":             {data: with(3, 1e200), want: `feature "f0" has values beyond 1e140`},
 		"no features":      {change: func(c *Config) { c.Features = nil }, want: "no features"},
-		"65 features":      {change: func(c *Config) { c.Features = names(65) }, want: "65 features, at most 64"},
+		"63 features":      {change: func(c *Config) { c.Features = names(63) }, want: "63 features, at most 62 are possible (train on fewer columns)"},
 		"unnamed feature":  {change: func(c *Config) { c.Features[1] = "" }, want: "feature 2 has no name"},
 		"repeated feature": {change: func(c *Config) { c.Features[1] = "f0" }, want: `feature "f0" is listed twice`},
 		"no latent dims":   {change: func(c *Config) { c.LatentDims = 0 }, want: "latent dimensions is 0 (choose 1 to 1024)"},
@@ -318,29 +346,84 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
-	if _, err := Run(context.Background(), rt, small(), Data{Rows: 99, Values: good.Values}, nil); err == nil {
-		t.Error("values that are not whole rows are accepted")
+	if _, err := Run(context.Background(), rt, small(), sample(100, 2, 6), nil); err == nil {
+		t.Error("rows of two values are accepted for three features")
+	}
+	if err := NewData(3).Append([]float64{1, 2}); err == nil {
+		t.Error("a row of two values is taken for one of three")
 	}
 }
 
 func TestWarnings(t *testing.T) {
 	rt := udftest.Runtime(t)
 	data := sample(200, 3, 7)
-	for i := range data.Rows {
-		data.Values[3*i] = 0.1 // its mean rounds to something else
+	for i := range data.Rows() {
+		data.Row(i)[0] = 0.1 // its mean rounds to something else
 		if i < 101 {
-			data.Values[3*i+2] = math.NaN()
+			data.Row(i)[2] = math.NaN()
 		}
 	}
-	res := run(t, rt, small(), data)
+	cfg := small()
+	cfg.BatchSize = 201
+	res := run(t, rt, cfg, data)
 	want := []string{
 		`feature "f0" is constant: it adds nothing to the codes`,
 		`feature "f2" is missing in more than half of the rows`,
+		"a batch of 201 rows is more than the 200 rows that there are: each step trains on all of them",
 	}
 	if !slices.Equal(res.Warnings, want) {
 		t.Errorf("warnings %q", res.Warnings)
 	}
-	load(t, rt, res)
+	e := load(t, rt, res)
+	codes := make([]float32, 8)
+	if err := e.Encode(codes, []float64{0.1, 2, 3, 0.7, 2, 3, math.NaN(), 2, 3, math.Inf(1), 2, 3}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 6 {
+		if codes[i] != codes[i+2] {
+			t.Errorf("a feature that was constant in training changes the code: %v", codes)
+		}
+	}
+
+	half := sample(200, 3, 7)
+	for i := range half.Rows() {
+		for j := range 3 {
+			half.Row(i)[j] = float64(i)
+		}
+		if i < 100 {
+			half.Row(i)[2] = math.NaN()
+		}
+	}
+	cfg.BatchSize = 200
+	if res := run(t, rt, cfg, half); len(res.Warnings) != 0 {
+		t.Errorf("half is not more than half, and a batch may be all rows: %q", res.Warnings)
+	}
+}
+
+// Rows in several chunks are what was put in, and train like any others.
+func TestChunks(t *testing.T) {
+	const n = 2*chunkRows + 1
+	d := NewData(2)
+	for i := range n {
+		if err := d.Append([]float64{float64(i), -float64(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d.Rows() != n {
+		t.Fatalf("%d rows", d.Rows())
+	}
+	for i := range n {
+		if !slices.Equal(d.Row(i), []float64{float64(i), -float64(i)}) {
+			t.Fatalf("row %d is %v", i, d.Row(i))
+		}
+	}
+	p, err := prepare(context.Background(), names(2), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.mean[0] != chunkRows || p.z[0] != -p.z[1] || p.z[0] >= p.z[2] || p.z[2*n-2] != -p.z[0] {
+		t.Errorf("mean %v, z %v ... %v", p.mean, p.z[:3], p.z[2*n-2:])
+	}
 }
 
 // Shapes at the edges of what is allowed train, export and load.
@@ -350,11 +433,11 @@ func TestOddShapes(t *testing.T) {
 		cfg  Config
 		rows int
 	}{
-		"one row":            {Config{Features: names(2), LatentDims: 1}, 1},
+		"two rows":           {Config{Features: names(2), LatentDims: 1}, 2},
 		"fewer than a batch": {Config{Features: names(2), LatentDims: 1}, 100},
 		"one of everything":  {Config{Features: names(1), LatentDims: 1, Hidden: []int{1}, BatchSize: 1}, 3},
 		"linear":             {Config{Features: names(4), LatentDims: 2, Hidden: []int{}}, 600},
-		"wide":               {Config{Features: names(64), LatentDims: 1024, Epochs: 1}, 600},
+		"wide":               {Config{Features: names(62), LatentDims: 1024, Epochs: 1}, 600},
 		"deep":               {Config{Features: names(5), LatentDims: 3, Hidden: []int{9, 8, 7, 6}, Epochs: 2}, 600},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -365,8 +448,8 @@ func TestOddShapes(t *testing.T) {
 
 func TestCancel(t *testing.T) {
 	rt := udftest.Runtime(t)
-	cfg := Config{Features: names(64), LatentDims: 512, Hidden: []int{1024, 1024}, BatchSize: 4096, Epochs: 1000}
-	data := sample(4096, 64, 9)
+	cfg := Config{Features: names(62), LatentDims: 512, Hidden: []int{1024, 1024}, BatchSize: 4096, Epochs: 1000}
+	data := sample(4096, 62, 9)
 	for name, wait := range map[string]time.Duration{"before": 0, "in a step": 500 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), wait)
