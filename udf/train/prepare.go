@@ -16,6 +16,7 @@ const largest = 1e140
 // prepared is the data as the network sees it.
 type prepared struct {
 	z         []float32 // standardised, in canonical order
+	order     []int32   // which row of the data each of them is
 	mean, std []float64
 	nulls     []int
 	warnings  []string
@@ -38,6 +39,7 @@ func prepare(ctx context.Context, features []string, data Data) (prepared, error
 	if err != nil {
 		return prepared{}, err
 	}
+	p.order = order
 	for j, name := range features {
 		if err := p.describe(j, name, k, order, data); err != nil {
 			return prepared{}, err
