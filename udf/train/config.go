@@ -67,7 +67,8 @@ type Result struct {
 	Loss     float64   // of the last epoch
 	Losses   []float64 // of each epoch
 	Rows     int
-	Nulls    []int // missing values of each feature
+	Nulls    []int  // missing values of each feature
+	Constant []bool // features with one value in all rows
 	Warnings []string
 
 	// What the trained network does to a sample of the training rows, drawn with the

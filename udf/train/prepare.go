@@ -19,6 +19,7 @@ type prepared struct {
 	order     []int32   // which row of the data each of them is
 	mean, std []float64
 	nulls     []int
+	constant  []bool
 	warnings  []string
 }
 
@@ -31,9 +32,10 @@ func prepare(ctx context.Context, features []string, data Data) (prepared, error
 		return prepared{}, fmt.Errorf("train: %d values are not %d rows of %d features", len(data.Values), data.Rows, k)
 	}
 	p := prepared{
-		mean:  make([]float64, k),
-		std:   make([]float64, k),
-		nulls: make([]int, k),
+		mean:     make([]float64, k),
+		std:      make([]float64, k),
+		nulls:    make([]int, k),
+		constant: make([]bool, k),
 	}
 	order, err := canonicalOrder(ctx, data, k)
 	if err != nil {
@@ -105,7 +107,7 @@ func (p *prepared) describe(j int, name string, k int, order []int32, data Data)
 	p.mean[j] = sum / n
 	p.std[j] = p.deviation(j, k, order, data, n)
 	if low == high || p.std[j] == 0 {
-		p.mean[j], p.std[j] = low, 1
+		p.mean[j], p.std[j], p.constant[j] = low, 1, true
 		p.warnings = append(p.warnings, fmt.Sprintf("feature %q is constant: it adds nothing to the codes", name))
 	}
 	return nil

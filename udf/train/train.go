@@ -58,6 +58,7 @@ func Run(ctx context.Context, rt *udf.Runtime, cfg Config, data Data, progress f
 		Losses:   losses,
 		Rows:     data.Rows,
 		Nulls:    prep.nulls,
+		Constant: prep.constant,
 		Warnings: prep.warnings,
 		Sample:   rows,
 		Codes:    codes,

@@ -1,0 +1,1 @@
+-- Kept free for the versions of encoders, which are made at the same time as 0006: numbers have no gaps. It changes nothing.
