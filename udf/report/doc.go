@@ -29,8 +29,9 @@
 //
 // # Bounds
 //
-// At most 10,000 rows are used (package train draws no more), and fewer where rows are wide, so that the distances take at most 3e8
-// multiplications (some more with a target): about half a second. With less than [MinRows] nothing can be said. Memory is some megabytes.
+// At most 10,000 rows are used (package train draws no more), and fewer where rows are wide, so that the distances take at
+// most 3e8 multiplications, some more with a target: 0.4 s for 16 features and 16 dimensions, however many rows there
+// are. Codes of 1,024 dimensions take 2 to 3 s and 40 MB, for the ridge. With less than [MinRows] rows nothing can be said.
 //
 // # The same bits
 //

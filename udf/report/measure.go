@@ -152,17 +152,23 @@ func describe(m matrix, j int) (mean, std float64) {
 	return mean, math.Sqrt(squares / n)
 }
 
-// attacker has x, standardised, of all rows, and has found the neighbours of those that tune and judge among his own.
+// attacker has x, standardised, of all rows, and has prepared what does not depend on what he is to predict: the factors of
+// his own rows, and of the others the neighbours among his own.
 type attacker struct {
-	at    split
-	x     matrix
-	found [][]int32
+	at      split
+	x       matrix
+	factors [][]float64
+	found   [][]int32
 }
 
 func newAttacker(ctx context.Context, at split, x matrix) (*attacker, error) {
+	factors, err := factors(ctx, x.part(0, at.tune))
+	if err != nil {
+		return nil, err
+	}
 	k := min(counts[len(counts)-1], at.tune)
 	found, err := nearest(ctx, x.part(at.tune, at.rows), x.part(0, at.tune), k)
-	return &attacker{at, x, found}, err
+	return &attacker{at, x, factors, found}, err
 }
 
 // regained is the held-out R² of both methods.
@@ -178,7 +184,7 @@ func (r regained) best() float64 {
 // regain predicts each column of y, standardised, from x. Only rows where known is not NaN are judged.
 func (a *attacker) regain(y, known matrix) []regained {
 	d, m := a.x.cols, y.cols
-	solutions := ridge(a.x.part(0, a.at.tune), y.part(0, a.at.tune))
+	solutions := ridge(a.factors, a.x.part(0, a.at.tune), y.part(0, a.at.tune))
 	out := make([]regained, m)
 	for j := range m {
 		linear := func(choice int) func(row int) float64 {

@@ -1,41 +1,62 @@
 package report
 
-import "math"
+import (
+	"context"
+	"math"
+)
 
 // lambdas is the grid of ridge regression, in units of the components' variance.
 var lambdas = []float64{1e-6, 1e-4, 1e-2, 1}
 
-// ridge returns for each lambda the weights that predict y from x: d for each of y's columns, one column after the other.
-// Columns of both have mean 0.
-func ridge(x, y matrix) [][]float64 {
-	d, m := x.cols, y.cols
-	n := float64(x.rows)
-	gram, cross := make([]float64, d*d), make([]float64, d*m)
+// factors returns for each lambda the lower triangle L with LLᵀ = XᵀX/n + λI.
+func factors(ctx context.Context, x matrix) ([][]float64, error) {
+	d := x.cols
+	gram := make([]float64, d*d)
 	for r := range x.rows {
-		row, target := x.row(r), y.row(r)
+		if r%64 == 0 && ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		row := x.row(r)
 		for i, v := range row {
 			axpy(gram[i*d:i*d+i+1], v, row[:i+1])
 		}
-		for j, v := range target {
-			axpy(cross[j*d:(j+1)*d], v, row)
+	}
+	var out [][]float64
+	for _, lambda := range lambdas {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
+		l := make([]float64, d*d)
+		for i, v := range gram {
+			l[i] = v / float64(x.rows)
+		}
+		for i := range d {
+			l[i*d+i] += lambda
+		}
+		cholesky(l, d)
+		out = append(out, l)
 	}
-	for i := range gram {
-		gram[i] /= n
-	}
-	for i := range cross {
-		cross[i] /= n
+	return out, nil
+}
+
+// ridge returns for each lambda the weights that predict y from x: d for each of y's columns, one column after the other.
+// Columns of both have mean 0. factors are those of x.
+func ridge(factors [][]float64, x, y matrix) [][]float64 {
+	d, m := x.cols, y.cols
+	cross := make([]float64, d*m)
+	for r := range x.rows {
+		for j, v := range y.row(r) {
+			axpy(cross[j*d:(j+1)*d], v, x.row(r))
+		}
 	}
 	var solutions [][]float64
-	for _, lambda := range lambdas {
-		factor := append([]float64(nil), gram...)
-		for i := range d {
-			factor[i*d+i] += lambda
+	for _, l := range factors {
+		w := make([]float64, d*m)
+		for i, v := range cross {
+			w[i] = v / float64(x.rows)
 		}
-		cholesky(factor, d)
-		w := append([]float64(nil), cross...)
 		for j := range m {
-			solve(factor, d, w[j*d:(j+1)*d])
+			solve(l, d, w[j*d:(j+1)*d])
 		}
 		solutions = append(solutions, w)
 	}
