@@ -341,6 +341,38 @@ func TestRowsOfReport(t *testing.T) {
 	}
 }
 
+// The order in which a table gives its rows leaves no trace in the report, nor does the number of processors.
+func TestSameRowsSameReport(t *testing.T) {
+	v := normal(12_000, 3, 15)
+	v[7] = math.NaN()
+	cfg := train.Config{Features: names(3), LatentDims: 2, Epochs: 3, Seed: 5}
+	target := &Target{Name: "t", Values: normal(12_000, 1, 16)}
+	json := func(data []float64, target *Target) string {
+		text, err := trained(t, cfg, train.Data{Rows: 12_000, Values: data}, target).JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	want := json(v, target)
+	var shuffled []float64
+	other := &Target{Name: "t"}
+	for _, row := range rand.New(rand.NewPCG(1, 2)).Perm(12_000) {
+		shuffled = append(shuffled, v[3*row:3*row+3]...)
+		other.Values = append(other.Values, target.Values[row])
+	}
+	old := runtime.GOMAXPROCS(5)
+	got := json(shuffled, other)
+	runtime.GOMAXPROCS(old)
+	if got != want {
+		t.Errorf("another order, another report:\n%s\n%s", got, want)
+	}
+	cfg.Seed++
+	if json(v, target) == want {
+		t.Error("the seed makes no difference")
+	}
+}
+
 func BenchmarkMeasure(b *testing.B) {
 	for name, c := range map[string]struct{ features, dims int }{"16-8": {16, 8}, "16-16": {16, 16}, "26-1024": {26, 1024}, "3-2": {3, 2}} {
 		b.Run(name, func(b *testing.B) {
