@@ -168,7 +168,7 @@ func (r *Report) Check(most float64) error {
 			}
 		case leakage > most:
 			return &train.Error{
-				Message: fmt.Sprintf("the leakage of column %q is %.3f, more than max_leakage %v", name, leakage, most),
+				Message: fmt.Sprintf("the leakage of column %q is %.4f, more than max_leakage %v", name, leakage, most),
 				Hint:    "Choose fewer latent_dims, leave out the column, or allow more. Nothing was published.",
 			}
 		}
