@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/scrimdb/scrim/rewrite"
+	"github.com/scrimdb/scrim/udf/report"
 	"github.com/scrimdb/scrim/udf/train"
 )
 
@@ -116,11 +117,24 @@ func (f *frontend) createEncoder(ctx context.Context, c rewrite.CreateEncoder) e
 	if err != nil {
 		return err
 	}
-	data, err := f.readFeatures(ctx, c)
+	data, target, err := f.readFeatures(ctx, c)
 	if err != nil {
 		return err
 	}
 	result, err := f.train(ctx, cfg, data)
+	if err != nil {
+		return err
+	}
+	made, err := report.Of(ctx, cfg.Features, data, result, target)
+	if err != nil {
+		return context.Cause(ctx) // it was cancelled
+	}
+	if c.MaxLeakage > 0 {
+		if err := made.Check(c.MaxLeakage); err != nil {
+			return err
+		}
+	}
+	figures, err := made.JSON()
 	if err != nil {
 		return err
 	}
@@ -129,40 +143,58 @@ func (f *frontend) createEncoder(ctx context.Context, c rewrite.CreateEncoder) e
 	if err != nil {
 		return err
 	}
-	return f.s.ask(ctx, false,
+	err = f.s.ask(ctx, false,
 		`SELECT scrim.register_encoder($1, $2::pg_catalog.text::pg_catalog.regclass, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
 		[]string{
 			c.Name, c.Table, textArray(c.Columns), textArray(c.Passthrough), fmt.Sprint(c.LatentDims), fmt.Sprint(c.Epochs),
 			fmt.Sprint(c.BatchSize), fmt.Sprint(c.Seed), hash, fmt.Sprint(result.Rows), fmt.Sprint(result.Loss),
 		}, nil)
+	if err != nil {
+		return err
+	}
+	return f.s.ask(ctx, false, `SELECT scrim.register_report($1, $2, $3)`, []string{c.Name, fmt.Sprint(firstVersion), figures}, nil)
 }
 
 // maxTrainingValues bounds the memory of one training: 1 GiB of features.
 const maxTrainingValues = 1 << 27
 
-// readFeatures streams the training rows into memory: 8 bytes for each feature of each row.
-func (f *frontend) readFeatures(ctx context.Context, c rewrite.CreateEncoder) (*train.Data, error) {
+// readFeatures streams the training rows into memory: 8 bytes for each feature of each row, and for the target if
+// there is one.
+func (f *frontend) readFeatures(ctx context.Context, c rewrite.CreateEncoder) (*train.Data, *report.Target, error) {
 	var query string
-	err := f.s.ask(ctx, false, `SELECT scrim.feature_query($1::pg_catalog.text::pg_catalog.regclass, $2)`, []string{c.Table, textArray(c.Columns)},
+	var labels bool
+	err := f.s.ask(ctx, false,
+		`SELECT scrim.feature_query(t, $2, NULLIF($3::pg_catalog.text, '')), coalesce(scrim.is_label(t, $3), false)
+		   FROM CAST($1::pg_catalog.text AS pg_catalog.regclass) t`,
+		[]string{c.Table, textArray(c.Columns), c.Target},
 		func(cells []cell) error {
-			query = string(cells[0])
+			query, labels = string(cells[0]), cells[1][0] == 1
 			return nil
 		})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	data := train.NewData(len(c.Columns))
+	var target *report.Target
+	if c.Target != "" {
+		target = &report.Target{Name: c.Target, Labels: labels}
+	}
 	row := make([]float64, len(c.Columns))
 	err = f.s.ask(ctx, false, query, nil, func(cells []cell) error {
 		row = row[:0]
-		for _, v := range cells {
+		for i, v := range cells {
+			number := math.NaN() // NULL
 			switch len(v) {
-			case 0: // NULL
-				row = append(row, math.NaN())
+			case 0:
 			case 8:
-				row = append(row, math.Float64frombits(binary.BigEndian.Uint64(v)))
+				number = math.Float64frombits(binary.BigEndian.Uint64(v))
 			default:
 				return errors.New("unexpected feature format")
+			}
+			if i < len(c.Columns) {
+				row = append(row, number)
+			} else {
+				target.Values = append(target.Values, number)
 			}
 		}
 		if data.Rows() >= maxTrainingValues/len(c.Columns) {
@@ -173,7 +205,7 @@ func (f *frontend) readFeatures(ctx context.Context, c rewrite.CreateEncoder) (*
 		}
 		return data.Append(row)
 	})
-	return data, err
+	return data, target, err
 }
 
 // train runs the training and tells the client how it goes, about once a second.

@@ -28,6 +28,8 @@ type CreateEncoder struct {
 	Epochs           int
 	BatchSize        int
 	Seed             int64
+	MaxLeakage       float64 // 0: whatever it is
+	Target           string  // a passthrough column whose prediction is compared; empty for none
 }
 
 // DropEncoder is DROP ENCODER.
@@ -379,6 +381,9 @@ func (p *parser) createEncoder() Command {
 		}
 		p.need(")")
 	}
+	if c.Target != "" && !slices.Contains(c.Passthrough, c.Target) {
+		refuse("42703", -1, "The target is one of the columns in PASSTHROUGH (...).", "target %q is not a passthrough column", c.Target)
+	}
 	if !p.try("WAIT") {
 		if p.next < len(p.tokens) && p.spell(p.next) != ";" {
 			p.fail("WAIT")
@@ -402,6 +407,10 @@ func (p *parser) encoderOption(c *CreateEncoder) {
 		c.BatchSize = p.integer(1, 1<<20)
 	case "seed":
 		c.Seed = int64(p.integer(0, 1<<62))
+	case "max_leakage":
+		c.MaxLeakage = p.fraction()
+	case "target":
+		c.Target = p.ident("a passthrough column")
 	case "device":
 		if device := p.ident("cpu or cuda"); device != "cpu" {
 			p.next--
@@ -413,7 +422,7 @@ func (p *parser) encoderOption(c *CreateEncoder) {
 			p.fail("true or false")
 		}
 	default:
-		refuse(codeSyntaxError, p.offset(at), "Options are latent_dims, epochs, batch_size, seed, device and allow_identifiers.",
+		refuse(codeSyntaxError, p.offset(at), "Options are latent_dims, epochs, batch_size, seed, device, allow_identifiers, max_leakage and target.",
 			"unrecognized encoder option %q", name)
 	}
 }
@@ -428,6 +437,19 @@ func (p *parser) integer(least, most int) int {
 	}
 	p.next++
 	return n
+}
+
+// fraction reads a number above 0 and up to 1.
+func (p *parser) fraction() float64 {
+	f, err := strconv.ParseFloat(p.spell(p.next), 64)
+	if err != nil || p.isWord() { // Go has words for numbers
+		p.fail("a number")
+	}
+	if f <= 0 || f > 1 {
+		refuse("22023", p.offset(p.next), "", "%s is outside the valid range (above 0, up to 1)", p.spell(p.next))
+	}
+	p.next++
+	return f
 }
 
 func (p *parser) dropEncoder() Command {

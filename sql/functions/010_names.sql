@@ -124,13 +124,40 @@ BEGIN
     END IF;
 END $$;
 
--- The SELECT that reads training rows; the caller runs it under his own rights.
-CREATE FUNCTION scrim.feature_query(relation regclass, columns text[]) RETURNS text
+-- A column whose prediction from codes is compared: quantities as features are, texts and enums as numbers that are equal
+-- when the texts are. The caller runs it under his own rights, once, so nothing has to be hidden from errors or last.
+CREATE FUNCTION scrim.target_expression(relation regclass, target text, alias text) RETURNS text
+LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    num smallint := (scrim.attnums(relation, ARRAY[target]))[1];
+BEGIN
+    IF scrim.is_label(relation, target) THEN
+        RETURN format('(pg_catalog.hashtextextended(%s.%I::pg_catalog.text COLLATE pg_catalog."C", 0) OPERATOR(pg_catalog.>>) 11)::pg_catalog.float8',
+                      alias, target);
+    END IF;
+    IF scrim.feature_expression(relation, num, alias) IS NULL THEN
+        RAISE EXCEPTION 'column "%" of type % cannot be a target', target,
+                (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum = num)
+            USING ERRCODE = 'feature_not_supported', HINT = 'Targets are numbers, booleans, texts and enums.';
+    END IF;
+    RETURN scrim.feature_expression(relation, num, alias);
+END $$;
+
+-- Whether a target's values are names.
+CREATE FUNCTION scrim.is_label(relation regclass, target text) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT t.typcategory IN ('S', 'E', 'B') FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+     WHERE a.attrelid = relation AND a.attname = target AND a.attnum > 0
+$$;
+
+-- The SELECT that reads training rows, and a target last if there is one; the caller runs it under his own rights.
+CREATE FUNCTION scrim.feature_query(relation regclass, columns text[], target text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     nums smallint[] := scrim.attnums(relation, columns);
 BEGIN
     PERFORM scrim.check_features(relation, nums);
-    RETURN (SELECT format('SELECT %s FROM %s t', string_agg(scrim.feature_expression(relation, n.num, 't'), ', ' ORDER BY n.ord), relation)
+    RETURN (SELECT format('SELECT %s%s FROM %s t', string_agg(scrim.feature_expression(relation, n.num, 't'), ', ' ORDER BY n.ord),
+                          ', ' || scrim.target_expression(relation, target, 't'), relation)
               FROM unnest(nums) WITH ORDINALITY AS n(num, ord));
 END $$;

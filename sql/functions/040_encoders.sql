@@ -59,6 +59,34 @@ BEGIN
     VALUES (new_id, 1, sha256, trained_on, loss);
 END $$;
 
+-- Called in the transaction that registers the version. Only who may use the encoder may say what it is like, once.
+CREATE FUNCTION scrim.register_report(encoder text, version int, report jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM scrim.require_encoder(encoder);
+    INSERT INTO scrim_state.encoder_reports (encoder_id, version, report)
+    SELECT e.id, register_report.version, register_report.report FROM scrim_state.encoders e WHERE e.name = encoder;
+END $$;
+
+-- What the codes of an encoder's default version give away, and what they are good for. A version that was registered
+-- without a report has no rows.
+CREATE FUNCTION scrim.encoder_report(name text)
+RETURNS TABLE (kind text, feature text, measure text, value float8, note text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM scrim_state.encoders e WHERE e.name = encoder_report.name) THEN
+        RAISE EXCEPTION 'encoder "%" does not exist', encoder_report.name USING ERRCODE = 'undefined_object',
+            HINT = 'SHOW ENCODERS lists them.';
+    END IF;
+    RETURN QUERY
+        SELECT f.line->>'kind', f.line->>'feature', f.line->>'measure', (f.line->>'value')::float8, f.line->>'note'
+          FROM scrim_state.encoders e
+          JOIN scrim_state.encoder_reports r ON r.encoder_id = e.id AND r.version = e.default_version,
+               jsonb_array_elements(r.report) WITH ORDINALITY AS f(line, n)
+         WHERE e.name = encoder_report.name
+         ORDER BY f.n;
+END $$;
+
 CREATE FUNCTION scrim.drop_encoder(encoder text, if_exists boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

@@ -5,4 +5,5 @@ GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA scrim TO scrim_admin;
 GRANT EXECUTE ON FUNCTION scrim.require_policy_admin(regclass), scrim.check_new_encoder(text), scrim.drop_encoder(text, boolean),
     scrim.create_masking_policy(text, regclass, text[], text[], text, text[], text, boolean, boolean),
     scrim.drop_masking_policy(text, regclass, boolean), scrim.rotate_key(text, regclass) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION scrim.encoder_report(text) TO scrim_user;
 GRANT SELECT ON ALL TABLES IN SCHEMA scrim TO scrim_user;

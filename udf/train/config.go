@@ -17,6 +17,9 @@ const (
 	MaxLayerWidth = 1024
 )
 
+// SampleRows is the most rows that a Result has codes and errors of.
+const SampleRows = 10_000
+
 // Config says what to train. Zero values of the optional fields take the
 // documented default.
 type Config struct {
@@ -54,10 +57,20 @@ type Result struct {
 	SHA256   string // of Model, hexadecimal
 	Inputs   int
 	Dims     int
-	Loss     float64 // of the last epoch
+	Loss     float64   // of the last epoch
+	Losses   []float64 // of each epoch
 	Rows     int
-	Nulls    []int // missing values of each feature
+	Nulls    []int  // missing values of each feature
+	Constant []bool // features with one value in all rows
 	Warnings []string
+
+	// What the trained network does to a sample of the training rows, drawn with the
+	// seed, in random order: the rows' numbers in Data, their codes (Dims for each
+	// row), and for each feature the mean squared error of the reconstruction in
+	// units of its variance (over the values that are not missing; NaN if all are).
+	Sample []int32
+	Codes  []float32
+	Errors []float64
 }
 
 // Error is a fault of the configuration or the data that the user can mend. It

@@ -13,8 +13,10 @@
 //
 // [Run] is everything: it checks the configuration and the data (an [Error] says
 // what is wrong with them and what to do), puts the rows in canonical order,
-// standardises, trains and exports. Cancelling its context ends it within a
-// second, in the middle of a step too. Nothing outlives the call.
+// standardises, trains, exports, and looks what the whole network does to a sample
+// of the rows, which only it can (the decoder is thrown away). Cancelling its
+// context ends it within a second, in the middle of a step too. Nothing outlives
+// the call.
 //
 // # The same bytes
 //

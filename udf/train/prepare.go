@@ -16,6 +16,7 @@ const largest = 1e140
 // prepared is the data as the network sees it.
 type prepared struct {
 	z         []float32 // standardised, in canonical order
+	order     []int32   // which row of the data each of them is
 	mean, std []float64
 	constant  []bool
 	nulls     []int
@@ -42,6 +43,7 @@ func prepare(ctx context.Context, features []string, data *Data) (prepared, erro
 	if err != nil {
 		return prepared{}, err
 	}
+	p.order = order
 	for j, name := range features {
 		if err := p.describe(j, name, order, data); err != nil {
 			return prepared{}, err

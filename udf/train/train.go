@@ -32,7 +32,7 @@ func Run(ctx context.Context, rt *udf.Runtime, cfg Config, data *Data, progress 
 	}
 	net := newNetwork(len(cfg.Features), cfg.Hidden, cfg.LatentDims)
 	random := newGenerator(cfg.Seed)
-	params, loss, err := fit(ctx, rt, cfg, net, prep.z, random, progress)
+	params, losses, err := fit(ctx, rt, cfg, net, prep.z, random, progress)
 	if err != nil {
 		return Result{}, err
 	}
@@ -45,29 +45,42 @@ func Run(ctx context.Context, rt *udf.Runtime, cfg Config, data *Data, progress 
 	if err != nil {
 		return Result{}, fmt.Errorf("train: check of the exported encoder: %w", err)
 	}
+	rows := random.draw(data.rows, SampleRows)
+	codes, squares, err := evaluate(ctx, rt, net, params, prep, data, rows)
+	if err != nil {
+		return Result{}, err
+	}
+	for i, row := range rows {
+		rows[i] = prep.order[row]
+	}
 	sum := sha256.Sum256(model)
 	return Result{
 		Model:    model,
 		SHA256:   hex.EncodeToString(sum[:]),
 		Inputs:   len(cfg.Features),
 		Dims:     cfg.LatentDims,
-		Loss:     loss,
+		Loss:     losses[len(losses)-1],
+		Losses:   losses,
 		Rows:     data.rows,
 		Nulls:    prep.nulls,
+		Constant: prep.constant,
 		Warnings: prep.warnings,
+		Sample:   rows,
+		Codes:    codes,
+		Errors:   squares,
 	}, nil
 }
 
-// fit returns the trained parameters and the loss of the last epoch.
+// fit returns the trained parameters and the loss of each epoch.
 func fit(ctx context.Context, rt *udf.Runtime, cfg Config, net network, z []float32, random *generator,
 	progress func(Progress),
-) (params []float32, loss float64, err error) {
+) (params []float32, losses []float64, err error) {
 	k := len(cfg.Features)
 	rows := len(z) / k
 	batch := cfg.batch(rows)
 	m, err := newMachine(ctx, rt, net, batch, cfg.LearningRate)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, m.close()) }()
 	random.glorot(net, m.params())
@@ -79,17 +92,19 @@ func fit(ctx context.Context, rt *udf.Runtime, cfg Config, net network, z []floa
 	start := time.Now()
 	for epoch := 1; epoch <= cfg.Epochs; epoch++ {
 		random.shuffle(order)
-		if loss, err = m.epoch(ctx, z, order); err != nil {
-			return nil, 0, err
+		loss, err := m.epoch(ctx, z, order)
+		if err != nil {
+			return nil, nil, err
 		}
 		if math.IsNaN(loss) || math.IsInf(loss, 0) {
-			return nil, 0, refuse("choose a smaller learning rate", "training diverged in epoch %d", epoch)
+			return nil, nil, refuse("choose a smaller learning rate", "training diverged in epoch %d", epoch)
 		}
+		losses = append(losses, loss)
 		if progress != nil {
 			progress(progressAt(epoch, cfg.Epochs, rows, loss, time.Since(start)))
 		}
 	}
-	return append([]float32(nil), m.params()...), loss, nil
+	return append([]float32(nil), m.params()...), losses, nil
 }
 
 func progressAt(epoch, epochs, rows int, loss float64, elapsed time.Duration) Progress {
@@ -122,6 +137,19 @@ func (g *generator) shuffle(order []int32) {
 		j, _ := bits.Mul64(g.pcg.Uint64(), uint64(i)+1)
 		order[i], order[j] = order[j], order[i]
 	}
+}
+
+// draw returns up to most of the numbers from 0 to n-1, each at most once, in random order.
+func (g *generator) draw(n, most int) []int32 {
+	all := make([]int32, n)
+	for i := range all {
+		all[i] = int32(i)
+	}
+	for i := range min(n, most) {
+		j, _ := bits.Mul64(g.pcg.Uint64(), uint64(n-i))
+		all[i], all[i+int(j)] = all[i+int(j)], all[i]
+	}
+	return append([]int32(nil), all[:min(n, most)]...)
 }
 
 // glorot fills in the initial weights and leaves the biases zero.

@@ -128,6 +128,9 @@ func TestRun(t *testing.T) {
 	if res.Rows != 3000 || res.Inputs != 3 || res.Dims != 2 || len(res.Warnings) != 0 {
 		t.Errorf("result %+v", res)
 	}
+	if !slices.Equal(losses, res.Losses) {
+		t.Errorf("losses %v, result %v", losses, res.Losses)
+	}
 	nulls := make([]int, 3)
 	for i, v := range values(data) {
 		if math.IsNaN(v) {
@@ -252,6 +255,39 @@ func TestSameRowsSameBytes(t *testing.T) {
 	shuffled.Row(0)[0]++
 	if run(t, rt, small(), shuffled).SHA256 == want {
 		t.Error("a changed value makes no difference")
+	}
+}
+
+// The sample has each row at most once, and its codes are those of the exported encoder, bit for bit. Its errors are
+// those that the last epoch's loss is about.
+func TestSample(t *testing.T) {
+	rt := udftest.Runtime(t)
+	for _, rows := range []int{2, 3000, 12_000} {
+		data := sample(rows, 3, 11)
+		res := run(t, rt, small(), data)
+		if want := min(rows, SampleRows); len(res.Sample) != want || len(res.Codes) != 2*want || len(res.Errors) != 3 {
+			t.Fatalf("%d rows: %d are sampled, with %d codes and %d errors", rows, len(res.Sample), len(res.Codes), len(res.Errors))
+		}
+		seen := map[int32]bool{}
+		var raw []float64
+		for _, row := range res.Sample {
+			if seen[row] || row < 0 || int(row) >= rows {
+				t.Fatalf("row %d is sampled twice or is none", row)
+			}
+			seen[row] = true
+			raw = append(raw, data.Row(int(row))...)
+		}
+		codes := make([]float32, len(res.Codes))
+		if err := load(t, rt, res).Encode(codes, raw); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(codes, res.Codes) {
+			t.Errorf("%d rows: the encoder has other codes than the sample", rows)
+		}
+		mean := (res.Errors[0] + res.Errors[1] + res.Errors[2]) / 3
+		if rows > 2 && (mean < res.Loss/2 || mean > res.Loss*1.1) {
+			t.Errorf("%d rows: errors %v after a last loss of %v", rows, res.Errors, res.Loss)
+		}
 	}
 }
 
