@@ -311,7 +311,7 @@ func (lp *loop) fromServer(ctx context.Context, s *session) error {
 // gather says whether epoll is to wait for more than a byte of the server's.
 func (lp *loop) gather(s *session, much bool) {
 	_, gathers := lp.gathers[s]
-	if much != gathers {
+	if much != gathers && s.upstream.fd >= 0 {
 		lowat := 1
 		if much {
 			lowat = gatherBytes
@@ -341,7 +341,11 @@ func (lp *loop) readGathered(ctx context.Context) {
 func (lp *loop) watch(s *session) {
 	h := lp.sessions[s]
 	lp.want(&s.client, !h.clientDone && len(s.upstream.unsent) == 0)
-	lp.want(&s.upstream, h.lingers.IsZero() && len(s.client.unsent) == 0)
+	reads := h.lingers.IsZero() && len(s.client.unsent) == 0
+	if !reads {
+		lp.gather(s, false)
+	}
+	lp.want(&s.upstream, reads)
 }
 
 func (lp *loop) want(l *leg, read bool) {
