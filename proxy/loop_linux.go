@@ -316,9 +316,7 @@ func (lp *loop) gather(s *session, much bool) {
 		if much {
 			lowat = gatherBytes
 		}
-		if err := setFDLowat(s.upstream.fd, lowat); err != nil {
-			return
-		}
+		much = setFDLowat(s.upstream.fd, lowat) == nil && much
 	}
 	if much {
 		lp.gathers[s] = lp.now.Add(gatherPause)
