@@ -368,6 +368,8 @@ func TestCascade(t *testing.T) {
 			`CREATE VIEW bad AS SELECT j.vip, j.score, j.income, j.age FROM (customers c CROSS JOIN regions) j WHERE j.income > 3`: "view public.bad",
 			`CREATE VIEW bad AS SELECT vip, score, income, age FROM (SELECT * FROM customers) s`:                                   "view public.bad",
 			`CREATE VIEW bad AS SELECT vip, score, income, age FROM customers UNION ALL SELECT true, 1, 2, 3`:                      "view public.bad",
+			`CREATE VIEW bad AS SELECT c.vip, c.score, c.income, c.age FROM customers c, generate_series(1, c.age) g`:              "view public.bad",
+			`CREATE VIEW bad AS SELECT c.vip, c.score, d.income, c.age FROM customers c JOIN customers d ON d.id = c.id + 1`:       "view public.bad", // codes of mixed rows
 			`CREATE VIEW bad AS SELECT id, 1 AS one FROM few WHERE pay > 5`:                                                        "view public.bad",
 		} {
 			e.exec(t, admin, `BEGIN`, `SET LOCAL SESSION AUTHORIZATION olga`, `CREATE TABLE regions (name text)`, plant, `GRANT SELECT ON bad TO analyst`)

@@ -125,6 +125,37 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT m.attnum, m.source, m.num FROM made m LEFT JOIN pg_class c ON c.oid = m.source WHERE c.relkind IS NULL OR c.relkind NOT IN ('v', 'm')
 $$;
 
+-- Whether which rows a view has, or their order, or what a window shows, hangs on the columns that its given columns are made of: a condition, a
+-- sort, a group, a function in FROM. What subqueries and the branches of a UNION do by themselves it does not see.
+CREATE FUNCTION scrim.view_judges(view oid, nums smallint[]) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH q AS MATERIALIZED (SELECT * FROM scrim.stored_query(view)),
+    made AS MATERIALIZED (SELECT DISTINCT c.source, c.source_attnum AS num FROM scrim.view_columns(view) c WHERE c.attnum = ANY (nums) AND c.source IS NOT NULL),
+    entry AS (
+        SELECT q.ord AS last, lag(q.ord, 1, 0) OVER (ORDER BY q.ord) AS before,
+               m.found[1]::smallint AS num, m.found[2] <> '0' AS sorts, m.found[3] = 'true' AS junk
+          FROM q, regexp_match(q.piece, ':resno (\d+) .*:ressortgroupref (\d+) .*:resjunk (\w+)') m(found)
+         WHERE NOT q.opens AND m.found IS NOT NULL AND q.depth = 2 AND q.field = 'targetList'),
+    part AS (
+        SELECT r.ord, lead(r.ord) OVER (ORDER BY r.ord) AS next, (SELECT max(substring(k.piece FROM ':rtekind (\d+) ')) FROM q k
+                 WHERE k.depth = 2 AND k.ord >= r.ord AND k.ord < coalesce((SELECT min(n.ord) FROM q n WHERE n.ord > r.ord AND n.depth = 2 AND n.opens), 2147483647)) AS kind
+          FROM q r WHERE r.depth = 2 AND r.opens AND r.field = 'rtable'),
+    var AS (
+        SELECT q.ord, q.field, t.relid, m.found[2]::smallint AS num
+          FROM q CROSS JOIN regexp_match(q.piece, '^\{VAR :varno (\d+) :varattno (-?\d+) .*:varlevelsup (\d+)') m(found)
+          JOIN scrim.view_tables(view) t ON t.varno = m.found[1]::int
+         WHERE m.found IS NOT NULL
+           AND (m.found[3] <> '0' OR NOT EXISTS (  -- not a column of a nested query's own
+                SELECT 1 FROM q s WHERE s.piece ~ '^\{QUERY ' AND s.depth > 1 AND s.ord < q.ord
+                   AND NOT EXISTS (SELECT 1 FROM q x WHERE x.ord > s.ord AND x.ord < q.ord AND x.depth < s.depth))))
+    SELECT EXISTS (SELECT 1 FROM entry e WHERE e.sorts AND e.num = ANY (nums))
+        OR EXISTS (SELECT 1 FROM q WHERE q.piece ~ '^\{SETOPERATIONSTMT ' AND q.piece !~ '^\{SETOPERATIONSTMT :op 1 :all true ')
+        OR EXISTS (SELECT 1 FROM var v JOIN made m ON m.source = v.relid AND (m.num = v.num OR 0 IN (m.num, v.num))
+                    WHERE v.field NOT IN ('targetList', 'rtable')
+                       OR EXISTS (SELECT 1 FROM entry e WHERE e.junk AND v.field = 'targetList' AND v.ord > e.before AND v.ord <= e.last)
+                       OR EXISTS (SELECT 1 FROM part p WHERE p.kind <> '2' AND v.field = 'rtable' AND v.ord > p.ord AND v.ord < coalesce(p.next, 2147483647)))
+$$;
+
 -- The first column of a view that is a copy of each of a relation's columns; NULL if one has no copy.
 CREATE FUNCTION scrim.copies(view oid, relation oid, nums smallint[]) RETURNS smallint[]
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -346,6 +346,10 @@ BEGIN
               JOIN made m ON m.attnum = ANY (masked)
                    AND (c.source IS NULL OR m.source IS NULL OR m.source = c.source AND (m.source_attnum = c.source_attnum OR 0 IN (m.source_attnum, c.source_attnum)))
              WHERE NOT c.attnum = ANY (masked);
+        RETURN QUERY
+            SELECT 'view', relation::text, 'which rows it has, or their order, hangs on what a masked column is made of, and tells about raw values',
+                   'let it filter, join, sort and group by other columns only'
+             WHERE scrim.view_judges(relation, masked);
         FOR below IN
             SELECT s.source, s.columns, c.relowner,
                    ARRAY(SELECT DISTINCT i.source_attnum FROM scrim.view_columns(relation) i WHERE i.attnum = ANY (inputs) AND i.source = s.source) AS inputs
