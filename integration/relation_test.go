@@ -148,6 +148,12 @@ func TestPartitions(t *testing.T) {
 		}
 		e.exec(t, admin, asOlga(`ALTER TABLE customers DETACH PARTITION customers_far`, `DROP TABLE customers_far`)...)
 
+		e.exec(t, admin, asOlga(`ALTER TABLE customers DROP CONSTRAINT customers_pkey1`, `CREATE FOREIGN TABLE customers_far PARTITION OF customers FOR VALUES FROM (200000) TO (300000) SERVER loopback`)...)
+		if _, err := text(t, reader, `SELECT income FROM customers WHERE id = 1`); code(err) != "0A000" || !strings.Contains(explain(err), "foreign") {
+			t.Errorf("with a foreign partition: %v", explain(err))
+		}
+		e.exec(t, admin, asOlga(`DROP FOREIGN TABLE customers_far`)...)
+
 		e.exec(t, admin, asOlga(`ALTER TABLE customers_high DETACH PARTITION customers_mid`)...)
 		if got := mustText(t, reader, `SELECT count(DISTINCT income) FROM customers_mid`); got != "800\n" {
 			t.Errorf("detached: %s", got)
@@ -303,6 +309,11 @@ func TestListsOfViews(t *testing.T) {
 
 		// One snapshot.
 		join := `SELECT count(*) FROM odd d JOIN orders o ON o.id = d.id WHERE d.income IS NOT NULL`
+		e.exec(t, e.admin(t), `CREATE SCHEMA mine AUTHORIZATION analyst`)
+		e.exec(t, reader, `RESET ALL`, `CREATE DOMAIN mine.date AS text`, `SET search_path = mine, pg_catalog, public`)
+		if got := mustText(t, reader, `SELECT pg_typeof(day) = 'pg_catalog.date'::regtype FROM odd WHERE income IS NOT NULL LIMIT 1`); got != "t\n" {
+			t.Error("a type of the client's stands for PostgreSQL's")
+		}
 		e.exec(t, reader, `RESET ALL`)
 		if got := mustText(t, reader, join); got != "60\n" {
 			t.Error(got)

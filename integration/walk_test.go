@@ -78,6 +78,11 @@ func TestWalkPastPolicies(t *testing.T) {
 		{[]string{view, `GRANT SELECT ON v TO analyst`, strings.Replace(onView, "{risk}", "{}", 1), `CREATE VIEW second AS SELECT id FROM v`, `GRANT SELECT ON second TO analyst`}, onTable, ""},
 		{[]string{view, `GRANT SELECT ON v TO analyst`, strings.Replace(onTable, "'enc'", "'enc', mend_views => true", 1), `GRANT SELECT ON v TO analyst`},
 			`SELECT * FROM scrim.masking_policy_openings('p', 'customers')`, "view|public.v"},
+		// another owner's view: fine with a policy, and not mended, since CASCADE changes one's own only
+		{[]string{view, `GRANT SELECT ON v TO analyst`, `RESET SESSION AUTHORIZATION`, `ALTER VIEW v OWNER TO risk`, `GRANT SELECT ON customers TO risk`, strings.Replace(onView, "{risk}", "{}", 1)},
+			strings.Replace(onTable, "{}", "{risk}", 1), ""},
+		{[]string{view, `GRANT SELECT ON v TO analyst`, `RESET SESSION AUTHORIZATION`, `ALTER VIEW v OWNER TO risk`, `GRANT SELECT ON customers TO risk`, `SET LOCAL SESSION AUTHORIZATION olga`},
+			strings.Replace(onTable, "'{}', 'enc'", "'{risk}', 'enc', mend_views => true", 1), "view public.v"},
 		// another parent, whose policy masks less
 		{[]string{`CREATE TABLE one (age int, income numeric, score float8, vip bool)`, `CREATE TABLE two (LIKE one)`, `CREATE TABLE kid () INHERITS (one)`, `GRANT SELECT ON two TO analyst`,
 			strings.Replace(onTable, "customers", "one", 1), `SELECT scrim.create_masking_policy('q', 'two', '{age}', '{}', 'enc')`, `ALTER TABLE kid INHERIT two`},

@@ -184,7 +184,8 @@ BEGIN
                                      WHERE x.option_name = 'security_invoker' AND x.option_value::boolean)))
            AND NOT d.holder = ANY (covered)
            AND (SELECT scrim.plain_copies(d.holder, d.below, d.columns) <@ p.columns  -- masked itself, from all who must not read here
-                       AND NOT EXISTS (SELECT 1 FROM unnest(outsiders) o, unnest(p.columns) m WHERE o <> c.relowner AND has_column_privilege(o, c.oid, m, 'SELECT'))
+                       AND NOT EXISTS (SELECT 1 FROM unnest(outsiders) o, unnest(p.columns) m
+                                        WHERE o <> c.relowner AND o IS DISTINCT FROM scrim.view_owner(c.relowner) AND has_column_privilege(o, c.oid, m, 'SELECT'))
                   FROM scrim.policies_on(d.holder) p) IS NOT TRUE;
     RETURN QUERY
         SELECT 'rule', format('%I on %s', r.rulename, relation), 'rules of the table rewrite other people''s statements',
