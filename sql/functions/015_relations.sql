@@ -126,7 +126,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Whether which rows a view has, or their order, or what a window shows, hangs on the columns that its given columns are made of: a condition, a
--- sort, a group, a function in FROM. What subqueries and the branches of a UNION do by themselves it does not see.
+-- sort, a group, a function in FROM. What subqueries in FROM and the branches of a UNION do by themselves it does not see.
 CREATE FUNCTION scrim.view_judges(view oid, nums smallint[]) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH q AS MATERIALIZED (SELECT * FROM scrim.stored_query(view)),
@@ -150,6 +150,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                    AND NOT EXISTS (SELECT 1 FROM q x WHERE x.ord > s.ord AND x.ord < q.ord AND x.depth < s.depth))))
     SELECT EXISTS (SELECT 1 FROM entry e WHERE e.sorts AND e.num = ANY (nums))
         OR EXISTS (SELECT 1 FROM q WHERE q.piece ~ '^\{SETOPERATIONSTMT ' AND q.piece !~ '^\{SETOPERATIONSTMT :op 1 :all true ')
+        OR EXISTS (SELECT 1 FROM q JOIN made m ON m.source::text = substring(q.piece FROM ':rtekind 0 :relid (\d+)') WHERE q.field NOT IN ('targetList', 'rtable'))
         OR EXISTS (SELECT 1 FROM var v JOIN made m ON m.source = v.relid AND (m.num = v.num OR 0 IN (m.num, v.num))
                     WHERE v.field NOT IN ('targetList', 'rtable')
                        OR EXISTS (SELECT 1 FROM entry e WHERE e.junk AND v.field = 'targetList' AND v.ord > e.before AND v.ord <= e.last)
