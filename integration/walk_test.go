@@ -83,8 +83,7 @@ func TestWalkPastPolicies(t *testing.T) {
 		last  string
 		want  string
 	}{
-		{
-			[]string{view, `GRANT SELECT ON v TO analyst, risk`, onView}, onTable, "view public.v"}, // risk is exempt there, and not here
+		{[]string{view, `GRANT SELECT ON v TO analyst, risk`, onView}, onTable, "view public.v"}, // risk is exempt there, and not here
 		{[]string{view, `GRANT SELECT ON v TO analyst`, onView, `CREATE VIEW second AS SELECT income FROM v`, `GRANT SELECT ON second TO analyst`}, onTable, "view public.second"},
 		{[]string{view, `GRANT SELECT ON v TO analyst`, strings.Replace(onView, "{risk}", "{}", 1), `CREATE VIEW second AS SELECT id FROM v`, `GRANT SELECT ON second TO analyst`}, onTable, ""},
 		{
@@ -103,7 +102,7 @@ func TestWalkPastPolicies(t *testing.T) {
 		// another parent, whose policy masks less
 		{
 			[]string{`CREATE TABLE one (age int, income numeric, score float8, vip bool)`, `CREATE TABLE two (LIKE one)`, `CREATE TABLE kid () INHERITS (one)`, `GRANT SELECT ON two TO analyst`,
-			strings.Replace(onTable, "customers", "one", 1), `SELECT scrim.create_masking_policy('q', 'two', '{age}', '{}', 'enc')`, `ALTER TABLE kid INHERIT two`},
+				strings.Replace(onTable, "customers", "one", 1), `SELECT scrim.create_masking_policy('q', 'two', '{age}', '{}', 'enc')`, `ALTER TABLE kid INHERIT two`},
 			`SELECT * FROM scrim.masking_policy_openings('p', 'one')`, "inheritance|public.two",
 		},
 	}
