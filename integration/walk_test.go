@@ -101,8 +101,10 @@ func TestWalkPastPolicies(t *testing.T) {
 		},
 		// another parent, whose policy masks less
 		{
-			[]string{`CREATE TABLE one (age int, income numeric, score float8, vip bool)`, `CREATE TABLE two (LIKE one)`, `CREATE TABLE kid () INHERITS (one)`, `GRANT SELECT ON two TO analyst`,
-				strings.Replace(onTable, "customers", "one", 1), `SELECT scrim.create_masking_policy('q', 'two', '{age}', '{}', 'enc')`, `ALTER TABLE kid INHERIT two`},
+			[]string{
+				`CREATE TABLE one (age int, income numeric, score float8, vip bool)`, `CREATE TABLE two (LIKE one)`, `CREATE TABLE kid () INHERITS (one)`, `GRANT SELECT ON two TO analyst`,
+				strings.Replace(onTable, "customers", "one", 1), `SELECT scrim.create_masking_policy('q', 'two', '{age}', '{}', 'enc')`, `ALTER TABLE kid INHERIT two`,
+			},
 			`SELECT * FROM scrim.masking_policy_openings('p', 'one')`, "inheritance|public.two",
 		},
 	}
