@@ -89,7 +89,7 @@ func (p *Policy) Component(num int16) int {
 type Column struct {
 	Num  int16
 	Name string
-	// Type and Collation as SQL spells them, qualified where they are not pg_catalog's. No collation: the type's own.
+	// Type and Collation as SQL spells them, qualified but for types that have words of SQL's own. No collation: the type's own.
 	Type, Collation string
 }
 
@@ -184,11 +184,16 @@ func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
 
 // queueDetails asks for columns and keys.
 func (p *Policy) queueDetails(b *pgx.Batch) {
-	b.Queue(`SELECT a.attnum, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
+	b.Queue(`SELECT a.attnum, a.attname,
+			CASE WHEN e.typnamespace = 'pg_catalog'::pg_catalog.regnamespace AND f.type IN (pg_catalog.quote_ident(e.typname), pg_catalog.quote_ident(e.typname) || '[]')
+				THEN 'pg_catalog.' ELSE '' END || f.type,
 			coalesce((SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.collname)
 				FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace
 				JOIN pg_catalog.pg_type t ON t.oid = a.atttypid AND t.typcollation <> c.oid WHERE c.oid = a.attcollation), '')
 		FROM pg_catalog.pg_attribute a
+		JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+		JOIN pg_catalog.pg_type e ON e.oid = CASE WHEN t.typcategory = 'A' AND t.typelem <> 0 THEN t.typelem ELSE t.oid END,
+			pg_catalog.format_type(a.atttypid, a.atttypmod) f(type)
 		WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, p.Relation.OID).Query(func(rows pgx.Rows) (err error) {
 		p.Relation.Columns, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Column])
 		return err

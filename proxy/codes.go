@@ -200,8 +200,8 @@ func (l *codeList) header(part int) []byte {
 // literal spells an array, where a statement takes no parameters.
 func (l *codeList) literal(part int) string {
 	kind := l.parts[part].Type
-	if kind == "text" { // E'...' means the same whatever standard_conforming_strings is
-		return "E'{" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(string(l.arrays[part])) + "}'"
+	if kind == "text" { // E'...' means the same whatever standard_conforming_strings and backslash_quote are
+		return "E'{" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(string(l.arrays[part])) + "}'"
 	}
 	out := make([]byte, 0, 4+len(l.arrays[part])*2)
 	out = append(out, `'{`...)

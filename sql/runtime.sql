@@ -10,7 +10,7 @@ GRANT USAGE ON SCHEMA scrim_runtime TO PUBLIC;
 -- Called for each plan over a masked view, as the role that runs it. The view has grants of its own: whoever may read
 -- a column of it must still have SELECT on the table's, or a REVOKE on the table would not revoke. Row security that was
 -- switched on later would be judged by the view owner's rights, so it is refused. alone says that a row's place is all that its seal and
--- its code are known by: a table that has children by now has several rows in one place. Raises, or returns true.
+-- its code are known by: a table that has children by now has several rows in one place. Rows of foreign parts have none. Raises, or returns true.
 CREATE OR REPLACE FUNCTION scrim_runtime.still_granted(relation oid, masked_view text, open_columns int2[], row_security boolean, alone boolean) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -21,6 +21,11 @@ BEGIN
     IF alone AND EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = relation) THEN
         RAISE EXCEPTION 'masked columns of % cannot be read: it has children that it had not when the masking policy was made', relation::regclass
             USING ERRCODE = 'feature_not_supported', HINT = 'Drop the masking policy and make it again.';
+    END IF;
+    IF NOT alone AND EXISTS (WITH RECURSIVE member(oid) AS (SELECT relation UNION SELECT i.inhrelid FROM member m JOIN pg_inherits i ON i.inhparent = m.oid)
+                             SELECT 1 FROM member m JOIN pg_class c ON c.oid = m.oid WHERE c.relkind = 'f' AND c.oid <> relation) THEN
+        RAISE EXCEPTION 'masked columns of % cannot be read: a foreign table is a part of it by now', relation::regclass
+            USING ERRCODE = 'feature_not_supported', HINT = 'Detach it: its rows have no place by which their codes could be found.';
     END IF;
     IF NOT has_any_column_privilege(relation, 'SELECT') OR EXISTS (
         SELECT 1 FROM unnest(open_columns) WITH ORDINALITY AS o(num, ord)

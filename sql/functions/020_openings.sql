@@ -25,24 +25,24 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.name, p.columns, p.inputs FROM scrim_state.policies p WHERE p.relation = policies_on.relation
 $$;
 
--- Views, materialized views and rules that read a masked column of the relation, however deep, up to views that have policies of
--- their own. A whole-row reference leaves no column dependency, so it is looked for in the stored tree.
+-- Views, materialized views and rules that read a masked column of the relation, however deep: by reading below, of which columns are
+-- masked, if it has a policy. A whole-row reference leaves no column dependency, so it is looked for in the stored tree.
 CREATE FUNCTION scrim.dependent_rules(relation oid, masked smallint[])
-RETURNS TABLE (rule oid, holder oid)
+RETURNS TABLE (rule oid, holder oid, below oid, columns smallint[])
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH RECURSIVE dep(rule, holder) AS (
-        SELECT r.oid, r.ev_class
+    WITH RECURSIVE dep(rule, holder, below, columns) AS (
+        SELECT r.oid, r.ev_class, relation, masked
           FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
          WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND r.ev_class <> relation
            AND (d.refobjsubid = ANY (masked) OR r.ev_action::text ~ ':varattno 0 ')
         UNION
-        SELECT r.oid, r.ev_class
-          FROM dep
+        SELECT r.oid, r.ev_class, dep.holder, p.columns
+          FROM dep LEFT JOIN scrim.policies_on(dep.holder) p ON true
           JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = dep.holder AND d.classid = 'pg_rewrite'::regclass
           JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> dep.holder
-         WHERE NOT EXISTS (SELECT 1 FROM scrim.policies_on(dep.holder))
+         WHERE p.columns IS NULL OR d.refobjsubid = ANY (p.columns) OR r.ev_action::text ~ ':varattno 0 '
     )
-    SELECT dep.rule, dep.holder FROM dep
+    SELECT dep.rule, dep.holder, dep.below, dep.columns FROM dep
       JOIN pg_class c ON c.oid = dep.holder
      WHERE c.relnamespace <> 'scrim_runtime'::regnamespace
 $$;
@@ -170,7 +170,7 @@ BEGIN
          WHERE r.oid = ANY (outsiders) AND (r.rolreplication OR (r.rolcreaterole AND version < 160000));
 
     RETURN QUERY  -- views and materialized views that run with their owner's rights; rules on other tables
-        WITH dependent AS MATERIALIZED (SELECT DISTINCT d.holder FROM scrim.dependent_rules(relation, masked) d)  -- or all views would be read
+        WITH dependent AS MATERIALIZED (SELECT DISTINCT d.holder, d.below, d.columns FROM scrim.dependent_rules(relation, masked) d)  -- or all views would be read
         SELECT CASE c.relkind WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view' ELSE 'rule' END,
                c.oid::regclass::text,
                format('%s reads a masked column with its owner''s rights', c.oid::regclass),
@@ -182,7 +182,11 @@ BEGIN
                 OR (EXISTS (SELECT 1 FROM unnest(outsiders) o WHERE has_any_column_privilege(o, c.oid, 'SELECT'))
                     AND NOT EXISTS (SELECT 1 FROM pg_options_to_table(c.reloptions) x
                                      WHERE x.option_name = 'security_invoker' AND x.option_value::boolean)))
-           AND (SELECT NOT coalesce(d.holder = ANY (covered) OR scrim.plain_copies(d.holder, relation, masked) <@ (SELECT p.columns FROM scrim.policies_on(d.holder) p), false));
+           AND NOT d.holder = ANY (covered)
+           AND (SELECT scrim.plain_copies(d.holder, d.below, d.columns) <@ p.columns  -- masked itself, from all who must not read here
+                       AND NOT EXISTS (SELECT 1 FROM unnest(outsiders) o, unnest(p.columns) m
+                                        WHERE o <> c.relowner AND o IS DISTINCT FROM scrim.view_owner(c.relowner) AND has_column_privilege(o, c.oid, m, 'SELECT'))
+                  FROM scrim.policies_on(d.holder) p) IS NOT TRUE;
     RETURN QUERY
         SELECT 'rule', format('%I on %s', r.rulename, relation), 'rules of the table rewrite other people''s statements',
                format('DROP RULE %I ON %s', r.rulename, relation)
@@ -313,7 +317,7 @@ END $$;
 -- the grants are converted: who is masked is judged by what has_column_privilege says.
 CREATE FUNCTION scrim.openings(relation regclass, masked smallint[], inputs smallint[], exempt oid[], covered oid[] DEFAULT '{}')
 RETURNS TABLE (kind text, object text, why text, remedy text)
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$  -- compiling the queries takes longer than they do
 DECLARE
     rel pg_class;
     member oid;
@@ -327,39 +331,36 @@ BEGIN
             SELECT 'inheritance', i.inhparent::regclass::text, format('%s shows the rows of %s under its own privileges', i.inhparent::regclass, member::regclass),
                    format('mask the columns of %s instead: its partitions and children are masked along with it', i.inhparent::regclass)
               FROM pg_inherits i
-             WHERE i.inhrelid = member AND NOT EXISTS (SELECT 1 FROM scrim.policies_on(i.inhparent));
+             WHERE i.inhrelid = member
+               AND NOT EXISTS (SELECT 1 FROM scrim.policies_on(i.inhparent) p WHERE scrim.same_columns(relation, masked, i.inhparent) <@ p.columns);
     END LOOP;
 
     IF rel.relkind = 'v' THEN
-        RETURN QUERY  -- a view is computed when it is read: its rows would tell about what it filters by, and errors print values
-            SELECT 'column', string_agg(DISTINCT quote_ident(a.attname), ', '),
-                   format('the view does more with %s.%s than to copy it into masked columns: it computes, filters, joins, sorts or shows it', c.source::regclass, b.attname),
-                   'leave that out, or mask the columns of a materialized view'
-              FROM scrim.view_columns(relation) c
-              JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = c.attnum
-              LEFT JOIN pg_attribute b ON b.attrelid = c.source AND b.attnum = c.source_attnum
-             WHERE c.attnum = ANY (masked)
-               AND NOT coalesce(scrim.plain_copies(relation, c.source, ARRAY[c.source_attnum]) <@ masked, false)
-             GROUP BY c.source, b.attname;
-        RETURN QUERY
-            SELECT 'column', quote_ident(a.attname), 'it is computed: an error in that would show what it is computed from', 'mask columns that are copies, or those of a materialized view'
-              FROM pg_attribute a
-             WHERE a.attrelid = relation AND a.attnum = ANY (masked) AND a.attnum NOT IN (SELECT c.attnum FROM scrim.view_columns(relation) c WHERE c.source IS NOT NULL);
+        RETURN QUERY  -- a view is computed in the session of whoever reads it
+            SELECT DISTINCT 'column', quote_ident(a.attname), 'a cast or function in it, or in the view''s FROM and WHERE, could fail, and the error print what it is computed from',
+                   'mask columns that are copies, or those of a materialized view'
+              FROM scrim.may_print(relation) m JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = ANY (masked) AND m IN (0, a.attnum);
     END IF;
     RETURN QUERY
         SELECT 'generated column', quote_ident(a.attname), 'it is computed when it is read: an error in that would show what it is computed from', 'make it STORED'
           FROM pg_attribute a
          WHERE a.attrelid = relation AND a.attnum = ANY (masked || inputs) AND a.attgenerated = 'v';
-    IF rel.relkind = 'm' THEN
-        RETURN QUERY
-            SELECT DISTINCT 'column', quote_ident(a.attname), format('column %I is made of a column that a masked one is made of', a.attname),
-                   format('mask %I too, or leave it out of the view', a.attname)
-              FROM scrim.view_columns(relation) c
-              JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = c.attnum
-              JOIN scrim.view_columns(relation) m ON m.attnum = ANY (masked) AND m.source = c.source AND m.source_attnum = c.source_attnum
-             WHERE NOT c.attnum = ANY (masked);
-    END IF;
     IF rel.relkind IN ('v', 'm') THEN
+        RETURN QUERY
+            WITH made AS MATERIALIZED (SELECT * FROM scrim.view_roots(relation))
+            SELECT DISTINCT 'column', quote_ident(a.attname),
+                   CASE WHEN c.source = m.source THEN format('column %I is made of a column that a masked one is made of', a.attname)
+                        ELSE format('column %I may be made of a column that a masked one is made of', a.attname) END,
+                   format('mask %I too, or leave it out of the view, or out of its subqueries', a.attname)
+              FROM made c
+              JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = c.attnum
+              JOIN made m ON m.attnum = ANY (masked)
+                   AND (c.source IS NULL OR m.source IS NULL OR m.source = c.source AND (m.source_attnum = c.source_attnum OR 0 IN (m.source_attnum, c.source_attnum)))
+             WHERE NOT c.attnum = ANY (masked);
+        RETURN QUERY
+            SELECT 'view', relation::text, 'which rows it has, or their order, hangs on what a masked column is made of, and tells about raw values',
+                   'let it filter, join, sort and group by other columns only'
+             WHERE scrim.view_judges(relation, masked);
         FOR below IN
             SELECT s.source, s.columns, c.relowner,
                    ARRAY(SELECT DISTINCT i.source_attnum FROM scrim.view_columns(relation) i WHERE i.attnum = ANY (inputs) AND i.source = s.source) AS inputs
@@ -370,13 +371,22 @@ BEGIN
     END IF;
     IF rel.relkind = 'v' THEN
         RETURN QUERY  -- functions in a view see its raw values, and run under the reader's search_path: what they call may be the reader's
+            WITH RECURSIVE used(classid, objid) AS (  -- what it calls by itself, in operators, aggregates, domains and SQL bodies
+                SELECT 'pg_rewrite'::regclass::oid, r.oid FROM pg_rewrite r WHERE r.ev_class = relation
+                UNION
+                SELECT n.classid, n.objid
+                  FROM used u JOIN pg_depend d ON d.classid = u.classid AND d.objid = u.objid,
+                       LATERAL (SELECT d.refclassid, d.refobjid
+                                 WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
+                                UNION ALL
+                                SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint k
+                                 WHERE d.refclassid = 'pg_type'::regclass AND k.contypid = d.refobjid) n(classid, objid))
             SELECT DISTINCT 'function', p.oid::regprocedure::text, format('%s calls it, and it calls what it finds in the search_path of whoever reads the view', relation),
                    format('ALTER FUNCTION %s SET search_path = pg_catalog, pg_temp', p.oid::regprocedure)
-              FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-              LEFT JOIN pg_operator op ON d.refclassid = 'pg_operator'::regclass AND op.oid = d.refobjid
-              JOIN pg_proc p ON p.oid IN (CASE WHEN d.refclassid = 'pg_proc'::regclass THEN d.refobjid END, op.oprcode::oid)
+              FROM used u
+              JOIN pg_proc p ON u.classid = 'pg_proc'::regclass AND p.oid = u.objid
               JOIN pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('internal', 'c')
-             WHERE r.ev_class = relation AND p.prosqlbody IS NULL
+             WHERE p.prosqlbody IS NULL
                AND p.pronamespace NOT IN ('pg_catalog'::regnamespace, 'scrim_runtime'::regnamespace)
                AND NOT EXISTS (SELECT 1 FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%');
         RETURN QUERY  -- what the tables below accept, and what their triggers do, tells about raw values
