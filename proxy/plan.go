@@ -31,8 +31,6 @@ type planner struct {
 	// views are those that the plans were made under; made are names of others that the session may have made.
 	views *catalog.Views
 	made  map[string]bool
-	// queries counts the bytes of views' queries that were looked up for the statement that is planned.
-	queries int
 	// serializable is the isolation level of transactions by default.
 	serializable bool
 	// noViews means that the client has forbidden itself views, as pg_dump does: the masked one is not meant.
@@ -280,7 +278,7 @@ CROSS JOIN LATERAL (SELECT CASE c.relkind WHEN 'v' THEN scrim_runtime.view_query
 
 // resolveAll looks names up, and those in the queries of the views among them, and so on.
 func (f *frontend) resolveAll(ctx context.Context, names []rewrite.Name, ownTx bool) (map[rewrite.Name]rewrite.Relation, error) {
-	f.s.planner.queries = 0
+	queries := 0 // bytes of views' queries so far
 	resolved, asked := map[rewrite.Name]rewrite.Relation{}, map[rewrite.Name]bool{}
 	sql, params := resolveSQL, func() []string {
 		quoted := make([]string, len(names))
@@ -290,7 +288,7 @@ func (f *frontend) resolveAll(ctx context.Context, names []rewrite.Name, ownTx b
 		return []string{textArray(quoted)}
 	}
 	for range rewrite.MaxViewDepth {
-		if err := f.resolve(ctx, resolved, names, ownTx, sql, params()); err != nil {
+		if err := f.resolve(ctx, resolved, &queries, names, ownTx, sql, params()); err != nil {
 			return nil, err
 		}
 		for _, n := range names {
@@ -313,7 +311,9 @@ func (f *frontend) resolveAll(ctx context.Context, names []rewrite.Name, ownTx b
 // maxQueries bounds the queries of views that are looked up for one text. Others are left to the server.
 const maxQueries = 4 << 20
 
-func (f *frontend) resolve(ctx context.Context, resolved map[rewrite.Name]rewrite.Relation, names []rewrite.Name, ownTx bool, sql string, params []string) error {
+func (f *frontend) resolve(ctx context.Context, resolved map[rewrite.Name]rewrite.Relation, queries *int, names []rewrite.Name, ownTx bool, sql string,
+	params []string,
+) error {
 	return f.s.ask(ctx, ownTx, sql, params, func(cells []cell) error {
 		if len(cells) != 8 {
 			return errors.New("resolve: unexpected columns")
@@ -329,8 +329,8 @@ func (f *frontend) resolve(ctx context.Context, resolved map[rewrite.Name]rewrit
 		key, err := cellTexts(cells[3])
 		rel := rewrite.Relation{OID: cellUint32(cells[1]), Columns: columns, Key: key}
 		f.s.planner.serializable, f.s.planner.noViews = string(cells[4]) == "\x01", string(cells[5]) == "\x01"
-		f.s.planner.queries += len(cells[6])
-		if query := string(cells[6]); len(cells[7]) == 8 && f.s.planner.queries <= maxQueries && !f.s.planner.noViews && f.s.readable(query) {
+		*queries += len(cells[6])
+		if query := string(cells[6]); len(cells[7]) == 8 && *queries <= maxQueries && !f.s.planner.noViews && f.s.readable(query) {
 			rel.View = rewrite.NewView(query, int64(binary.BigEndian.Uint64(cells[7])))
 		}
 		resolved[names[ord-1]] = rel

@@ -50,6 +50,7 @@ type opener struct {
 	head     []field
 	slot     uint32
 	inputs   int
+	size     int // of the plain record in bytes
 	plain    []byte
 }
 
@@ -64,6 +65,10 @@ var zeroIV [aes.BlockSize]byte
 
 func newOpener(p *catalog.Policy) *opener {
 	o := &opener{relation: p.Relation.OID, head: heads[p.View.Identity], slot: uint32(p.ID), inputs: p.Inputs}
+	o.size = 4 + (8 + 4) + (o.inputs+1)*(8+8)
+	for _, f := range o.head {
+		o.size += 8 + int(f.width)
+	}
 	o.take(p.Keys)
 	return o
 }
@@ -86,19 +91,9 @@ func (o *opener) learn(s *catalog.Snapshot) bool {
 	return p != nil && uint32(p.ID) == o.slot && o.take(p.Keys)
 }
 
-// size is the length of the plain record in bytes.
-func (o *opener) size() int {
-	size := 4 + (8 + 4) + (o.inputs+1)*(8+8)
-	for _, f := range o.head {
-		size += 8 + int(f.width)
-	}
-	return size
-}
-
 // open appends the inputs of one seal to dst; a NULL input is NaN, and so is NaN itself.
 func (o *opener) open(dst []float64, sealed []byte) ([]float64, error) {
-	size := o.size()
-	padded := size + aes.BlockSize - size%aes.BlockSize
+	padded := o.size + aes.BlockSize - o.size%aes.BlockSize
 	if len(sealed) != padded {
 		return dst, errSeal
 	}
@@ -120,7 +115,7 @@ func (o *opener) open(dst []float64, sealed []byte) ([]float64, error) {
 
 // read appends the inputs of one padded record to dst.
 func (o *opener) read(dst []float64, plain []byte) ([]float64, error) {
-	size := o.size()
+	size := o.size
 	ok := true
 	for _, b := range plain[size:] {
 		ok = ok && int(b) == len(plain)-size

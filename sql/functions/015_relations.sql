@@ -17,6 +17,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
       JOIN pg_attribute b ON b.attrelid = member AND b.attname = a.attname AND NOT b.attisdropped
 $$;
 
+-- Whether a view runs with the rights of whoever reads it.
+CREATE FUNCTION scrim.runs_as_invoker(view oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT 1 FROM pg_class c, pg_options_to_table(c.reloptions) o
+                    WHERE c.oid = view AND o.option_name = 'security_invoker' AND o.option_value::boolean)
+$$;
+
 -- The stored query of a view, cut at its braces (PostgreSQL's outfuncs.c writes it). depth counts nested nodes, the query itself being
 -- 1; field is the query's field in which a piece stands. A brace or a backslash inside a name has a backslash before it.
 CREATE FUNCTION scrim.stored_query(view oid)

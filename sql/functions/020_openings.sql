@@ -180,8 +180,7 @@ BEGIN
           FROM dependent d JOIN pg_class c ON c.oid = d.holder
          WHERE (c.relkind NOT IN ('v', 'm')
                 OR (EXISTS (SELECT 1 FROM unnest(outsiders) o WHERE has_any_column_privilege(o, c.oid, 'SELECT'))
-                    AND NOT EXISTS (SELECT 1 FROM pg_options_to_table(c.reloptions) x
-                                     WHERE x.option_name = 'security_invoker' AND x.option_value::boolean)))
+                    AND NOT scrim.runs_as_invoker(c.oid)))
            AND NOT d.holder = ANY (covered)
            AND (SELECT scrim.plain_copies(d.holder, d.below, d.columns) <@ p.columns  -- masked itself, from all who must not read here
                        AND NOT EXISTS (SELECT 1 FROM unnest(outsiders) o, unnest(p.columns) m

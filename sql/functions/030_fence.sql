@@ -29,7 +29,7 @@ BEGIN
         WHEN rel.relpersistence = 't' THEN 'temporary'
         WHEN rel.relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace, 'scrim_state'::regnamespace, 'scrim_runtime'::regnamespace)
             THEN 'a system table'
-        WHEN EXISTS (SELECT 1 FROM pg_options_to_table(rel.reloptions) x WHERE x.option_name = 'security_invoker' AND x.option_value::boolean)
+        WHEN scrim.runs_as_invoker(relation)
             THEN 'a view with security_invoker: mask the columns of the tables that it reads'
         WHEN rel.relkind = 'v' AND EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = relation AND a.attname IN ('ctid', 'xmin', 'xmax', 'cmin', 'cmax', 'tableoid'))
             THEN 'a view with a column called like a system column' END;
@@ -382,7 +382,7 @@ BEGIN
           JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid AND r.rulename = '_RETURN'
           JOIN pg_class c ON c.oid = r.ev_class AND c.relkind IN ('v', 'm') AND c.relnamespace <> 'scrim_runtime'::regnamespace
          WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid = ANY (masked) AND r.ev_class <> relation
-           AND NOT EXISTS (SELECT 1 FROM pg_options_to_table(c.reloptions) x WHERE x.option_name = 'security_invoker' AND x.option_value::boolean)
+           AND NOT scrim.runs_as_invoker(c.oid)
            AND NOT EXISTS (SELECT 1 FROM scrim.policies_on(c.oid))
          ORDER BY 1
     LOOP
