@@ -18,6 +18,7 @@ import (
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/native"
 	"github.com/scrimdb/scrim/proxy"
+	"github.com/scrimdb/scrim/training"
 	"github.com/scrimdb/scrim/udf"
 )
 
@@ -162,6 +163,11 @@ func (w *world) makeTemplate(ctx context.Context) error {
 		return err
 	}
 	defer e.close()
+	stop, err := startWorker(ctx, e, nil)
+	if err != nil {
+		return err
+	}
+	defer stop()
 	client, err := pgx.Connect(ctx, e.dsn(olga))
 	if err != nil {
 		return err
@@ -189,11 +195,12 @@ func (w *world) superuser(ctx context.Context, database string, statements ...st
 // env is one database behind one proxy.
 type env struct {
 	*world
-	database string
-	catalog  *catalog.Catalog
-	proxy    *proxy.Server
-	addr     string
-	close    func()
+	database   string
+	catalogDSN string
+	catalog    *catalog.Catalog
+	proxy      *proxy.Server
+	addr       string
+	close      func()
 }
 
 // onEach runs a test on every server, in a database of its own.
@@ -247,7 +254,7 @@ func (w *world) open(ctx context.Context, database string) (*env, error) {
 }
 
 func openProxy(ctx context.Context, upstream, dsn, models string, rt *udf.Runtime) (*env, error) {
-	e := &env{}
+	e := &env{catalogDSN: dsn}
 	store, err := udf.NewStore(models)
 	if err != nil {
 		return nil, err
@@ -275,6 +282,32 @@ func openProxy(ctx context.Context, upstream, dsn, models string, rt *udf.Runtim
 		e.catalog.Close()
 	}
 	return e, nil
+}
+
+// trains starts a worker for the time of the test.
+func (e *env) trains(t *testing.T) {
+	t.Helper()
+	stop, err := startWorker(t.Context(), e, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+}
+
+// startWorker starts a worker with a library of its own; atStep may be nil.
+func startWorker(ctx context.Context, e *env, atStep func(string)) (stop func(), err error) {
+	store, err := udf.NewStore(e.models)
+	if err != nil {
+		return nil, err
+	}
+	w, err := training.Open(ctx, training.Config{DSN: e.catalogDSN, Library: udf.NewLibrary(e.rt, store), Logger: logger(), AtStep: atStep})
+	if err != nil {
+		return nil, err
+	}
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() { defer close(done); _ = w.Run(running) }()
+	return func() { cancel(); <-done }, nil
 }
 
 // dsn connects through the proxy.

@@ -512,7 +512,7 @@ func (b *backend) executed(ctx context.Context, kind byte, msg []byte, head *pen
 
 // tagOf returns the tag of a SHOW, or nothing.
 func tagOf(cmd rewrite.Command) string {
-	if _, ok := cmd.(rewrite.Show); ok {
+	if _, ok := cmd.(rewrite.Query); ok {
 		return cmd.Tag()
 	}
 	return ""

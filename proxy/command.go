@@ -2,29 +2,27 @@ package proxy
 
 import (
 	"context"
-	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/scrimdb/scrim/rewrite"
-	"github.com/scrimdb/scrim/udf/report"
-	"github.com/scrimdb/scrim/udf/train"
 )
 
-func showQuery(cmd rewrite.Command) string {
-	show, _ := cmd.(rewrite.Show)
-	return show.Query
+// queryOf is the query that a command is, empty if it is none.
+func queryOf(cmd rewrite.Command) string {
+	q, _ := cmd.(rewrite.Query)
+	return q.SQL
 }
 
 // command runs one of Scrim's own statements on the client's connection: in its transaction, with its rights.
 func (f *frontend) command(ctx context.Context, st *statement, simple bool) error {
-	if show, ok := st.command.(rewrite.Show); ok { // in the simple protocol; the extended one prepared it like any query
-		return f.send(&pgproto3.Query{String: show.Query}, &pending{kind: 'Q', results: &results{tag: show.Tag()}})
+	if q, ok := st.command.(rewrite.Query); ok { // in the simple protocol; the extended one prepared it like any query
+		return f.send(&pgproto3.Query{String: q.SQL}, &pending{kind: 'Q', results: &results{tag: q.Tag()}})
 	}
 	// Let everything before it be answered first: from here on the client's answers are ours to write.
 	if ok, err := f.answered(); !ok {
@@ -62,8 +60,13 @@ func (f *frontend) action(ctx context.Context, cmd rewrite.Command) error {
 	ctx, done := f.s.cancellable(ctx)
 	defer done()
 	switch c := cmd.(type) {
-	case rewrite.CreateEncoder:
-		return f.createEncoder(ctx, c)
+	case rewrite.Wait:
+		return f.wait(ctx, c)
+	case rewrite.CancelTraining:
+		return f.s.ask(ctx, false, `SELECT scrim.cancel_training_job($1)`, []string{fmt.Sprint(c.Job)}, nil)
+	case rewrite.ScheduleTraining:
+		return f.s.ask(ctx, false, `SELECT scrim.schedule_training($1, NULLIF($2::pg_catalog.text, ''), NULLIF($3::pg_catalog.int8, 0))`,
+			[]string{c.Name, c.Schedule, fmt.Sprint(c.RowGrowth)}, nil)
 	case rewrite.DropEncoder:
 		return f.s.ask(ctx, false, `SELECT scrim.drop_encoder($1, $2)`, []string{c.Name, boolean(c.IfExists)}, nil)
 	case rewrite.CreateMaskingPolicy:
@@ -91,160 +94,117 @@ func (f *frontend) createMaskingPolicy(ctx context.Context, c rewrite.CreateMask
 		[]string{c.Name, c.Table, textArray(c.Columns), textArray(c.Except), c.Encoder, textArray(c.Inputs), c.Present, boolean(c.IfNotExists), boolean(c.Cascade)}, nil)
 }
 
-// createEncoder reads the features under the client's rights, trains, publishes the file, and registers it in the
-// client's transaction.
-func (f *frontend) createEncoder(ctx context.Context, c rewrite.CreateEncoder) error {
-	if c.IfNotExists {
-		exists := false
-		err := f.s.ask(ctx, false, `SELECT 1 FROM scrim.encoders WHERE name OPERATOR(pg_catalog.=) $1`, []string{c.Name},
-			func([]cell) error { exists = true; return nil })
+// wait starts a training and tells the client how it goes, about once a second. The job is everybody's: it goes on when the client has
+// gone, and ends when the client cancels the statement.
+func (f *frontend) wait(ctx context.Context, c rewrite.Wait) error {
+	if f.s.txStatus() == 'T' || f.ran {
+		return &Error{Code: "25001", Message: c.Tag() + " ... WAIT cannot run inside a transaction block", Hint: "Without WAIT it gives the number of a job that starts at COMMIT."}
+	}
+	job := ""
+	err := f.askAlone(ctx, `SELECT job::pg_catalog.text FROM (`+c.SQL+`) AS started`, nil, func(cells []cell) error {
+		job = string(cells[0])
+		return nil
+	})
+	if err != nil || job == "" { // IF NOT EXISTS
+		return err
+	}
+	var told time.Time
+	for last := -1; ; {
+		t, err := f.lookAtTraining(ctx, job)
+		if err == nil && t.State != "queued" && t.State != "running" {
+			return f.trainingEnded(t)
+		}
+		if err == nil && t.Epoch != last && t.Epoch > 0 && time.Since(told) >= time.Second {
+			last, told = t.Epoch, time.Now()
+			err = f.notice("%s", t.bar())
+		}
+		if err == nil {
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+				err = context.Cause(ctx)
+			}
+		}
 		if err != nil {
-			return err
-		}
-		if exists {
-			return f.notice("encoder %q already exists, skipping", c.Name)
-		}
-	}
-	if err := f.s.ask(ctx, false, `SELECT scrim.check_new_encoder($1)`, []string{c.Name}, nil); err != nil {
-		return err
-	}
-	cfg := train.Config{Features: c.Columns, LatentDims: c.LatentDims, Epochs: c.Epochs, BatchSize: c.BatchSize, Seed: c.Seed}
-	if err := cfg.Validate(); err != nil {
-		return err
-	}
-	err := f.s.ask(ctx, false, `SELECT scrim.check_passthrough($1::pg_catalog.text::pg_catalog.regclass, $2, $3, $4)`,
-		[]string{c.Table, textArray(c.Columns), textArray(c.Passthrough), boolean(c.AllowIdentifiers)}, nil)
-	if err != nil {
-		return err
-	}
-	data, target, err := f.readFeatures(ctx, c)
-	if err != nil {
-		return err
-	}
-	result, err := f.train(ctx, cfg, data)
-	if err != nil {
-		return err
-	}
-	made, err := report.Of(ctx, cfg.Features, data, result, target)
-	if err != nil {
-		return context.Cause(ctx) // it was cancelled
-	}
-	if c.MaxLeakage > 0 {
-		if err := made.Check(c.MaxLeakage); err != nil {
+			if ctx.Err() != nil && !errors.Is(err, errUpstreamGone) && !errors.Is(err, errClientGone) {
+				_ = f.askAlone(context.WithoutCancel(ctx), `SELECT scrim.cancel_training_job($1)`, []string{job}, nil) // or it has just ended
+			}
 			return err
 		}
 	}
-	figures, err := made.JSON()
-	if err != nil {
-		return err
-	}
-	const firstVersion = 1
-	hash, err := f.s.srv.library.Store().Publish(c.Name, firstVersion, result.Model)
-	if err != nil {
-		return err
-	}
-	err = f.s.ask(ctx, false,
-		`SELECT scrim.register_encoder($1, $2::pg_catalog.text::pg_catalog.regclass, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		[]string{
-			c.Name, c.Table, textArray(c.Columns), textArray(c.Passthrough), fmt.Sprint(c.LatentDims), fmt.Sprint(c.Epochs),
-			fmt.Sprint(c.BatchSize), fmt.Sprint(c.Seed), hash, fmt.Sprint(result.Rows), fmt.Sprint(result.Loss),
-		}, nil)
-	if err != nil {
-		return err
-	}
-	return f.s.ask(ctx, false, `SELECT scrim.register_report($1, $2, $3)`, []string{c.Name, fmt.Sprint(firstVersion), figures}, nil)
 }
 
-// maxTrainingValues bounds the memory of one training: 1 GiB of features.
-const maxTrainingValues = 1 << 27
-
-// readFeatures streams the training rows into memory: 8 bytes for each feature of each row, and for the target if
-// there is one.
-func (f *frontend) readFeatures(ctx context.Context, c rewrite.CreateEncoder) (*train.Data, *report.Target, error) {
-	var query string
-	var labels bool
-	err := f.s.ask(ctx, false,
-		`SELECT scrim.feature_query(t, $2, NULLIF($3::pg_catalog.text, '')), coalesce(scrim.is_label(t, $3), false)
-		   FROM CAST($1::pg_catalog.text AS pg_catalog.regclass) t`,
-		[]string{c.Table, textArray(c.Columns), c.Target},
-		func(cells []cell) error {
-			query, labels = string(cells[0]), cells[1][0] == 1
-			return nil
-		})
-	if err != nil {
-		return nil, nil, err
+// askAlone asks in a transaction of its own. What the server refuses comes back as an error of ours: the server is not skipping.
+func (f *frontend) askAlone(ctx context.Context, sql string, params []string, row func([]cell) error) error {
+	err := f.s.ask(ctx, true, sql, params, row)
+	var server *serverError
+	if !errors.As(err, &server) {
+		return err
 	}
-	data := train.NewData(len(c.Columns))
-	var target *report.Target
-	if c.Target != "" {
-		target = &report.Target{Name: c.Target, Labels: labels}
+	var r pgproto3.ErrorResponse
+	if err := r.Decode(server.message[headerSize:]); err != nil {
+		return err
 	}
-	row := make([]float64, len(c.Columns))
-	err = f.s.ask(ctx, false, query, nil, func(cells []cell) error {
-		row = row[:0]
-		for i, v := range cells {
-			number := math.NaN() // NULL
-			switch len(v) {
-			case 0:
-			case 8:
-				number = math.Float64frombits(binary.BigEndian.Uint64(v))
-			default:
-				return errors.New("unexpected feature format")
-			}
-			if i < len(c.Columns) {
-				row = append(row, number)
-			} else {
-				target.Values = append(target.Values, number)
-			}
-		}
-		if data.Rows() >= maxTrainingValues/len(c.Columns) {
-			return &Error{
-				Code: "54000", Message: fmt.Sprintf("table %s has too many rows to train on", c.Table),
-				Hint: fmt.Sprintf("At most %d values are held in memory in this version: train on a view or copy with fewer rows.", maxTrainingValues),
-			}
-		}
-		return data.Append(row)
-	})
-	return data, target, err
+	return &Error{Code: r.Code, Message: r.Message, Detail: r.Detail, Hint: r.Hint}
 }
 
-// train runs the training and tells the client how it goes, about once a second.
-func (f *frontend) train(ctx context.Context, cfg train.Config, data *train.Data) (train.Result, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	started, last := time.Now(), time.Time{}
-	result, err := train.Run(ctx, f.s.srv.library.Runtime(), cfg, data, func(p train.Progress) {
-		if time.Since(last) < time.Second && p.Epoch < p.Epochs {
-			return
-		}
-		last = time.Now()
-		const width = 20
-		done := width * p.Epoch / p.Epochs
-		bar := strings.Repeat("#", done) + strings.Repeat(".", width-done)
-		if err := f.notice("training [%s] epoch %d/%d  loss %.4f  %.0f rows/s  %s left",
-			bar, p.Epoch, p.Epochs, p.Loss, p.RowsPerSecond, p.ETA.Round(time.Second)); err != nil {
-			cancel(err) // nobody is waiting for it any more
-		}
-	})
-	if err != nil {
-		if ctx.Err() != nil {
-			return result, context.Cause(ctx)
-		}
-		return result, err
+// training is what scrim.training_jobs says of a job.
+type training struct {
+	State         string  `json:"state"`
+	Epoch         int     `json:"epoch"`
+	Epochs        int     `json:"epochs"`
+	Loss          float64 `json:"loss"`
+	RowsPerSecond float64 `json:"rows_per_second"`
+	Seconds       float64 `json:"seconds"`
+	Code          string  `json:"code"`
+	Error         string  `json:"error"`
+	Hint          string  `json:"hint"`
+	Notices       []struct {
+		Warning bool   `json:"warning"`
+		Message string `json:"message"`
+	} `json:"notices"`
+}
+
+func (f *frontend) lookAtTraining(ctx context.Context, job string) (t training, err error) {
+	err = f.askAlone(ctx, `SELECT pg_catalog.row_to_json(t)::pg_catalog.text FROM (
+			SELECT j.state, j.epoch, j.epochs, j.loss, j.rows_per_second, extract(epoch FROM j.eta) AS seconds, j.code, j.error, j.hint, j.notices
+			  FROM scrim.training_jobs j WHERE j.id OPERATOR(pg_catalog.=) $1) t`, []string{job},
+		func(cells []cell) error { return json.Unmarshal(cells[0], &t) })
+	if err == nil && t.State == "" {
+		err = &Error{Code: "57014", Message: "training job " + job + " is gone"}
 	}
-	for i, n := range result.Nulls {
-		if n > 0 {
-			if err := f.notice("column %q: %d of %d values are missing and were taken as the mean", cfg.Features[i], n, result.Rows); err != nil {
-				return result, err
-			}
+	return t, err
+}
+
+func (t training) bar() string {
+	const width = 20
+	done := width * t.Epoch / max(t.Epochs, 1)
+	left := time.Duration(t.Seconds * float64(time.Second)).Round(time.Second)
+	return fmt.Sprintf("training [%s%s] epoch %d/%d  loss %.4f  %.0f rows/s  %s left",
+		strings.Repeat("#", done), strings.Repeat(".", width-done), t.Epoch, t.Epochs, t.Loss, t.RowsPerSecond, left)
+}
+
+// trainingEnded tells what came of it.
+func (f *frontend) trainingEnded(t training) error {
+	switch {
+	case t.State == "cancelled":
+		return &Error{Code: "57014", Message: "the training was cancelled"}
+	case t.State == "failed":
+		return &Error{Code: t.Code, Message: t.Error, Hint: t.Hint}
+	}
+	if err := f.notice("%s", t.bar()); err != nil {
+		return err
+	}
+	for _, n := range t.Notices {
+		say := f.notice
+		if n.Warning {
+			say = f.warn
+		}
+		if err := say("%s", n.Message); err != nil {
+			return err
 		}
 	}
-	for _, w := range result.Warnings {
-		if err := f.warn("%s", w); err != nil {
-			return result, err
-		}
-	}
-	return result, f.notice("trained on %d rows in %s", result.Rows, time.Since(started).Round(time.Millisecond))
+	return nil
 }
 
 // notice tells the client something while it waits. Only an action may: the queue is drained then.

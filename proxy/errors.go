@@ -7,7 +7,6 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/scrimdb/scrim/rewrite"
-	"github.com/scrimdb/scrim/udf/train"
 )
 
 // SQLSTATEs that are born in this package. https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -71,7 +70,6 @@ func encode(msg pgproto3.BackendMessage) []byte {
 func clientError(err error, text string) *Error {
 	var own *Error
 	var refusal *rewrite.Refusal
-	var training *train.Error
 	switch {
 	case errors.As(err, &own):
 		return own
@@ -81,8 +79,6 @@ func clientError(err error, text string) *Error {
 			e.Position = int32(utf8.RuneCountInString(text[:refusal.Offset])) + 1
 		}
 		return e
-	case errors.As(err, &training):
-		return &Error{Code: codeInvalidParameter, Message: training.Message, Hint: training.Hint}
 	}
 	return &Error{Code: codeSystemError, Message: err.Error()}
 }

@@ -315,7 +315,7 @@ func (f *frontend) parse(ctx context.Context, msg []byte) error {
 	case st.plan != nil:
 		sql = st.plan.SQL
 	case st.command != nil:
-		sql, types = showQuery(st.command), []byte{0, 0} // our statements take no parameters
+		sql, types = queryOf(st.command), []byte{0, 0} // our statements take no parameters
 	}
 	changed := append(append(append([]byte(name), 0), sql...), 0)
 	if err := f.forward(frame('P', append(changed, types...)), p); err != nil || !learns {

@@ -15,8 +15,8 @@ type Command interface {
 	Tag() string
 }
 
-// CreateEncoder is CREATE ENCODER.
-type CreateEncoder struct {
+// createEncoder is CREATE ENCODER.
+type createEncoder struct {
 	Name        string
 	Table       string // as typed: PostgreSQL resolves it
 	Columns     []string
@@ -24,6 +24,8 @@ type CreateEncoder struct {
 	// AllowIdentifiers lets unique columns be passed through.
 	AllowIdentifiers bool
 	IfNotExists      bool
+	OrReplace        bool
+	Device           string
 	LatentDims       int
 	Epochs           int
 	BatchSize        int
@@ -58,17 +60,27 @@ type DropMaskingPolicy struct {
 	IfExists bool
 }
 
+// CancelTraining is CANCEL TRAINING JOB.
+type CancelTraining struct{ Job int64 }
+
+// ScheduleTraining is ALTER ENCODER ... SET SCHEDULE, and UNSET SCHEDULE without a schedule.
+type ScheduleTraining struct {
+	Name      string
+	Schedule  string // cron or interval
+	RowGrowth int64  // 0: for time only
+}
+
 // RotateKey is ALTER MASKING POLICY ... ROTATE KEY.
 type RotateKey struct {
 	Name  string
 	Table string
 }
 
-// Show is a SHOW statement: a query over a public view of schema scrim.
-type Show struct{ Query string }
+// Query is a statement that is a query over schema scrim: SHOW, and what starts a job and gives its number.
+type Query struct{ SQL, tag string }
 
-// Tag implements Command.
-func (CreateEncoder) Tag() string { return "CREATE ENCODER" }
+// Wait is a query that gives a training job, of which the client wants to see the end.
+type Wait struct{ Query }
 
 // Tag implements Command.
 func (DropEncoder) Tag() string { return "DROP ENCODER" }
@@ -80,10 +92,16 @@ func (CreateMaskingPolicy) Tag() string { return "CREATE MASKING POLICY" }
 func (DropMaskingPolicy) Tag() string { return "DROP MASKING POLICY" }
 
 // Tag implements Command.
+func (CancelTraining) Tag() string { return "CANCEL TRAINING JOB" }
+
+// Tag implements Command.
+func (ScheduleTraining) Tag() string { return "ALTER ENCODER" }
+
+// Tag implements Command.
 func (RotateKey) Tag() string { return "ALTER MASKING POLICY" }
 
 // Tag implements Command.
-func (Show) Tag() string { return "SHOW" }
+func (q Query) Tag() string { return q.tag }
 
 // Defaults of CREATE ENCODER, as sql-surface.md gives them.
 const (
@@ -108,10 +126,10 @@ var leads = []lead{
 	{"SHOW ENCODERS", show(`SELECT * FROM scrim.encoders ORDER BY name`)},
 	{"SHOW MASKING POLICIES", show(`SELECT * FROM scrim.masking_policies ORDER BY relation::text, name`)},
 	{"SHOW VERSIONS IN ENCODER", (*parser).showVersions},
-	{"ALTER ENCODER", nil},
-	{"TRAIN ENCODER", nil},
-	{"CANCEL TRAINING JOB", nil},
-	{"SHOW TRAINING JOBS", nil},
+	{"ALTER ENCODER", (*parser).alterEncoder},
+	{"TRAIN ENCODER", (*parser).trainEncoder},
+	{"CANCEL TRAINING JOB", (*parser).cancelTraining},
+	{"SHOW TRAINING JOBS", show(`SELECT * FROM scrim.training_jobs ORDER BY id`)},
 	{"EXPLAIN MASKING", nil},
 	{"CREATE FEATURE VIEW", nil},
 	{"CREATE MODEL", nil},
@@ -224,7 +242,8 @@ func parseCommand(text string) (cmd Command, err error) {
 		if !p.try(words[1:]...) {
 			continue
 		}
-		if l.parse == nil || replace {
+		p.replace = replace
+		if l.parse == nil || replace && l.words != "CREATE ENCODER" {
 			refuse(codeFeatureNotSupported, p.offset(start), "", "%s is not supported yet", p.spelled(start))
 		}
 		cmd = l.parse(p)
@@ -239,6 +258,8 @@ type parser struct {
 	text   string
 	tokens []*pg_query.ScanToken
 	next   int
+	// replace means that OR REPLACE stood behind CREATE.
+	replace bool
 }
 
 func (p *parser) spell(i int) string {
@@ -363,8 +384,8 @@ func (p *parser) columns() []string {
 func (p *parser) ifNotExists() bool { return p.try("IF", "NOT", "EXISTS") }
 
 func (p *parser) createEncoder() Command {
-	c := CreateEncoder{
-		IfNotExists: p.ifNotExists(), LatentDims: defaultLatentDims, Epochs: defaultEpochs, BatchSize: defaultBatchSize,
+	c := createEncoder{
+		OrReplace: p.replace, IfNotExists: p.ifNotExists(), LatentDims: defaultLatentDims, Epochs: defaultEpochs, BatchSize: defaultBatchSize, Device: "cpu",
 	}
 	c.Name = p.ident("an encoder name")
 	p.need("ON")
@@ -384,17 +405,86 @@ func (p *parser) createEncoder() Command {
 	if c.Target != "" && !slices.Contains(c.Passthrough, c.Target) {
 		refuse("42703", -1, "The target is one of the columns in PASSTHROUGH (...).", "target %q is not a passthrough column", c.Target)
 	}
-	if !p.try("WAIT") {
-		if p.next < len(p.tokens) && p.spell(p.next) != ";" {
-			p.fail("WAIT")
-		}
-		refuse(codeFeatureNotSupported, -1, "Add WAIT: the statement then returns when the encoder is trained.",
-			"training in the background is not supported yet")
-	}
-	return c
+	return p.job(c.sql(), "CREATE ENCODER")
 }
 
-func (p *parser) encoderOption(c *CreateEncoder) {
+// sql is the call of the function that does it.
+func (c createEncoder) sql() string {
+	leakage, target := "NULL", "NULL"
+	if c.MaxLeakage > 0 {
+		leakage = strconv.FormatFloat(c.MaxLeakage, 'g', -1, 64)
+	}
+	if c.Target != "" {
+		target = literal(c.Target)
+	}
+	return fmt.Sprintf(`SELECT scrim.create_encoder(%s, %s::pg_catalog.regclass, %s, %s, latent_dims => %d, epochs => %d, batch_size => %d, seed => %d, device => %s, `+
+		`allow_identifiers => %t, max_leakage => %s, target => %s, if_not_exists => %t, or_replace => %t) AS job`,
+		literal(c.Name), literal(c.Table), textArray(c.Columns), textArray(c.Passthrough), c.LatentDims, c.Epochs, c.BatchSize, c.Seed, literal(c.Device),
+		c.AllowIdentifiers, leakage, target, c.IfNotExists, c.OrReplace)
+}
+
+// textArray writes a text[].
+func textArray(list []string) string {
+	quoted := make([]string, len(list))
+	for i, s := range list {
+		quoted[i] = literal(s)
+	}
+	return "ARRAY[" + strings.Join(quoted, ", ") + "]::pg_catalog.text[]"
+}
+
+// job reads the end of a statement that starts a training.
+func (p *parser) job(sql, tag string) Command {
+	q := Query{SQL: sql, tag: tag}
+	if p.try("WAIT") {
+		return Wait{q}
+	}
+	if p.next < len(p.tokens) && p.spell(p.next) != ";" {
+		p.fail("WAIT")
+	}
+	return q
+}
+
+func (p *parser) trainEncoder() Command {
+	return p.job(fmt.Sprintf(`SELECT scrim.train_encoder(%s) AS job`, literal(p.ident("an encoder name"))), "TRAIN ENCODER")
+}
+
+func (p *parser) cancelTraining() Command {
+	at := p.next
+	id, err := strconv.ParseInt(strings.Trim(p.spell(at), "'"), 10, 64)
+	if err != nil {
+		p.fail("the number of a job")
+	}
+	p.next++
+	return CancelTraining{Job: id}
+}
+
+func (p *parser) alterEncoder() Command {
+	name := p.ident("an encoder name")
+	switch {
+	case p.try("UNSET", "SCHEDULE"):
+		return ScheduleTraining{Name: name}
+	case p.try("SET", "SCHEDULE"):
+		c := ScheduleTraining{Name: name, Schedule: p.quoted("a cron expression or an interval")}
+		if p.try("ROW", "GROWTH") {
+			c.RowGrowth = int64(p.integer(1, 1<<62))
+		}
+		return c
+	}
+	p.fail("SET SCHEDULE, UNSET SCHEDULE or SET DEFAULT_VERSION")
+	return nil
+}
+
+// quoted reads a string literal.
+func (p *parser) quoted(what string) string {
+	if p.next >= len(p.tokens) || p.tokens[p.next].GetToken() != pg_query.Token_SCONST || !strings.HasPrefix(p.spell(p.next), "'") {
+		p.fail(what)
+	}
+	s := p.spell(p.next)
+	p.next++
+	return strings.ReplaceAll(s[1:len(s)-1], "''", "'")
+}
+
+func (p *parser) encoderOption(c *createEncoder) {
 	at := p.next
 	name := p.ident("an option")
 	p.need("=")
@@ -402,9 +492,9 @@ func (p *parser) encoderOption(c *CreateEncoder) {
 	case "latent_dims":
 		c.LatentDims = p.integer(1, 1024)
 	case "epochs":
-		c.Epochs = p.integer(1, 1_000_000)
+		c.Epochs = p.integer(1, 10_000)
 	case "batch_size":
-		c.BatchSize = p.integer(1, 1<<20)
+		c.BatchSize = p.integer(1, 8192)
 	case "seed":
 		c.Seed = int64(p.integer(0, 1<<62))
 	case "max_leakage":
@@ -515,11 +605,11 @@ func (p *parser) alterMaskingPolicy() Command {
 }
 
 func show(query string) func(*parser) Command {
-	return func(*parser) Command { return Show{Query: query} }
+	return func(*parser) Command { return Query{SQL: query, tag: "SHOW"} }
 }
 
 func (p *parser) showVersions() Command {
-	return Show{Query: fmt.Sprintf(`SELECT * FROM scrim.encoder_versions WHERE encoder = %s ORDER BY version`, literal(p.ident("an encoder name")))}
+	return Query{tag: "SHOW", SQL: fmt.Sprintf(`SELECT * FROM scrim.encoder_versions WHERE encoder = %s ORDER BY version`, literal(p.ident("an encoder name")))}
 }
 
 // literal quotes a string for SQL whatever standard_conforming_strings says.

@@ -22,6 +22,7 @@ const usage = `scrim shows people who may not read a column its code instead of 
   scrim demo    [--once] [--keep DIR] [--listen ADDR]    the whole thing on a PostgreSQL of its own, ready for psql
   scrim init    --catalog DSN                            install or migrate the scrim schemas
   scrim serve   --upstream HOST:PORT --catalog DSN       the proxy
+  scrim worker  --catalog DSN                            training only, beside proxies
   scrim version
 
 Every flag also reads SCRIM_<FLAG>. scrim SUBCOMMAND --help lists its flags.
@@ -57,6 +58,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return runInit(ctx, args[1:], stdout, stderr)
 	case "serve":
 		return runServe(ctx, args[1:], stderr)
+	case "worker":
+		return runWorker(ctx, args[1:], stderr)
 	case "version", "--version", "-version":
 		fmt.Fprintln(stdout, version())
 		return nil

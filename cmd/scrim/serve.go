@@ -22,6 +22,7 @@ import (
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/native"
 	"github.com/scrimdb/scrim/proxy"
+	"github.com/scrimdb/scrim/training"
 	"github.com/scrimdb/scrim/udf"
 )
 
@@ -108,32 +109,76 @@ func limitFlags(fs *flag.FlagSet, cfg *proxy.Config) {
 	fs.IntVar(&cfg.Loops, "event-loops", 0, "threads that relay; 0 for one for every two CPUs")
 }
 
-// service is what `serve` and `demo` share: catalog, models and proxy wired together.
-type service struct {
-	catalog *catalog.Catalog
-	runtime *udf.Runtime
-	proxy   *proxy.Server
+// runWorker trains only: a machine for that, beside proxies that have workers of their own.
+func runWorker(ctx context.Context, args []string, stderr io.Writer) error {
+	fs := newFlagSet("worker", stderr)
+	dsn := fs.String("catalog", "", "connection string of the role that ran scrim init")
+	models := fs.String("models", "models", "folder of model files, made if it is not there; the proxies of the database share it")
+	level := slog.LevelInfo
+	fs.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	if err := parse(fs, args, "catalog"); err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
+	library, err := openLibrary(ctx, *models, stderr)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = library.Runtime().Close() }()
+	known, err := catalog.Open(ctx, catalog.Config{DSN: *dsn, Logger: log}) // says what is wrong with the database, if anything is
+	if err != nil {
+		return err
+	}
+	defer known.Close()
+	worker, err := training.Open(ctx, training.Config{DSN: *dsn, Library: library, Logger: log})
+	if err != nil {
+		return err
+	}
+	log.InfoContext(ctx, "training what is asked for", "database", known.Database(), "models", *models)
+	if err := worker.Run(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	log.InfoContext(ctx, "stopped")
+	return nil
 }
 
-// openService opens everything that cfg lacks. The catalog must have been initialised.
-func openService(ctx context.Context, cfg proxy.Config, dsn, models string, progress io.Writer) (*service, error) {
-	library, err := native.ONNXRuntime(ctx, native.Config{Progress: progress})
+// openLibrary opens ONNX Runtime, which is fetched if need be, and the folder of models.
+func openLibrary(ctx context.Context, models string, progress io.Writer) (*udf.Library, error) {
+	file, err := native.ONNXRuntime(ctx, native.Config{Progress: progress})
 	if err != nil {
-		return nil, err
-	}
-	s := &service{}
-	if s.runtime, err = udf.NewRuntime(library); err != nil {
 		return nil, err
 	}
 	folder, err := filepath.Abs(models)
 	if err != nil {
-		return nil, errors.Join(err, s.runtime.Close())
+		return nil, err
 	}
 	store, err := udf.NewStore(folder)
 	if err != nil {
-		return nil, errors.Join(err, s.runtime.Close())
+		return nil, err
 	}
-	cfg.Library = udf.NewLibrary(s.runtime, store)
+	rt, err := udf.NewRuntime(file)
+	if err != nil {
+		return nil, err
+	}
+	return udf.NewLibrary(rt, store), nil
+}
+
+// service is what `serve` and `demo` share: catalog, models, proxy and worker wired together.
+type service struct {
+	catalog *catalog.Catalog
+	library *udf.Library
+	proxy   *proxy.Server
+	worker  *training.Worker
+}
+
+// openService opens everything that cfg lacks. The catalog must have been initialised.
+func openService(ctx context.Context, cfg proxy.Config, dsn, models string, progress io.Writer) (*service, error) {
+	library, err := openLibrary(ctx, models, progress)
+	if err != nil {
+		return nil, err
+	}
+	s := &service{library: library}
+	cfg.Library = library
 	forget := func(snapshot *catalog.Snapshot) {
 		var used []udf.EncoderSpec
 		for _, p := range snapshot.Policies {
@@ -142,10 +187,13 @@ func openService(ctx context.Context, cfg proxy.Config, dsn, models string, prog
 		cfg.Library.Retain(used)
 	}
 	if s.catalog, err = catalog.Open(ctx, catalog.Config{DSN: dsn, Logger: cfg.Logger, Loaded: forget}); err != nil {
-		return nil, errors.Join(err, s.runtime.Close())
+		return nil, errors.Join(err, library.Runtime().Close())
 	}
 	cfg.Catalog = s.catalog
-	if s.proxy, err = proxy.NewServer(cfg); err != nil {
+	if s.proxy, err = proxy.NewServer(cfg); err == nil {
+		s.worker, err = training.Open(ctx, training.Config{DSN: dsn, Library: library, Logger: cfg.Logger})
+	}
+	if err != nil {
 		s.close()
 		return nil, err
 	}
@@ -157,6 +205,7 @@ func (s *service) serve(ctx context.Context, listener net.Listener) error {
 	following, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var followed sync.WaitGroup
 	followed.Go(func() { _ = s.catalog.Run(following) }) // ends with its context only
+	followed.Go(func() { _ = s.worker.Run(ctx) })
 	err := s.proxy.Serve(ctx, listener)
 	stop()
 	followed.Wait()
@@ -185,7 +234,7 @@ func (s *service) reloadOnHangup(ctx context.Context, log *slog.Logger) (stop fu
 
 func (s *service) close() {
 	s.catalog.Close()
-	if err := s.runtime.Close(); err != nil {
+	if err := s.library.Runtime().Close(); err != nil {
 		fmt.Fprintln(os.Stderr, "scrim:", err)
 	}
 }

@@ -26,7 +26,7 @@ END $$;
 
 -- The one rule of how a column becomes a feature: training and sealing must never differ in it. The expression has NULL for NULL and for
 -- nothing else, never raises (an error would print the raw value), depends on no setting, and calls what is in pg_catalog only, each by its
--- full name: training reads under the client's search_path. NaN counts as missing in the encoder. alias must be a quoted identifier.
+-- full name. NaN counts as missing in the encoder. alias must be a quoted identifier.
 -- (What a VIRTUAL generated column or a column of a view computes is its owner's, and can raise before this sees it.)
 --
 -- Dates and timestamps are seconds since 2000-01-01, in UTC where there is a time zone, so that one encoder can take a column of either
@@ -91,9 +91,9 @@ BEGIN
     END LOOP;
 END $$;
 
--- Raises when a column cannot be passed through beside the codes: one that is unknown, listed twice, a feature, or not the caller's to read.
+-- Raises when a column cannot be passed through beside the codes: one that is unknown, listed twice, a feature, or not the requester's to read.
 -- And one that tells rows apart, having unique values, unless allow_identifiers: whoever knows it of a person knows whose code it is.
-CREATE FUNCTION scrim.check_passthrough(relation regclass, features text[], passthrough text[], allow_identifiers boolean) RETURNS void
+CREATE FUNCTION scrim.check_passthrough(requester oid, relation regclass, features text[], passthrough text[], allow_identifiers boolean) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     nums smallint[] := scrim.attnums(relation, coalesce(passthrough, '{}'));
@@ -106,7 +106,7 @@ BEGIN
             HINT = 'Its raw values would stand beside the codes that hide them. Name it in one of the two lists.';
     END IF;
     SELECT p INTO bad FROM unnest(passthrough) WITH ORDINALITY AS t(p, ord)
-     WHERE NOT has_column_privilege(relation, p, 'SELECT') ORDER BY ord LIMIT 1;
+     WHERE NOT has_column_privilege(requester, relation, p, 'SELECT') ORDER BY ord LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'permission denied for column "%" of relation %', bad, relation USING ERRCODE = 'insufficient_privilege';
     END IF;

@@ -67,13 +67,26 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT v.role FROM scrim_state.view_owners v JOIN pg_roles r ON r.oid = v.role WHERE v.table_owner = view_owner.table_owner
 $$;
 
+-- The name of the role that reads rows of a table owner's for training. Roles are the whole cluster's, and another database may train at the same time.
+CREATE FUNCTION scrim.trainer_name(table_owner oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('scrim_trainer_%s_%s', d.oid, table_owner) FROM pg_database d WHERE d.datname = current_database()
+$$;
+
+-- That role, or NULL.
+CREATE FUNCTION scrim.trainer(table_owner oid) RETURNS oid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT t.role FROM scrim_state.trainers t JOIN pg_roles r ON r.oid = t.role AND r.rolname = scrim.trainer_name(t.table_owner)
+     WHERE t.table_owner = trainer.table_owner
+$$;
+
 -- Who must not read the raw values of an owner's relation: every role that is neither superuser nor Scrim's own, and that has
 -- the rights of neither the owner nor an exempt role; 0 stands for PUBLIC.
 CREATE FUNCTION scrim.outsiders(owner oid, exempt oid[]) RETURNS SETOF oid
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT r.oid FROM pg_roles r
      WHERE NOT r.rolsuper AND r.oid >= 16384
-       AND r.oid IS DISTINCT FROM scrim.view_owner(owner) AND r.oid <> (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'scrim_state')
+       AND r.oid IS DISTINCT FROM scrim.view_owner(owner) AND r.oid IS DISTINCT FROM scrim.trainer(owner) AND r.oid <> (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'scrim_state')
        AND NOT EXISTS (SELECT 1 FROM unnest(exempt || owner) t WHERE pg_has_role(r.oid, t, 'USAGE'))
     UNION ALL SELECT 0::oid
 $$;

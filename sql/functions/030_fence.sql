@@ -168,6 +168,10 @@ BEGIN
     PERFORM scrim.check_features(relation, input_columns);
     SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = relation;
     SELECT e.* INTO STRICT enc FROM scrim_state.encoders e WHERE e.name = encoder;
+    IF enc.default_version IS NULL THEN
+        RAISE EXCEPTION 'encoder "%" is not trained yet', encoder USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'SHOW TRAINING JOBS tells how far it is; CREATE ENCODER ... WAIT returns when it is trained.';
+    END IF;
     -- create_masking_policy has said all this in better words; this is for those who call the function itself.
     IF (SELECT count(DISTINCT a.attnum) FROM pg_attribute a
          WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum = ANY (masked)) IS DISTINCT FROM cardinality(masked)::bigint
@@ -259,7 +263,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.attnum, x.grantor, x.grantee, x.privilege), '[]')
       FROM scrim.relation_acl(relation) x JOIN pg_class c ON c.oid = relation
      WHERE x.privilege IN ('SELECT', 'REFERENCES', 'TRIGGER', 'MAINTAIN') AND x.grantee <> c.relowner
-       AND x.grantee IS DISTINCT FROM scrim.view_owner(c.relowner)
+       AND x.grantee IS DISTINCT FROM scrim.view_owner(c.relowner) AND x.grantee IS DISTINCT FROM scrim.trainer(c.relowner)
 $$;
 
 -- The column that a remembered entry is about, as GRANT spells it; NULL for the whole table, or a column that is gone.

@@ -1,10 +1,12 @@
--- Encoders and the views that SHOW reads.
+-- Encoders and the views that SHOW reads. An encoder without a version is being trained for the first time.
 
 CREATE VIEW scrim.encoders AS
     SELECT e.name, e.source_table, e.feature_columns, e.latent_dims, e.default_version AS version,
-           v.trained_on, v.loss, e.epochs, e.batch_size, e.seed, e.created_by, e.created_at
+           v.trained_on, v.loss, e.epochs, e.batch_size, e.seed, e.created_by, e.created_at,
+           e.passthrough, e.device, e.max_leakage, e.target, s.schedule, s.row_growth, s.next_at AS next_training
       FROM scrim_state.encoders e
-      JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version;
+      LEFT JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version
+      LEFT JOIN scrim_state.training_schedules s ON s.encoder_id = e.id;
 
 CREATE VIEW scrim.encoder_versions AS
     SELECT e.name AS encoder, v.version, v.version = e.default_version AS active, v.sha256, v.trained_on, v.loss, v.created_at
@@ -23,49 +25,18 @@ CREATE VIEW scrim.masking_policies AS
       FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id
      WHERE EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = p.relation);
 
--- Raises if no encoder may be made under this name. (Two at the same time: the second to register fails, and files have
--- their hashes in their names.)
-CREATE FUNCTION scrim.check_new_encoder(encoder text) RETURNS void
+-- Raises unless the session's role may make an encoder of this name.
+CREATE FUNCTION scrim.check_encoder_name(encoder text) RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
         RAISE EXCEPTION 'permission denied for encoders' USING ERRCODE = 'insufficient_privilege',
             HINT = format('GRANT scrim_admin TO %I lets this role train encoders on tables it can read.', session_user);
     END IF;
-    IF encoder !~ '^[A-Za-z_][A-Za-z0-9_$-]{0,62}$' THEN
+    IF (encoder ~ '^[A-Za-z_][A-Za-z0-9_$-]{0,62}$') IS NOT TRUE THEN
         RAISE EXCEPTION 'encoder name "%" is not allowed', encoder USING ERRCODE = 'invalid_name',
             HINT = 'It names a folder too: letters, digits, _, $ and -, at most 63.';
     END IF;
-    IF EXISTS (SELECT 1 FROM scrim_state.encoders e WHERE e.name = encoder) THEN
-        RAISE EXCEPTION 'encoder "%" already exists', encoder USING ERRCODE = 'duplicate_object',
-            HINT = 'DROP ENCODER removes it.';
-    END IF;
-END $$;
-
--- Called once the file is published.
-CREATE FUNCTION scrim.register_encoder(
-    encoder text, source_table regclass, feature_columns text[], passthrough text[], latent_dims int, epochs int, batch_size int, seed bigint,
-    sha256 text, trained_on bigint, loss float8) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    new_id bigint;
-BEGIN
-    PERFORM scrim.check_new_encoder(encoder);
-    INSERT INTO scrim_state.encoders (name, source_table, feature_columns, passthrough, latent_dims, epochs, batch_size, seed, created_by, creator)
-    VALUES (encoder, source_table::text, feature_columns, passthrough, latent_dims, epochs, batch_size, seed, session_user,
-            (SELECT r.oid FROM pg_roles r WHERE r.rolname = session_user))
-    RETURNING id INTO new_id;
-    INSERT INTO scrim_state.encoder_versions (encoder_id, version, sha256, trained_on, loss)
-    VALUES (new_id, 1, sha256, trained_on, loss);
-END $$;
-
--- Called in the transaction that registers the version. Only who may use the encoder may say what it is like, once.
-CREATE FUNCTION scrim.register_report(encoder text, version int, report jsonb) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM scrim.require_encoder(encoder);
-    INSERT INTO scrim_state.encoder_reports (encoder_id, version, report)
-    SELECT e.id, register_report.version, register_report.report FROM scrim_state.encoders e WHERE e.name = encoder;
 END $$;
 
 -- What the codes of an encoder's default version give away, and what they are good for. A version that was registered
@@ -107,5 +78,9 @@ BEGIN
         RETURN;
     END IF;
     PERFORM scrim.require_encoder(encoder);
+    PERFORM scrim.stop_training(j.id) FROM scrim.training_jobs j WHERE j.encoder = drop_encoder.encoder AND j.state IN ('queued', 'running');
     DELETE FROM scrim_state.encoders e WHERE e.name = encoder;
 END $$;
+
+CREATE FUNCTION scrim.delete_encoder(name text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT scrim.drop_encoder(name) $$;

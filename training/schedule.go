@@ -1,0 +1,66 @@
+package training
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/robfig/cron/v3"
+)
+
+// due is a schedule whose time has come, or has not been worked out yet.
+type due struct {
+	EncoderID int64
+	Schedule  string
+	IsCron    bool
+	NextAt    *time.Time // nil: not worked out yet
+	Now       time.Time  // the server's
+}
+
+// startDue starts the trainings that schedules and growth ask for. All workers do: of those that try one and the same, the first
+// one does it.
+func (w *Worker) startDue(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	rows, err := w.pool.Query(ctx, `SELECT * FROM scrim.due_schedules()`)
+	if err != nil {
+		return err
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[due])
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		next, err := d.next()
+		if err != nil {
+			w.log.WarnContext(ctx, "a schedule cannot be read", "schedule", d.Schedule, "error", err)
+			continue
+		}
+		var job *int64
+		if err := w.pool.QueryRow(ctx, `SELECT scrim.run_schedule($1, $2, $3)`, d.EncoderID, d.NextAt, next).Scan(&job); err != nil {
+			return err
+		}
+		if job != nil {
+			w.log.InfoContext(ctx, "training by schedule", "job", *job)
+		}
+	}
+	_, err = w.pool.Exec(ctx, `SELECT scrim.run_growth()`)
+	return err
+}
+
+// next is when a cron schedule is due after now; nil for an interval, which the server adds.
+func (d due) next() (*time.Time, error) {
+	if !d.IsCron {
+		return nil, nil //nolint:nilnil // see above
+	}
+	schedule, err := cron.ParseStandard(d.Schedule)
+	if err != nil {
+		return nil, fmt.Errorf("cron: %w", err)
+	}
+	next := schedule.Next(d.Now.UTC())
+	if next.IsZero() { // the 31st of February
+		next = d.Now.AddDate(100, 0, 0)
+	}
+	return &next, nil
+}

@@ -1,0 +1,135 @@
+package training
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"github.com/scrimdb/scrim/udf"
+)
+
+// queue is the queue of River's that trainings wait in.
+const queue = "training"
+
+// Config of a worker.
+type Config struct {
+	// DSN of the role that ran `scrim init`.
+	DSN string
+	// Library trains, and its store takes what was trained.
+	Library *udf.Library
+	// Logger defaults to slog.Default().
+	Logger *slog.Logger
+	// AtStep, for tests, is called before each step of a job, which is named.
+	AtStep func(step string)
+}
+
+// Worker trains what is asked for, one encoder at a time over all workers of a database.
+type Worker struct {
+	cfg    Config
+	dsn    *pgx.ConnConfig
+	pool   *pgxpool.Pool
+	client *river.Client[pgx.Tx]
+	log    *slog.Logger
+}
+
+// Open connects. The database must have been initialised by this program's version, which catalog.Open checks.
+func Open(ctx context.Context, cfg Config) (*Worker, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.AtStep == nil {
+		cfg.AtStep = func(string) {}
+	}
+	poolConfig, err := pgxpool.ParseConfig(cfg.DSN)
+	if err != nil {
+		return nil, errors.New("training: the DSN is malformed") // the parser's own error could quote a password
+	}
+	poolConfig.MaxConns = 4
+	poolConfig.ConnConfig.RuntimeParams["search_path"] = "pg_catalog,pg_temp"
+	poolConfig.ConnConfig.RuntimeParams["application_name"] = "scrim worker"
+	w := &Worker{cfg: cfg, dsn: poolConfig.ConnConfig.Copy(), log: cfg.Logger}
+	if w.pool, err = pgxpool.NewWithConfig(ctx, poolConfig); err != nil {
+		return nil, fmt.Errorf("training: %w", err)
+	}
+	workers := river.NewWorkers()
+	river.AddWorker(workers, &trainer{Worker: w})
+	const month = 30 * 24 * time.Hour
+	w.client, err = river.NewClient(riverpgxv5.New(w.pool), &river.Config{
+		Schema:                      "scrim_state",
+		Queues:                      map[string]river.QueueConfig{queue: {MaxWorkers: 1}},
+		Workers:                     workers,
+		Logger:                      slog.New(quiet{cfg.Logger.Handler()}),
+		JobTimeout:                  -1,
+		RescueStuckJobsAfter:        100 * 365 * 24 * time.Hour, // scrim.rescue_training knows better, and sooner
+		CompletedJobRetentionPeriod: month,
+		CancelledJobRetentionPeriod: month,
+		DiscardedJobRetentionPeriod: month,
+	})
+	if err != nil {
+		w.pool.Close()
+		return nil, fmt.Errorf("training: %w", err)
+	}
+	return w, nil
+}
+
+// Run works until ctx ends. A job that is under way then is put back, to be begun anew by another worker.
+func (w *Worker) Run(ctx context.Context) error {
+	defer w.pool.Close()
+	if err := w.client.Start(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("training: %w", err)
+	}
+	every := time.NewTicker(time.Second)
+	defer every.Stop()
+	for lost := false; ctx.Err() == nil; {
+		select {
+		case <-ctx.Done():
+		case <-every.C:
+			err := errors.Join(w.rescue(ctx), w.startDue(ctx))
+			if err != nil && ctx.Err() == nil && !lost {
+				w.log.WarnContext(ctx, "training jobs cannot be looked after, trying again every second", "error", err)
+			}
+			lost = err != nil
+		}
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := w.client.StopAndCancel(stopping); err != nil {
+		w.log.WarnContext(stopping, "a training did not stop in time", "error", err)
+	}
+	return context.Cause(ctx)
+}
+
+// rescue puts in order what dead workers have left.
+func (w *Worker) rescue(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	rows, err := w.pool.Query(ctx, `SELECT scrim.rescue_training()`)
+	if err != nil {
+		return err
+	}
+	jobs, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	for _, job := range jobs {
+		w.log.WarnContext(ctx, "a worker died, its training job was taken from it", "job", job)
+	}
+	return err
+}
+
+// quiet passes River's warnings on, and what it says of its own doings as debug messages.
+type quiet struct{ slog.Handler }
+
+func (q quiet) Enabled(ctx context.Context, level slog.Level) bool {
+	if level < slog.LevelWarn {
+		level = slog.LevelDebug
+	}
+	return q.Handler.Enabled(ctx, level)
+}
+
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+func (q quiet) WithGroup(name string) slog.Handler       { return quiet{q.Handler.WithGroup(name)} }
