@@ -36,7 +36,7 @@ func (n network) whole(params []float32) (model []byte, code, output string) {
 }
 
 // evaluate runs the trained network on the given rows of prep.z. It is the last use of the decoder.
-func evaluate(ctx context.Context, rt *udf.Runtime, n network, params []float32, prep prepared, data *Data, rows []int32,
+func evaluate(ctx context.Context, rt *udf.Runtime, device udf.Device, n network, params []float32, prep prepared, data *Data, rows []int32,
 ) (codes []float32, squares []float64, err error) {
 	release, err := rt.Hold()
 	if err != nil {
@@ -44,7 +44,7 @@ func evaluate(ctx context.Context, rt *udf.Runtime, n network, params []float32,
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	model, code, output := n.whole(params)
-	options, err := udf.NewSessionOptions()
+	options, err := udf.NewSessionOptions(device)
 	if err != nil {
 		return nil, nil, err
 	}

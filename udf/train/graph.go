@@ -84,9 +84,11 @@ func (g *stepGraph) gemm(output string, transA, transB bool, inputs ...string) s
 	return output
 }
 
+// sumRows is a product with a row of ones: CUDA's ReduceSum adds up in whatever
+// order its blocks end, and then no two trainings are the same.
 func (g *stepGraph) sumRows(output, input string) string {
-	g.Node("ReduceSum", []string{input, "axis0"}, []string{output}, onnx.Attr{Name: "keepdims", Value: 0})
-	return output
+	g.gemm("row_"+output, false, false, "ones", input)
+	return g.op("Reshape", output, "row_"+output, "flat")
 }
 
 // step returns the graph of one training step on a batch of fixed size:
@@ -105,6 +107,12 @@ func (n network) step(batch int) []byte {
 	g.Output("loss", onnx.Float, 1)
 	g.Ints("axis0", 0)
 	g.Ints("flat", -1)
+
+	ones := make([]float32, batch)
+	for i := range ones {
+		ones[i] = 1
+	}
+	g.Floats("ones", ones, 1, batch)
 
 	n.unpack(g)
 	activations := n.forward(g)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/scrimdb/scrim/udf"
 	"github.com/scrimdb/scrim/udf/internal/udftest"
 )
 
@@ -65,7 +66,7 @@ func TestStepAgainstReference(t *testing.T) {
 	for _, hidden := range [][]int{{}, {5}, {6, 4}} {
 		const batch, learning = 7, 0.01
 		n := newNetwork(3, hidden, 2)
-		m, err := newMachine(context.Background(), rt, n, batch, learning)
+		m, err := newMachine(context.Background(), rt, udf.CPU, n, batch, learning)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +123,7 @@ func near(t *testing.T, what string, got, want []float64, tolerance float64) {
 
 func TestStepDoesNotAllocate(t *testing.T) {
 	rt := udftest.Runtime(t)
-	m, err := newMachine(context.Background(), rt, newNetwork(3, []int{8}, 2), 16, 0.01)
+	m, err := newMachine(context.Background(), rt, udf.CPU, newNetwork(3, []int{8}, 2), 16, 0.01)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -211,7 +211,7 @@ func TestExportStandardises(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if model, err = rt.AddTestVector(model, 2, 2, testInputs(prep, newGenerator(1))); err != nil {
+	if model, err = rt.AddTestVector(model, udf.CPU, 2, 2, testInputs(prep, newGenerator(1))); err != nil {
 		t.Fatal(err)
 	}
 	sum := sha256.Sum256(model)
