@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/scrimdb/scrim/rewrite"
+	"github.com/scrimdb/scrim/udf"
 	"github.com/scrimdb/scrim/udf/report"
 	"github.com/scrimdb/scrim/udf/train"
 )
@@ -108,7 +109,10 @@ func (f *frontend) createEncoder(ctx context.Context, c rewrite.CreateEncoder) e
 	if err := f.s.ask(ctx, false, `SELECT scrim.check_new_encoder($1)`, []string{c.Name}, nil); err != nil {
 		return err
 	}
-	cfg := train.Config{Features: c.Columns, LatentDims: c.LatentDims, Epochs: c.Epochs, BatchSize: c.BatchSize, Seed: c.Seed}
+	if err := f.s.srv.library.Runtime().Device(udf.Device(c.Device)); err != nil {
+		return err
+	}
+	cfg := train.Config{Features: c.Columns, LatentDims: c.LatentDims, Epochs: c.Epochs, BatchSize: c.BatchSize, Seed: c.Seed, Device: udf.Device(c.Device)}
 	if err := cfg.Validate(); err != nil {
 		return err
 	}

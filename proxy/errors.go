@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/scrimdb/scrim/rewrite"
+	"github.com/scrimdb/scrim/udf"
 	"github.com/scrimdb/scrim/udf/train"
 )
 
@@ -72,6 +73,7 @@ func clientError(err error, text string) *Error {
 	var own *Error
 	var refusal *rewrite.Refusal
 	var training *train.Error
+	var device *udf.DeviceError
 	switch {
 	case errors.As(err, &own):
 		return own
@@ -83,6 +85,8 @@ func clientError(err error, text string) *Error {
 		return e
 	case errors.As(err, &training):
 		return &Error{Code: codeInvalidParameter, Message: training.Message, Hint: training.Hint}
+	case errors.As(err, &device):
+		return &Error{Code: codeFeatureNotSupported, Message: device.Message, Hint: device.Hint}
 	}
 	return &Error{Code: codeSystemError, Message: err.Error()}
 }

@@ -28,6 +28,7 @@ type CreateEncoder struct {
 	Epochs           int
 	BatchSize        int
 	Seed             int64
+	Device           string  // cpu or cuda
 	MaxLeakage       float64 // 0: whatever it is
 	Target           string  // a passthrough column whose prediction is compared; empty for none
 }
@@ -90,6 +91,7 @@ const (
 	defaultLatentDims = 16
 	defaultEpochs     = 100
 	defaultBatchSize  = 256
+	defaultDevice     = "cpu"
 )
 
 type lead struct {
@@ -364,7 +366,7 @@ func (p *parser) ifNotExists() bool { return p.try("IF", "NOT", "EXISTS") }
 
 func (p *parser) createEncoder() Command {
 	c := CreateEncoder{
-		IfNotExists: p.ifNotExists(), LatentDims: defaultLatentDims, Epochs: defaultEpochs, BatchSize: defaultBatchSize,
+		IfNotExists: p.ifNotExists(), LatentDims: defaultLatentDims, Epochs: defaultEpochs, BatchSize: defaultBatchSize, Device: defaultDevice,
 	}
 	c.Name = p.ident("an encoder name")
 	p.need("ON")
@@ -412,9 +414,9 @@ func (p *parser) encoderOption(c *CreateEncoder) {
 	case "target":
 		c.Target = p.ident("a passthrough column")
 	case "device":
-		if device := p.ident("cpu or cuda"); device != "cpu" {
-			p.next--
-			refuse(codeFeatureNotSupported, p.offset(p.next), "Leave it out, or say device = cpu.", "device %q is not supported yet", device)
+		c.Device = p.ident("cpu or cuda")
+		if c.Device != defaultDevice && c.Device != "cuda" {
+			refuse("22023", p.offset(p.next-1), "Devices are cpu and cuda.", "unrecognized device %q", c.Device)
 		}
 	case "allow_identifiers":
 		c.AllowIdentifiers = p.try("true")
