@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -515,6 +516,7 @@ func TestRunAfterClose(t *testing.T) {
 	}
 }
 
+// BenchmarkRun compares all that Run does with the steps alone: the same graph as often, without rows to fill in.
 func BenchmarkRun(b *testing.B) {
 	rt := udftest.Runtime(b)
 	for _, bench := range []struct {
@@ -526,13 +528,69 @@ func BenchmarkRun(b *testing.B) {
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			data := sample(100_000, len(bench.cfg.Features), 1)
+			var whole, bare time.Duration
 			for b.Loop() {
-				res, err := Run(context.Background(), rt, bench.cfg, data, nil)
-				if err != nil {
-					b.Fatal(err)
-				}
+				start := time.Now()
+				res := run(b, rt, bench.cfg, data)
+				whole += time.Since(start)
+				bare += steps(b, rt, bench.cfg.withDefaults(), data.Rows())
 				b.ReportMetric(res.Loss, "loss")
 			}
+			ratio := whole.Seconds() / bare.Seconds()
+			b.ReportMetric(whole.Seconds()/float64(b.N), "s/Run")
+			b.ReportMetric(bare.Seconds()/float64(b.N), "s/steps")
+			b.ReportMetric(ratio, "ratio")
+			if ratio > 2 {
+				b.Errorf("Run takes %.2f times as long as its steps, at most 2 are promised", ratio)
+			}
 		})
+	}
+}
+
+// steps runs as many steps as a training of so many rows has, and returns the time.
+func steps(b *testing.B, rt *udf.Runtime, cfg Config, rows int) time.Duration {
+	b.Helper()
+	net := newNetwork(len(cfg.Features), cfg.Hidden, cfg.LatentDims)
+	m, err := newMachine(context.Background(), rt, cfg.Device, net, cfg.batch(rows), cfg.LearningRate)
+	if err != nil {
+		b.Fatal(err)
+	}
+	random := newGenerator(cfg.Seed)
+	random.glorot(net, m.params())
+	for i := range m.x.GetData() {
+		m.x.GetData()[i] = float32(random.uniform(2))
+	}
+	start := time.Now()
+	for range cfg.Epochs * (rows / cfg.batch(rows)) {
+		err = errors.Join(err, m.step())
+	}
+	elapsed := time.Since(start)
+	if err := errors.Join(err, m.close()); err != nil {
+		b.Fatal(err)
+	}
+	return elapsed
+}
+
+// BenchmarkMemory trains on a million rows of 16 features in a process of its own, whose peak is what the rows take (12 bytes
+// for each value, as the README says) and what any process with ONNX Runtime does.
+func BenchmarkMemory(b *testing.B) {
+	const child, rows, features = "SCRIM_BENCH_MEMORY_CHILD", 1_000_000, 16
+	if os.Getenv(child) != "" {
+		for b.Loop() {
+			run(b, udftest.Runtime(b), Config{Features: names(features), LatentDims: 8, Epochs: 1}, sample(rows, features, 1))
+		}
+		return
+	}
+	for b.Loop() {
+		cmd := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^$", "-test.bench=^"+b.Name()+"$", "-test.benchtime=1x")
+		cmd.Env = append(os.Environ(), child+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+		peak := float64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) * 1024
+		b.ReportMetric(peak/1e6, "MB")
+		if most := 12.0*rows*features + 100e6; peak > most {
+			b.Errorf("the peak is %.0f MB, more than %.0f", peak/1e6, most/1e6)
+		}
 	}
 }
