@@ -16,7 +16,7 @@ import (
 // evaluateRows is the rows of one run: few enough that a cancellation is noticed within a second.
 const evaluateRows = 1000
 
-// whole returns the graph of the whole network with its weights as constants, as in the exported encoder, so that the
+// whole returns the graph of the whole network with its weights as constants, as in the exported encoder, so that on a CPU the
 // codes have the same bits: x [N, features] → code [N, dims], output [N, features].
 func (n network) whole(params []float32) (model []byte, code, output string) {
 	g := &stepGraph{onnx.Graph{Name: "network"}}
