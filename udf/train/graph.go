@@ -20,6 +20,10 @@ const (
 type network struct {
 	widths []int
 	latent int // the layer whose output is the code
+
+	// ones has rows summed up by a product with a row of ones, as CUDA needs it: its ReduceSum adds in whatever order
+	// its blocks end, and then no two trainings are the same.
+	ones bool
 }
 
 func newNetwork(features int, hidden []int, latentDims int) network {
@@ -84,11 +88,13 @@ func (g *stepGraph) gemm(output string, transA, transB bool, inputs ...string) s
 	return output
 }
 
-// sumRows is a product with a row of ones: CUDA's ReduceSum adds up in whatever
-// order its blocks end, and then no two trainings are the same.
-func (g *stepGraph) sumRows(output, input string) string {
-	g.gemm("row_"+output, false, false, "ones", input)
-	return g.op("Reshape", output, "row_"+output, "flat")
+func (n network) sumRows(g *stepGraph, output, input string) string {
+	if n.ones {
+		g.gemm("row_"+output, false, false, "ones", input)
+		return g.op("Reshape", output, "row_"+output, "flat")
+	}
+	g.Node("ReduceSum", []string{input, "axis0"}, []string{output}, onnx.Attr{Name: "keepdims", Value: 0})
+	return output
 }
 
 // step returns the graph of one training step on a batch of fixed size:
@@ -108,11 +114,9 @@ func (n network) step(batch int) []byte {
 	g.Ints("axis0", 0)
 	g.Ints("flat", -1)
 
-	ones := make([]float32, batch)
-	for i := range ones {
-		ones[i] = 1
+	if n.ones {
+		g.Floats("ones", slices.Repeat([]float32{1}, batch), 1, batch)
 	}
-	g.Floats("ones", ones, 1, batch)
 
 	n.unpack(g)
 	activations := n.forward(g)
@@ -175,7 +179,7 @@ func (n network) backward(g *stepGraph, activations []string) {
 		input := activations[l]
 		g.gemm("dw"+i, true, false, input, dz)
 		grads[2*l] = g.op("Reshape", "flat_dw"+i, "dw"+i, "flat")
-		grads[2*l+1] = g.sumRows("db"+i, dz)
+		grads[2*l+1] = n.sumRows(g, "db"+i, dz)
 		if l == 0 {
 			break
 		}

@@ -34,6 +34,7 @@ func Run(ctx context.Context, rt *udf.Runtime, cfg Config, data *Data, progress 
 			cfg.BatchSize, data.rows))
 	}
 	net := newNetwork(len(cfg.Features), cfg.Hidden, cfg.LatentDims)
+	net.ones = cfg.Device == udf.CUDA
 	random := newGenerator(cfg.Seed)
 	params, losses, err := fit(ctx, rt, cfg, net, prep.z, random, progress)
 	if err != nil {
