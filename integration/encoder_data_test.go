@@ -43,6 +43,7 @@ INSERT INTO events VALUES (301, 'infinity', 'infinity', 'infinity', '178000000 y
 // makeEvents makes the table, an encoder of all its columns and a policy, and adds the rows that come later.
 func makeEvents(t *testing.T, e *env) {
 	t.Helper()
+	e.trains(t)
 	e.exec(t, e.directly(t, olga), eventsSQL)
 	e.exec(t, e.connect(t, olga), `CREATE ENCODER events ON events (day, at, seen, took, fee) WITH (latent_dims = 5, epochs = 2, batch_size = 64) WAIT`,
 		laterSQL, `CREATE MASKING POLICY p ON events (day, at, seen, took, fee) USING ENCODER events`)
@@ -311,6 +312,7 @@ func TestFeaturesUnderAnySearchPath(t *testing.T) {
 		admin := e.admin(t)
 		e.exec(t, e.directly(t, olga), eventsSQL)
 		e.exec(t, admin, `CREATE SCHEMA evil AUTHORIZATION olga`)
+		e.trains(t)
 		owner := e.connect(t, olga)
 		e.exec(t, owner, `CREATE FUNCTION evil.date_part(text, timestamp) RETURNS float8 IMMUTABLE LANGUAGE sql AS 'SELECT 1::float8'`,
 			`CREATE FUNCTION evil.date_part(text, interval) RETURNS float8 IMMUTABLE LANGUAGE sql AS 'SELECT 1::float8'`,
@@ -363,6 +365,7 @@ type trial struct {
 // tryAll makes the encoder of each trial by both protocols. What is refused leaves no row, no file, and a session that works.
 func tryAll(t *testing.T, e *env, trials []trial) {
 	t.Helper()
+	e.trains(t)
 	conn, heard := listener(t, e, olga)
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeDescribeExec} {
 		for _, c := range trials {
@@ -480,6 +483,7 @@ func TestRulesOfTrainingData(t *testing.T) {
 // TestTextAsGeneratedColumns: what the hint for text says works, and the masks of both.
 func TestTextAsGeneratedColumns(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
+		e.trains(t)
 		owner := e.connect(t, olga)
 		e.exec(t, owner, `CREATE TABLE people (id int, city text, in_rome boolean GENERATED ALWAYS AS (city = 'Rome') STORED, long boolean GENERATED ALWAYS AS (length(city) > 5) STORED)`,
 			`INSERT INTO people SELECT i, (ARRAY['Rome', 'Paris', 'London', 'Rome'])[1 + i % 4] FROM generate_series(1, 200) i`, `GRANT SELECT ON people TO analyst`,

@@ -137,6 +137,7 @@ func (w *world) compareTwins(t *testing.T, dialogues []dialogue) {
 	base := w.fresh(t)
 	owner := base.connect(t, olga)
 	base.exec(t, owner, trainingSQL)
+	base.trains(t)
 	base.exec(t, owner, trainingScrim...)
 	_ = owner.Close(t.Context()) // a template must have no sessions
 	base.close()

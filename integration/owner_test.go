@@ -83,6 +83,7 @@ func spiedTable(name string) []string {
 // search_path and temporary objects shadow what Scrim's functions use.
 func aliceMade(t *testing.T, e *env, alice string) *pgx.Conn {
 	t.Helper()
+	e.trains(t)
 	conn := e.connect(t, alice)
 	e.exec(t, conn, spiedTable("one")...)
 	e.exec(t, conn, spiedTable("two")...)

@@ -158,6 +158,7 @@ func TestCopyErrors(t *testing.T) {
 // TestCancelOurs: a cancel request ends a statement of Scrim's that waits for a lock.
 func TestCancelOurs(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
+		e.trains(t)
 		holder, owner := e.admin(t), e.connect(t, olga)
 		e.exec(t, holder, `BEGIN`, `LOCK TABLE customers`)
 		for _, statement := range []string{testPolicy, `CREATE ENCODER e2 ON customers (age) WAIT`} {

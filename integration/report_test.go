@@ -51,6 +51,7 @@ func figures(t *testing.T, conn *pgx.Conn, encoder string) (values map[string]fl
 // TestEncoderReport: training leaves a report, which says what the table is made for, the same each time, to those who may read it.
 func TestEncoderReport(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
+		e.trains(t)
 		owner := e.connect(t, olga)
 		create := func(name, with string) string {
 			return fmt.Sprintf(`CREATE ENCODER %s ON measured (a, b, c) PASSTHROUGH (name, number, place) WITH (epochs = 30, batch_size = 64, %s) WAIT`, name, with)
@@ -109,6 +110,7 @@ func TestEncoderReport(t *testing.T) {
 // TestMaxLeakage: an encoder that leaks more than is allowed, or nobody knows how much, leaves no file and no row.
 func TestMaxLeakage(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
+		e.trains(t)
 		owner := e.connect(t, olga)
 		e.exec(t, owner, measured, `CREATE TABLE few AS SELECT * FROM measured LIMIT 99`)
 		create := `CREATE ENCODER %s ON %s (%s) WITH (latent_dims = %d, epochs = 30, batch_size = 64, max_leakage = 0.9) WAIT`

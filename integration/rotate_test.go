@@ -378,6 +378,7 @@ func TestRotateRights(t *testing.T) {
 		if len(notices) > 0 {
 			t.Errorf("for one policy: %q", notices)
 		}
+		e.trains(t)
 		e.exec(t, owner, `CREATE ENCODER amounts ON orders (amount) WITH (latent_dims = 1, epochs = 1) WAIT`, `CREATE MASKING POLICY "Q" ON orders (amount) USING ENCODER amounts`)
 		conn := e.connect(t, analyst)
 		both := mustText(t, conn, `SELECT c.income, o.amount FROM customers c JOIN orders o ON o.customer_id = c.id ORDER BY o.id`)

@@ -46,6 +46,7 @@ func (v *versions) see(version int32, code float64) bool {
 func TestStress(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		admin := e.admin(t)
+		e.trains(t)
 		e.exec(t, admin, asOlga(
 			`CREATE TABLE moving (id integer PRIMARY KEY, version integer NOT NULL, income double precision)`,
 			`INSERT INTO moving SELECT i, i, i % 500 FROM generate_series(1, 500) i`, `GRANT SELECT ON moving TO analyst`)...)

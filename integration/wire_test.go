@@ -365,6 +365,7 @@ func TestAuthentication(t *testing.T) {
 // TestCancel: a cancel request reaches a running query, and a training.
 func TestCancel(t *testing.T) {
 	onEachProtected(t, func(t *testing.T, e *env) {
+		e.trains(t)
 		for role, statement := range map[string]string{
 			analyst: `SELECT id, income, pg_sleep(30) FROM customers`,
 			olga:    `CREATE ENCODER slow ON customers (age, income, score) WITH (epochs = 10000, batch_size = 16) WAIT`,
@@ -392,6 +393,7 @@ func TestCancel(t *testing.T) {
 // TestCommands: Scrim's statements give command tags and rows in both protocols.
 func TestCommands(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
+		e.trains(t)
 		for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeCacheStatement, pgx.QueryExecModeExec} {
 			conn := e.connect(t, olga)
 			for statement, want := range map[string]string{

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/scrimdb/scrim/rewrite"
+	"github.com/scrimdb/scrim/udf"
 )
 
 // SQLSTATEs that are born in this package. https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -70,6 +71,7 @@ func encode(msg pgproto3.BackendMessage) []byte {
 func clientError(err error, text string) *Error {
 	var own *Error
 	var refusal *rewrite.Refusal
+	var device *udf.DeviceError
 	switch {
 	case errors.As(err, &own):
 		return own
@@ -79,6 +81,8 @@ func clientError(err error, text string) *Error {
 			e.Position = int32(utf8.RuneCountInString(text[:refusal.Offset])) + 1
 		}
 		return e
+	case errors.As(err, &device):
+		return &Error{Code: codeFeatureNotSupported, Message: device.Message, Hint: device.Hint}
 	}
 	return &Error{Code: codeSystemError, Message: err.Error()}
 }

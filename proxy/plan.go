@@ -13,6 +13,7 @@ import (
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/policy"
 	"github.com/scrimdb/scrim/rewrite"
+	"github.com/scrimdb/scrim/udf"
 )
 
 // planVersion is what a plan depends on besides its text.
@@ -125,7 +126,7 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) ([]*statem
 	}
 	p.makes(in.Views)
 	if in.Command != nil {
-		return s.own(in.Command, text)
+		return s.own(ctx, in.Command, text, ownTx)
 	}
 	var plans []*rewrite.Plan
 	if len(in.Names) > 0 {
@@ -180,11 +181,31 @@ func sizeOf(plans []*rewrite.Plan) int {
 }
 
 // own makes the statement of a command, where it can be run.
-func (s *session) own(cmd rewrite.Command, text string) ([]*statement, error) {
+func (s *session) own(ctx context.Context, cmd rewrite.Command, text string, ownTx bool) ([]*statement, error) {
 	if s.elsewhere {
 		return nil, &Error{Code: codeFeatureNotSupported, Message: "this proxy runs Scrim's statements in database " + s.srv.catalog.Database() + " only"}
 	}
+	if device := deviceOf(cmd); device != "" {
+		// What this machine lacks is for those to know who may train.
+		if err := s.ask(ctx, ownTx, `SELECT scrim.require_trainer()`, nil, nil); err != nil {
+			return nil, err
+		}
+		if err := s.srv.library.Runtime().Device(udf.Device(device)); err != nil {
+			return nil, err
+		}
+	}
 	return []*statement{{Statement: rewrite.Statement{Text: text}, command: cmd}}, nil
+}
+
+// deviceOf is what a command needs besides a CPU.
+func deviceOf(cmd rewrite.Command) string {
+	switch c := cmd.(type) {
+	case rewrite.Query:
+		return c.Device
+	case rewrite.Wait:
+		return c.Device
+	}
+	return ""
 }
 
 // decide resolves the names of a text and plans its statements.

@@ -25,11 +25,11 @@ type createEncoder struct {
 	AllowIdentifiers bool
 	IfNotExists      bool
 	OrReplace        bool
-	Device           string
 	LatentDims       int
 	Epochs           int
 	BatchSize        int
 	Seed             int64
+	Device           string  // cpu or cuda
 	MaxLeakage       float64 // 0: whatever it is
 	Target           string  // a passthrough column whose prediction is compared; empty for none
 }
@@ -77,7 +77,13 @@ type RotateKey struct {
 }
 
 // Query is a statement that is a query over schema scrim: SHOW, and what starts a job and gives its number.
-type Query struct{ SQL, tag string }
+type Query struct {
+	SQL string
+	// Device is what must be there for it, if that is not the CPU.
+	Device string
+
+	tag string
+}
 
 // Wait is a query that gives a training job, of which the client wants to see the end.
 type Wait struct{ Query }
@@ -108,6 +114,7 @@ const (
 	defaultLatentDims = 16
 	defaultEpochs     = 100
 	defaultBatchSize  = 256
+	defaultDevice     = "cpu"
 )
 
 type lead struct {
@@ -385,7 +392,7 @@ func (p *parser) ifNotExists() bool { return p.try("IF", "NOT", "EXISTS") }
 
 func (p *parser) createEncoder() Command {
 	c := createEncoder{
-		OrReplace: p.replace, IfNotExists: p.ifNotExists(), LatentDims: defaultLatentDims, Epochs: defaultEpochs, BatchSize: defaultBatchSize, Device: "cpu",
+		OrReplace: p.replace, IfNotExists: p.ifNotExists(), LatentDims: defaultLatentDims, Epochs: defaultEpochs, BatchSize: defaultBatchSize, Device: defaultDevice,
 	}
 	c.Name = p.ident("an encoder name")
 	p.need("ON")
@@ -405,7 +412,11 @@ func (p *parser) createEncoder() Command {
 	if c.Target != "" && !slices.Contains(c.Passthrough, c.Target) {
 		refuse("42703", -1, "The target is one of the columns in PASSTHROUGH (...).", "target %q is not a passthrough column", c.Target)
 	}
-	return p.job(c.sql(), "CREATE ENCODER")
+	q := Query{SQL: c.sql(), tag: "CREATE ENCODER"}
+	if c.Device != defaultDevice {
+		q.Device = c.Device
+	}
+	return p.job(q)
 }
 
 // sql is the call of the function that does it.
@@ -433,8 +444,7 @@ func textArray(list []string) string {
 }
 
 // job reads the end of a statement that starts a training.
-func (p *parser) job(sql, tag string) Command {
-	q := Query{SQL: sql, tag: tag}
+func (p *parser) job(q Query) Command {
 	if p.try("WAIT") {
 		return Wait{q}
 	}
@@ -445,7 +455,7 @@ func (p *parser) job(sql, tag string) Command {
 }
 
 func (p *parser) trainEncoder() Command {
-	return p.job(fmt.Sprintf(`SELECT scrim.train_encoder(%s) AS job`, literal(p.ident("an encoder name"))), "TRAIN ENCODER")
+	return p.job(Query{SQL: fmt.Sprintf(`SELECT scrim.train_encoder(%s) AS job`, literal(p.ident("an encoder name"))), tag: "TRAIN ENCODER"})
 }
 
 func (p *parser) cancelTraining() Command {
@@ -502,9 +512,9 @@ func (p *parser) encoderOption(c *createEncoder) {
 	case "target":
 		c.Target = p.ident("a passthrough column")
 	case "device":
-		if device := p.ident("cpu or cuda"); device != "cpu" {
-			p.next--
-			refuse(codeFeatureNotSupported, p.offset(p.next), "Leave it out, or say device = cpu.", "device %q is not supported yet", device)
+		c.Device = p.ident("cpu or cuda")
+		if c.Device != defaultDevice && c.Device != "cuda" {
+			refuse("22023", p.offset(p.next-1), "Devices are cpu and cuda.", "unrecognized device %q", c.Device)
 		}
 	case "allow_identifiers":
 		c.AllowIdentifiers = p.try("true")

@@ -13,6 +13,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
+	"github.com/scrimdb/scrim/udf"
 	"github.com/scrimdb/scrim/udf/report"
 	"github.com/scrimdb/scrim/udf/train"
 )
@@ -236,7 +237,10 @@ type trained struct {
 
 func (j *job) train(ctx context.Context, password string) (trained, error) {
 	o := j.order
-	cfg := train.Config{Features: o.Features, LatentDims: o.LatentDims, Epochs: o.Epochs, BatchSize: o.BatchSize, Seed: o.Seed}
+	cfg := train.Config{Features: o.Features, LatentDims: o.LatentDims, Epochs: o.Epochs, BatchSize: o.BatchSize, Seed: o.Seed, Device: udf.Device(o.Device)}
+	if err := j.cfg.Library.Runtime().Device(cfg.Device); err != nil {
+		return trained{}, err // before anything is read
+	}
 	j.cfg.AtStep("read")
 	data, target, err := j.read(ctx, password)
 	if err != nil {
@@ -332,8 +336,9 @@ func (j *job) end(ctx context.Context, cause error, last bool) {
 func passing(err error) bool {
 	var refused *pgconn.PgError
 	var unfit *train.Error
+	var device *udf.DeviceError
 	switch {
-	case errors.Is(err, errCancelled), errors.As(err, &unfit):
+	case errors.Is(err, errCancelled), errors.As(err, &unfit), errors.As(err, &device):
 		return false
 	case errors.As(err, &refused):
 		switch refused.Code[:2] {
@@ -353,7 +358,10 @@ func described(err error) (code, message, hint *string) {
 	c, m, h := "XX000", err.Error(), ""
 	var refused *pgconn.PgError
 	var unfit *train.Error
+	var device *udf.DeviceError
 	switch {
+	case errors.As(err, &device):
+		c, m, h = "0A000", device.Message, device.Hint
 	case errors.Is(err, errCancelled):
 		c = "57014"
 	case errors.As(err, &unfit):

@@ -8,6 +8,21 @@
 // only operators measured to be stable, and a test vector stored in each model
 // file that must come out bit-identical before the model is used on a machine.
 //
+// # Devices
+//
+// A model is made for a [Device], which its file names (metadata scrim.device; none
+// is the CPU), and runs there or not at all: another device computes other bits, and
+// so would a silent fallback. [Runtime.Device] says what is missing; loading a model
+// for CUDA where CUDA is missing is the same [*DeviceError].
+//
+// On CUDA products are full float (no TF32), nothing is left to the CPU, and every
+// run has 1,024 rows, the last ones padding: cuBLAS promises the same bits for the
+// same call on GPUs of one architecture with as many multiprocessors and one version of
+// the library, not for the same row in a batch of another shape. So the promise
+// above holds there for one kind of GPU and one installation. It is not believed:
+// the test vector was computed on the device, and must come out the same at every
+// load, in all places of a chunk. What does not reproduce it refuses to load.
+//
 // # Life cycle
 //
 // [NewRuntime] loads the library and is called once, early. [Runtime.LoadEncoder]
@@ -28,7 +43,7 @@
 // # How to debug
 //
 // LoadEncoder says which check failed: [ErrModelMissing], [ErrModelHash],
-// [ErrModelCorrupt], [ErrModelSignature] or [ErrTestVector]. After a test vector
+// [ErrModelCorrupt], [ErrModelSignature], [ErrTestVector] or [*DeviceError]. After a test vector
 // error on a new machine the file is sound but this processor computes other
 // bits: retrain there, or keep the fleet on one processor family. The metadata
 // in the file (`strings model.onnx | tail`) shows the vector as hexadecimal

@@ -19,11 +19,15 @@ const laneSizes = 11
 // buffers and, over the same two buffers, tensors and a binding for each batch
 // size. ONNX Runtime keeps pointers into the buffers; Go does not move them, and
 // the lane keeps them reachable.
+//
+// On a GPU there is one size, chunkRows: cuBLAS chooses the kernel, and so the order
+// of a sum, by the shape. And a binding would copy its input to the device once, when
+// it is bound, so the tensors are handed over at each run instead.
 type lane struct {
 	src      []float64
 	dst      []float32
 	bindings [laneSizes]*ort.IoBinding
-	values   []ort.Value
+	values   []ort.Value // input and output of each size
 }
 
 // Encode computes the codes of n rows: src holds n*Inputs values row by row, NaN
@@ -62,10 +66,16 @@ func (e *Encoder) encode(dst []float32, src []float64, rows int) error {
 // run encodes up to chunkRows rows. The rest of the batch is zeros, so that what
 // an earlier batch left in the buffer never takes part in a computation.
 func (e *Encoder) run(l *lane, dst []float32, src []float64, rows int) error {
-	size := bits.Len(uint(rows - 1))
+	size := max(bits.Len(uint(rows-1)), e.smallest)
 	copy(l.src, src)
 	clear(l.src[len(src) : (1<<size)*e.spec.Inputs])
-	if err := e.session.RunWithBinding(l.bindings[size]); err != nil {
+	var err error
+	if e.smallest > 0 {
+		err = e.session.Run(l.values[:1], l.values[1:])
+	} else {
+		err = e.session.RunWithBinding(l.bindings[size])
+	}
+	if err != nil {
 		return err
 	}
 	copy(dst, l.dst)
@@ -106,7 +116,7 @@ func (e *Encoder) newLane() (*lane, error) {
 		src: make([]float64, chunkRows*e.spec.Inputs),
 		dst: make([]float32, chunkRows*e.spec.Dims),
 	}
-	for size := range l.bindings {
+	for size := e.smallest; size < laneSizes; size++ {
 		if err := e.bind(l, size); err != nil {
 			return nil, errors.Join(err, l.destroy())
 		}
@@ -126,6 +136,9 @@ func (e *Encoder) bind(l *lane, size int) error {
 		return err
 	}
 	l.values = append(l.values, out)
+	if e.smallest > 0 {
+		return nil
+	}
 	if l.bindings[size], err = e.session.CreateIoBinding(); err != nil {
 		return err
 	}

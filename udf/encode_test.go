@@ -154,7 +154,15 @@ func TestSameBitsInEveryProcess(t *testing.T) {
 // encoded before.
 func TestPaddingIsZero(t *testing.T) {
 	rt := udftest.Runtime(t)
-	e := load(t, rt, columnSums(), 1, 1)
+	e, err := rt.OpenEncoder(udf.EncoderSpec{Name: "sums", Inputs: 1, Dims: 1}, columnSums())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	ones := make([]float64, 1024)
 	for i := range ones {
 		ones[i] = 1

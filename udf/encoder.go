@@ -22,6 +22,7 @@ var (
 	ErrModelCorrupt   = errors.New("model file is not a valid ONNX model")
 	ErrModelSignature = errors.New("model has the wrong inputs or outputs")
 	ErrTestVector     = errors.New("model does not reproduce its stored test vector")
+	// Besides these, a *DeviceError: this process cannot compute on the device that the model was made for.
 )
 
 // The names of an encoder's one input, double [N, Inputs], and one output,
@@ -44,8 +45,12 @@ type EncoderSpec struct {
 // Encoder is a loaded, checked and warmed model.
 type Encoder struct {
 	spec    EncoderSpec
+	device  Device
 	session *ort.DynamicAdvancedSession
 	release func() error
+
+	// smallest is the binary logarithm of the fewest rows that a session sees, see lane.
+	smallest int
 
 	// tokens bounds the calls that run at a time; Close takes them all.
 	tokens chan struct{}
@@ -89,18 +94,22 @@ func (rt *Runtime) openEncoder(spec EncoderSpec, model []byte) (*Encoder, error)
 	if err != nil {
 		return nil, err
 	}
-	session, err := openSession(spec, model)
+	session, device, err := rt.openSession(spec, model)
 	if err != nil {
 		return nil, errors.Join(err, release())
 	}
 	e := &Encoder{
 		spec:    spec,
+		device:  device,
 		session: session,
 		release: release,
 		tokens:  make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	for range cap(e.tokens) {
 		e.tokens <- struct{}{}
+	}
+	if device == CUDA {
+		e.smallest = laneSizes - 1
 	}
 	return e, nil
 }
@@ -110,6 +119,9 @@ func (e *Encoder) Inputs() int { return e.spec.Inputs }
 
 // Dims returns the number of components of a code.
 func (e *Encoder) Dims() int { return e.spec.Dims }
+
+// Device returns what computes the codes: the file says for which device it was made.
+func (e *Encoder) Device() Device { return e.device }
 
 // Spec returns what the encoder was loaded from.
 func (e *Encoder) Spec() EncoderSpec { return e.spec }
@@ -153,31 +165,39 @@ func readModel(path, hash string) ([]byte, error) {
 	return model, nil
 }
 
-func openSession(spec EncoderSpec, model []byte) (*ort.DynamicAdvancedSession, error) {
+// openSession makes a session on the device that the model was made for.
+func (rt *Runtime) openSession(spec EncoderSpec, model []byte) (*ort.DynamicAdvancedSession, Device, error) {
 	if len(model) == 0 {
-		return nil, fmt.Errorf("%w: it is empty", ErrModelCorrupt)
+		return nil, "", fmt.Errorf("%w: it is empty", ErrModelCorrupt)
 	}
 	inputs, outputs, err := ort.GetInputOutputInfoWithONNXData(model)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrModelCorrupt, err)
+		return nil, "", fmt.Errorf("%w: %w", ErrModelCorrupt, err)
 	}
 	err = errors.Join(
 		checkSignature("input", inputs, InputName, ort.TensorElementDataTypeDouble, spec.Inputs),
 		checkSignature("output", outputs, OutputName, ort.TensorElementDataTypeFloat, spec.Dims),
 	)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	options, err := NewSessionOptions()
+	device, err := modelDevice(model)
 	if err != nil {
-		return nil, err
+		return nil, "", fmt.Errorf("%w: %w", ErrModelCorrupt, err)
+	}
+	if err := rt.Device(device); err != nil {
+		return nil, "", err
+	}
+	options, err := NewSessionOptions(device)
+	if err != nil {
+		return nil, "", err
 	}
 	session, err := ort.NewDynamicAdvancedSessionWithONNXData(model,
 		[]string{InputName}, []string{OutputName}, options)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %w", ErrModelCorrupt, err), options.Destroy())
+		return nil, "", errors.Join(fmt.Errorf("%w: %w", ErrModelCorrupt, err), options.Destroy())
 	}
-	return session, options.Destroy()
+	return session, device, options.Destroy()
 }
 
 func checkSignature(kind string, got []ort.InputOutputInfo, name string, t ort.TensorElementDataType, width int) error {

@@ -84,7 +84,7 @@ func write(tb testing.TB, model []byte, inputs, dims int) udf.EncoderSpec {
 func withVector(tb testing.TB, rt *udf.Runtime, model []byte, inputs, dims int) []byte {
 	tb.Helper()
 	rows := values(5 * inputs)
-	model, err := rt.AddTestVector(model, inputs, dims, rows)
+	model, err := rt.AddTestVector(model, udf.CPU, inputs, dims, rows)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -165,6 +165,7 @@ func TestLoadEncoderRefuses(t *testing.T) {
 		"no code":          {model: []byte(flipped), want: udf.ErrTestVector},
 		"another code":     {model: otherVector(plain, "0x1p+00 0x1p+00"), want: udf.ErrTestVector},
 		"code not numbers": {model: otherVector(plain, "one two"), want: udf.ErrTestVector},
+		"mixes rows":       {model: withVector(t, rt, columnSums(), 1, 1), change: func(s *udf.EncoderSpec) { s.Inputs, s.Dims = 1, 1 }, want: udf.ErrTestVector},
 		"code too short":   {model: otherVector(plain, "0x1p+00"), want: udf.ErrTestVector},
 	}
 	for name, c := range cases {

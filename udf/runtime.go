@@ -79,11 +79,11 @@ func (rt *Runtime) Close() error {
 	return process.release()
 }
 
-// NewSessionOptions returns the options of every session that Scrim makes. They
-// are part of the promise of equal bits, so they are fixed here: one thread, no
-// reordering, one optimisation level, prepacked weights (without them a batch of
-// one row takes another kernel). The caller destroys them.
-func NewSessionOptions() (*ort.SessionOptions, error) {
+// NewSessionOptions returns the options of every session that Scrim makes on a
+// device. They are part of the promise of equal bits, so they are fixed here: one
+// thread, no reordering, one optimisation level, prepacked weights (without them a
+// batch of one row takes another kernel). The caller destroys them.
+func NewSessionOptions(d Device) (*ort.SessionOptions, error) {
 	o, err := ort.NewSessionOptions()
 	if err != nil {
 		return nil, fmt.Errorf("ONNX Runtime session options: %w", err)
@@ -97,6 +97,9 @@ func NewSessionOptions() (*ort.SessionOptions, error) {
 		o.AddSessionConfigEntry("session.disable_prepacking", "0"),
 		o.AddSessionConfigEntry("session.set_denormal_as_zero", "0"),
 	)
+	if err == nil && d == CUDA {
+		err = appendCUDA(o)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("ONNX Runtime session options: %w", err), o.Destroy())
 	}

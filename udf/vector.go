@@ -4,23 +4,32 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
+
+	ort "github.com/yalue/onnxruntime_go"
 
 	"github.com/scrimdb/scrim/udf/internal/onnx"
 )
 
 // The metadata of a model file that holds its test vector: numbers in
-// hexadecimal floating point (exact, and readable in a hex dump), row by row.
+// hexadecimal floating point (exact, and readable in a hex dump), row by row. And
+// the device that they were computed on, if it is not the CPU.
 const (
 	metaTestFeatures = "scrim.test.features"
 	metaTestCode     = "scrim.test.code"
+	metaDevice       = "scrim.device"
 )
 
-// AddTestVector runs an encoder that has no test vector yet on the given rows and
-// returns the model file with rows and codes as its test vector. The rows end up
-// in the file as they are: never pass rows of a table.
-func (rt *Runtime) AddTestVector(model []byte, inputs, dims int, rows []float64) ([]byte, error) {
+// AddTestVector makes an encoder that has no test vector yet one for a device: it
+// runs it there on the given rows and returns the model file with device, rows and
+// codes. The rows end up in the file as they are: never pass rows of a table.
+func (rt *Runtime) AddTestVector(model []byte, d Device, inputs, dims int, rows []float64) ([]byte, error) {
+	model = model[:len(model):len(model)]
+	if d != "" && d != CPU {
+		model = onnx.AppendMeta(model, metaDevice, string(d))
+	}
 	e, err := rt.openEncoder(EncoderSpec{Name: "new", Inputs: inputs, Dims: dims}, model)
 	if err != nil {
 		return nil, err
@@ -30,23 +39,44 @@ func (rt *Runtime) AddTestVector(model []byte, inputs, dims int, rows []float64)
 	if err := errors.Join(e.encode(codes, rows, n), e.Close()); err != nil {
 		return nil, err
 	}
-	model = onnx.AppendMeta(model[:len(model):len(model)], metaTestFeatures, formatFloats(rows, 64))
+	model = onnx.AppendMeta(model, metaTestFeatures, formatFloats(rows, 64))
 	return onnx.AppendMeta(model, metaTestCode, formatFloats(codes, 32)), nil
 }
 
+// modelDevice reads for which device a model was made.
+func modelDevice(model []byte) (Device, error) {
+	meta, err := ort.GetModelMetadataWithONNXData(model)
+	if err != nil {
+		return "", err
+	}
+	text, found, err := meta.LookupCustomMetadataMap(metaDevice)
+	if err := errors.Join(err, meta.Destroy()); err != nil {
+		return "", err
+	}
+	if !found {
+		return CPU, nil
+	}
+	return Device(text), nil
+}
+
+// checkTestVector encodes the rows of the test vector as they are, and repeated until a chunk is full: a code depends
+// neither on the batch nor on the place in it.
 func (e *Encoder) checkTestVector() error {
 	features, want, err := e.testVector()
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrTestVector, err)
 	}
-	got := make([]float32, len(want))
-	if err := e.encode(got, features, len(features)/e.spec.Inputs); err != nil {
-		return fmt.Errorf("%w: %w", ErrTestVector, err)
-	}
-	for i := range got {
-		if math.Float32bits(got[i]) != math.Float32bits(want[i]) {
-			return fmt.Errorf("%w: component %d of row %d differs; the model was made on another kind of processor or library",
-				ErrTestVector, i%e.spec.Dims, i/e.spec.Dims)
+	rows := len(features) / e.spec.Inputs
+	for _, times := range []int{1, max(1, chunkRows/max(1, rows))} {
+		got := make([]float32, times*len(want))
+		if err := e.encode(got, slices.Repeat(features, times), times*rows); err != nil {
+			return fmt.Errorf("%w: %w", ErrTestVector, err)
+		}
+		for i := range got {
+			if math.Float32bits(got[i]) != math.Float32bits(want[i%len(want)]) {
+				return fmt.Errorf("%w: component %d of row %d differs; the model was made on another kind of processor or library",
+					ErrTestVector, i%e.spec.Dims, i/e.spec.Dims)
+			}
 		}
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/native"
 	"github.com/scrimdb/scrim/proxy"
+	"github.com/scrimdb/scrim/training"
 	"github.com/scrimdb/scrim/udf"
 )
 
@@ -186,7 +187,14 @@ func (w *world) serve(ctx context.Context, rt *udf.Runtime) error {
 	served, listened := make(chan struct{}), make(chan struct{})
 	go func() { defer close(served); _ = s.Serve(running, listener) }()
 	go func() { defer close(listened); _ = c.Run(running) }()
-	w.ends = append(w.ends, func() { stop(); <-served; <-listened })
+	worker, err := training.Open(ctx, training.Config{DSN: w.admin(database).dsn(), Library: udf.NewLibrary(rt, store), Logger: log})
+	if err != nil {
+		stop()
+		return err
+	}
+	trained := make(chan struct{})
+	go func() { defer close(trained); _ = worker.Run(running) }()
+	w.ends = append(w.ends, func() { stop(); <-served; <-listened; <-trained })
 	return nil
 }
 

@@ -25,14 +25,19 @@ CREATE VIEW scrim.masking_policies AS
       FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id
      WHERE EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = p.relation);
 
--- Raises unless the session's role may make an encoder of this name.
-CREATE FUNCTION scrim.check_encoder_name(encoder text) RETURNS void
+-- Raises unless the session's role may train.
+CREATE FUNCTION scrim.require_trainer() RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
         RAISE EXCEPTION 'permission denied for encoders' USING ERRCODE = 'insufficient_privilege',
             HINT = format('GRANT scrim_admin TO %I lets this role train encoders on tables it can read.', session_user);
     END IF;
+END $$;
+
+CREATE FUNCTION scrim.check_encoder_name(encoder text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
     IF (encoder ~ '^[A-Za-z_][A-Za-z0-9_$-]{0,62}$') IS NOT TRUE THEN
         RAISE EXCEPTION 'encoder name "%" is not allowed', encoder USING ERRCODE = 'invalid_name',
             HINT = 'It names a folder too: letters, digits, _, $ and -, at most 63.';
@@ -63,9 +68,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     users text;
 BEGIN
-    IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
-        RAISE EXCEPTION 'permission denied for encoders' USING ERRCODE = 'insufficient_privilege';
-    END IF;
+    PERFORM scrim.require_trainer();
     DELETE FROM scrim_state.policies p WHERE NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = p.relation);  -- DROP TABLE ... CASCADE
     SELECT string_agg(format('%I on %s', p.name, p.relation::regclass), ', ') INTO users
       FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id WHERE e.name = encoder;

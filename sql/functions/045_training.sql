@@ -82,6 +82,7 @@ DECLARE
     new_id bigint;
     bad record;
 BEGIN
+    PERFORM scrim.require_trainer();
     PERFORM scrim.check_encoder_name(encoder);
     SELECT e.* INTO old FROM scrim_state.encoders e WHERE e.name = encoder FOR UPDATE;
     IF FOUND AND if_not_exists THEN
@@ -133,9 +134,7 @@ DECLARE
     enc scrim_state.encoders;
     requester oid := (SELECT r.oid FROM pg_roles r WHERE r.rolname = session_user);
 BEGIN
-    IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
-        RAISE EXCEPTION 'permission denied for encoders' USING ERRCODE = 'insufficient_privilege';
-    END IF;
+    PERFORM scrim.require_trainer();
     PERFORM scrim.require_encoder(encoder);
     SELECT e.* INTO STRICT enc FROM scrim_state.encoders e WHERE e.name = encoder;
     PERFORM scrim.check_source(requester, enc.source, enc.feature_columns, enc.passthrough, enc.target, enc.allow_identifiers);
@@ -175,9 +174,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found_state text;
 BEGIN
-    IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
-        RAISE EXCEPTION 'permission denied for training jobs' USING ERRCODE = 'insufficient_privilege';
-    END IF;
+    PERFORM scrim.require_trainer();
     SELECT j.state INTO found_state FROM scrim.training_jobs j WHERE j.id = cancel_training_job.id;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'training job % does not exist', id USING ERRCODE = 'undefined_object', HINT = 'SHOW TRAINING JOBS lists them.';
@@ -409,9 +406,7 @@ DECLARE
     requester oid := (SELECT r.oid FROM pg_roles r WHERE r.rolname = session_user);
     is_cron boolean;
 BEGIN
-    IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
-        RAISE EXCEPTION 'permission denied for encoders' USING ERRCODE = 'insufficient_privilege';
-    END IF;
+    PERFORM scrim.require_trainer();
     PERFORM scrim.require_encoder(name);
     SELECT e.* INTO STRICT enc FROM scrim_state.encoders e WHERE e.name = schedule_training.name;
     is_cron := scrim.is_cron(schedule);

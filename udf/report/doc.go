@@ -10,7 +10,8 @@
 //     ẑ being what the trained decoder makes of the code. 0 is perfect, 1 no better than answering the mean. No linear
 //     autoencoder gets their sum below the sum of the smallest eigenvalues of the correlation matrix, those that are left
 //     when each latent dimension has taken the largest one (Baldi and Hornik, "Neural networks and principal component
-//     analysis", Neural Networks 2, 1989; Eckart and Young, Psychometrika 1, 1936).
+//     analysis", Neural Networks 2, 1989; Eckart and Young, Psychometrika 1, 1936). Of a feature j it leaves then the sum
+//     of λᵢvᵢⱼ² over the eigenvalues λᵢ that are left, vᵢⱼ being component j of the eigenvector of length 1.
 //
 //   - Leakage of each feature: how well an attacker who has pairs of rows and codes regains it from other codes. He has
 //     the codes, each component standardised, of the first part of the sample, tunes on a second, and is judged by the

@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 	"time"
+
+	"github.com/scrimdb/scrim/udf"
 )
 
 // Limits. They keep one training step below a second on one core.
@@ -39,6 +41,10 @@ type Config struct {
 	// them. Default: one layer, 32 wide up to four features and 64 above. Empty but
 	// not nil is a linear encoder.
 	Hidden []int
+
+	// Device computes the steps, and the codes of the finished encoder, which runs
+	// there only. Default: udf.CPU.
+	Device udf.Device
 }
 
 // Progress is reported after each epoch. Loss is the mean squared error of the
@@ -135,6 +141,9 @@ func (c Config) validateNetwork() error {
 func (c Config) withDefaults() Config {
 	if c.Epochs == 0 {
 		c.Epochs = 20
+	}
+	if c.Device == "" {
+		c.Device = udf.CPU
 	}
 	if c.LearningRate == 0 {
 		c.LearningRate = 0.005

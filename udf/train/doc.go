@@ -25,6 +25,13 @@
 // batches and initial weights come from one seeded generator, ONNX Runtime uses
 // one thread, and the file carries no time or name of a machine.
 //
+// [Config.Device] may be CUDA; the same graph runs there, but for the sums over rows,
+// which CUDA's ReduceSum would compute in changing order (the loss alone goes
+// through it, over one dimension). So on one GPU with one installation a training
+// should repeat itself too. That has not been seen yet:
+// TestCUDA checks it where there is a GPU. Nor is it known
+// whether it is faster: the vectors travel to the GPU and back at each step.
+//
 // # The encoder
 //
 // Input "features", double [N, k]: NaN is a missing value and becomes the

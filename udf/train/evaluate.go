@@ -16,7 +16,7 @@ import (
 // evaluateRows is the rows of one run: few enough that a cancellation is noticed within a second.
 const evaluateRows = 1000
 
-// whole returns the graph of the whole network with its weights as constants, as in the exported encoder, so that the
+// whole returns the graph of the whole network with its weights as constants, as in the exported encoder, so that on a CPU the
 // codes have the same bits: x [N, features] → code [N, dims], output [N, features].
 func (n network) whole(params []float32) (model []byte, code, output string) {
 	g := &stepGraph{onnx.Graph{Name: "network"}}
@@ -36,7 +36,7 @@ func (n network) whole(params []float32) (model []byte, code, output string) {
 }
 
 // evaluate runs the trained network on the given rows of prep.z. It is the last use of the decoder.
-func evaluate(ctx context.Context, rt *udf.Runtime, n network, params []float32, prep prepared, data *Data, rows []int32,
+func evaluate(ctx context.Context, rt *udf.Runtime, device udf.Device, n network, params []float32, prep prepared, data *Data, rows []int32,
 ) (codes []float32, squares []float64, err error) {
 	release, err := rt.Hold()
 	if err != nil {
@@ -44,7 +44,7 @@ func evaluate(ctx context.Context, rt *udf.Runtime, n network, params []float32,
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	model, code, output := n.whole(params)
-	options, err := udf.NewSessionOptions()
+	options, err := udf.NewSessionOptions(device)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -20,6 +20,10 @@ const (
 type network struct {
 	widths []int
 	latent int // the layer whose output is the code
+
+	// ones has rows summed up by a product with a row of ones, as CUDA needs it: its ReduceSum adds in whatever order
+	// its blocks end, and then no two trainings are the same.
+	ones bool
 }
 
 func newNetwork(features int, hidden []int, latentDims int) network {
@@ -84,7 +88,11 @@ func (g *stepGraph) gemm(output string, transA, transB bool, inputs ...string) s
 	return output
 }
 
-func (g *stepGraph) sumRows(output, input string) string {
+func (n network) sumRows(g *stepGraph, output, input string) string {
+	if n.ones {
+		g.gemm("row_"+output, false, false, "ones", input)
+		return g.op("Reshape", output, "row_"+output, "flat")
+	}
 	g.Node("ReduceSum", []string{input, "axis0"}, []string{output}, onnx.Attr{Name: "keepdims", Value: 0})
 	return output
 }
@@ -105,6 +113,10 @@ func (n network) step(batch int) []byte {
 	g.Output("loss", onnx.Float, 1)
 	g.Ints("axis0", 0)
 	g.Ints("flat", -1)
+
+	if n.ones {
+		g.Floats("ones", slices.Repeat([]float32{1}, batch), 1, batch)
+	}
 
 	n.unpack(g)
 	activations := n.forward(g)
@@ -167,7 +179,7 @@ func (n network) backward(g *stepGraph, activations []string) {
 		input := activations[l]
 		g.gemm("dw"+i, true, false, input, dz)
 		grads[2*l] = g.op("Reshape", "flat_dw"+i, "dw"+i, "flat")
-		grads[2*l+1] = g.sumRows("db"+i, dz)
+		grads[2*l+1] = n.sumRows(g, "db"+i, dz)
 		if l == 0 {
 			break
 		}

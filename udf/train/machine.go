@@ -37,7 +37,7 @@ func (s state) values() []ort.Value { return []ort.Value{s.p, s.m, s.v} }
 
 // newMachine starts with all vectors zero. A cancelled ctx interrupts a step that
 // is running.
-func newMachine(ctx context.Context, rt *udf.Runtime, n network, batch int, learning float64) (*machine, error) {
+func newMachine(ctx context.Context, rt *udf.Runtime, device udf.Device, n network, batch int, learning float64) (*machine, error) {
 	release, err := rt.Hold()
 	if err != nil {
 		return nil, err
@@ -50,7 +50,7 @@ func newMachine(ctx context.Context, rt *udf.Runtime, n network, batch int, lear
 	}
 	err = m.makeTensors(n)
 	if err == nil {
-		err = m.makeSessions(n)
+		err = m.makeSessions(device, n)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("train: %w", err), m.close())
@@ -85,8 +85,8 @@ func (m *machine) makeTensors(n network) error {
 	return nil
 }
 
-func (m *machine) makeSessions(n network) error {
-	options, err := udf.NewSessionOptions()
+func (m *machine) makeSessions(device udf.Device, n network) error {
+	options, err := udf.NewSessionOptions(device)
 	if err != nil {
 		return err
 	}

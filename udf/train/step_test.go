@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/scrimdb/scrim/udf"
 	"github.com/scrimdb/scrim/udf/internal/udftest"
 )
 
@@ -62,10 +63,14 @@ func referenceGradient(n network, params []float64, x []float32) []float64 {
 // Three steps of the graph against finite differences and a textbook Adam.
 func TestStepAgainstReference(t *testing.T) {
 	rt := udftest.Runtime(t)
-	for _, hidden := range [][]int{{}, {5}, {6, 4}} {
+	for _, c := range []struct {
+		hidden []int
+		ones   bool
+	}{{[]int{}, false}, {[]int{5}, false}, {[]int{6, 4}, false}, {[]int{}, true}, {[]int{6, 4}, true}} {
 		const batch, learning = 7, 0.01
-		n := newNetwork(3, hidden, 2)
-		m, err := newMachine(context.Background(), rt, n, batch, learning)
+		n := newNetwork(3, c.hidden, 2)
+		n.ones = c.ones
+		m, err := newMachine(context.Background(), rt, udf.CPU, n, batch, learning)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +127,7 @@ func near(t *testing.T, what string, got, want []float64, tolerance float64) {
 
 func TestStepDoesNotAllocate(t *testing.T) {
 	rt := udftest.Runtime(t)
-	m, err := newMachine(context.Background(), rt, newNetwork(3, []int{8}, 2), 16, 0.01)
+	m, err := newMachine(context.Background(), rt, udf.CPU, newNetwork(3, []int{8}, 2), 16, 0.01)
 	if err != nil {
 		t.Fatal(err)
 	}

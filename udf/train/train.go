@@ -22,6 +22,9 @@ func Run(ctx context.Context, rt *udf.Runtime, cfg Config, data *Data, progress 
 		return Result{}, err
 	}
 	cfg = cfg.withDefaults()
+	if err := rt.Device(cfg.Device); err != nil {
+		return Result{}, err
+	}
 	prep, err := prepare(ctx, cfg.Features, data)
 	if err != nil {
 		return Result{}, err
@@ -31,6 +34,7 @@ func Run(ctx context.Context, rt *udf.Runtime, cfg Config, data *Data, progress 
 			cfg.BatchSize, data.rows))
 	}
 	net := newNetwork(len(cfg.Features), cfg.Hidden, cfg.LatentDims)
+	net.ones = cfg.Device == udf.CUDA
 	random := newGenerator(cfg.Seed)
 	params, losses, err := fit(ctx, rt, cfg, net, prep.z, random, progress)
 	if err != nil {
@@ -41,12 +45,12 @@ func Run(ctx context.Context, rt *udf.Runtime, cfg Config, data *Data, progress 
 	if err != nil {
 		return Result{}, err
 	}
-	model, err = rt.AddTestVector(model, len(cfg.Features), cfg.LatentDims, testInputs(prep, random))
+	model, err = rt.AddTestVector(model, cfg.Device, len(cfg.Features), cfg.LatentDims, testInputs(prep, random))
 	if err != nil {
 		return Result{}, fmt.Errorf("train: check of the exported encoder: %w", err)
 	}
 	rows := random.draw(data.rows, SampleRows)
-	codes, squares, err := evaluate(ctx, rt, net, params, prep, data, rows)
+	codes, squares, err := evaluate(ctx, rt, cfg.Device, net, params, prep, data, rows)
 	if err != nil {
 		return Result{}, err
 	}
@@ -78,7 +82,7 @@ func fit(ctx context.Context, rt *udf.Runtime, cfg Config, net network, z []floa
 	k := len(cfg.Features)
 	rows := len(z) / k
 	batch := cfg.batch(rows)
-	m, err := newMachine(ctx, rt, net, batch, cfg.LearningRate)
+	m, err := newMachine(ctx, rt, cfg.Device, net, batch, cfg.LearningRate)
 	if err != nil {
 		return nil, nil, err
 	}

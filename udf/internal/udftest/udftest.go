@@ -5,6 +5,7 @@ package udftest
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/scrimdb/scrim/native"
@@ -17,6 +18,21 @@ func Library(tb testing.TB) string {
 	tb.Helper()
 	path, err := native.ONNXRuntime(tb.Context(), native.Config{Progress: os.Stderr})
 	if err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+// CopyLibrary copies the library into a folder, where ONNX Runtime then looks for what it loads itself. A link would not
+// do: the loader knows the file again.
+func CopyLibrary(tb testing.TB, folder string) string {
+	tb.Helper()
+	content, err := os.ReadFile(Library(tb))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	path := filepath.Join(folder, "libonnxruntime.so")
+	if err := os.WriteFile(path, content, 0o700); err != nil {
 		tb.Fatal(err)
 	}
 	return path
