@@ -200,7 +200,9 @@ func TestWithoutSuperuser(t *testing.T) {
 	for _, s := range []string{
 		`CREATE TABLE secrets (id int PRIMARY KEY, x float8)`, `INSERT INTO secrets VALUES (1, 2.5)`,
 		`CREATE ROLE reader LOGIN PASSWORD 'reader'`, `GRANT SELECT ON secrets TO reader`,
-		`SELECT scrim.register_encoder('e', 'secrets', '{x}', '{}', 1, 1, 1, 0, repeat('0', 64), 1, 0)`,
+		`SELECT scrim.create_encoder('e', 'secrets', '{x}', latent_dims => 1)`,
+		`INSERT INTO scrim_state.encoder_versions (encoder_id, version, sha256, trained_on, loss) SELECT id, 1, repeat('0', 64), 1, 0 FROM scrim_state.encoders`,
+		`UPDATE scrim_state.encoders SET default_version = 1`,
 		`SELECT scrim.create_masking_policy('p', 'secrets', '{x}', '{}', 'e')`,
 	} {
 		if _, err := conn.Exec(t.Context(), s); err != nil {

@@ -452,7 +452,7 @@ func TestRulesOfTrainingData(t *testing.T) {
 			{on: `single (a, b)` + batch, refusal: "22023: one row is not enough to train on", hint: "an encoder learns how rows differ: choose a table that has more"},
 			{on: `wide (` + strings.Join(many, ", ") + `)` + batch, refusal: "22023: 63 features, at most 62 are possible", hint: "train on fewer columns"},
 			{on: `wide (` + strings.Join(many[:62], ", ") + `)` + batch, refusal: "22023: no rows to train on", hint: "choose a table that has rows"},
-			{on: `rows (a, a)` + batch, refusal: `22023: feature "a" is listed twice`, hint: "name each column once"},
+			{on: `rows (a, a)` + batch, refusal: `42701: column "a" is listed twice`},
 			{on: `rows (a, missing)` + batch, refusal: `42703: column "missing" of relation public.rows does not exist`},
 			{
 				on: `odd ("A text")` + batch, refusal: `0A000: column "A text" of type text cannot be a feature`,

@@ -472,12 +472,15 @@ func TestNoInjection(t *testing.T) {
 	})
 }
 
-// TestStolenHash: an encoder that somebody registers under another's hash has no file of that name.
+// TestStolenHash: an encoder that would be registered under another's hash has no file of that name.
 func TestStolenHash(t *testing.T) {
 	onEachProtected(t, func(t *testing.T, e *env) {
 		mustText(t, e.connect(t, analyst), `SELECT income FROM customers WHERE id = 1`) // it is loaded
 		e.exec(t, e.admin(t), `CREATE TABLE dict AS SELECT g id, g age, g income, g score, true vip FROM generate_series(18, 78) g`, `GRANT SELECT ON dict TO analyst`,
-			`SELECT scrim.register_encoder('stolen', 'dict', '{age,income,score,vip}', '{}', 4, 1, 1, 0, (SELECT sha256 FROM scrim_state.encoder_versions), 1, 0)`,
+			`SELECT scrim.create_encoder('stolen', 'dict', '{age,income,score,vip}', latent_dims => 4)`,
+			`INSERT INTO scrim_state.encoder_versions (encoder_id, version, sha256, trained_on, loss)
+				SELECT (SELECT id FROM scrim_state.encoders WHERE name = 'stolen'), 1, sha256, 1, 0 FROM scrim_state.encoder_versions`,
+			`UPDATE scrim_state.encoders SET default_version = 1`,
 			`SELECT scrim.create_masking_policy('d', 'dict', '{age}', '{}', 'stolen')`)
 		// The policy was made around the proxy, which learns of it by a notice; until then it relays, and PostgreSQL refuses.
 		var out string

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/scrimdb/scrim/native"
@@ -33,6 +34,34 @@ func asOtherProcess(ctx context.Context) (bool, error) {
 	}
 	defer e.close()
 	fmt.Println("listening", e.addr)
+	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+	return true, nil
+}
+
+// asOtherWorker is what the test binary does when it was started to be a worker: it trains until it kills itself before a step of a
+// job, or is killed.
+func asOtherWorker(ctx context.Context) (bool, error) {
+	args := strings.Fields(os.Getenv("SCRIM_TEST_WORKER"))
+	if len(args) != 3 {
+		return false, nil
+	}
+	library, err := native.ONNXRuntime(ctx, native.Config{})
+	if err != nil {
+		return true, err
+	}
+	rt, err := udf.NewRuntime(library)
+	if err != nil {
+		return true, err
+	}
+	stop, err := startWorker(ctx, &env{world: &world{models: args[1], rt: rt}, catalogDSN: args[0]}, func(step string) {
+		if step == args[2] {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
+	})
+	if err != nil {
+		return true, err
+	}
+	defer stop()
 	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 	return true, nil
 }

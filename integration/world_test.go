@@ -92,6 +92,9 @@ func runAll(m *testing.M) (int, error) {
 	if other, err := asOtherProcess(ctx); other {
 		return 0, err
 	}
+	if other, err := asOtherWorker(ctx); other {
+		return 0, err
+	}
 	cfg := native.Config{Progress: os.Stderr}
 	library, err := native.ONNXRuntime(ctx, cfg)
 	if err != nil {

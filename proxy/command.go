@@ -108,28 +108,41 @@ func (f *frontend) wait(ctx context.Context, c rewrite.Wait) error {
 	if err != nil || job == "" { // IF NOT EXISTS
 		return err
 	}
-	var told time.Time
-	for last := -1; ; {
-		t, err := f.lookAtTraining(ctx, job)
-		if err == nil && t.State != "queued" && t.State != "running" {
-			return f.trainingEnded(t)
+	err = f.follow(ctx, job)
+	if ctx.Err() != nil && !errors.Is(err, errUpstreamGone) && !errors.Is(err, errClientGone) {
+		ending, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer done()
+		if f.askAlone(ending, `SELECT scrim.cancel_training_job($1)`, []string{job}, nil) == nil {
+			_ = f.follow(ending, job) // until it has stopped; or it had just ended
 		}
-		if err == nil && t.Epoch != last && t.Epoch > 0 && time.Since(told) >= time.Second {
+	}
+	return err
+}
+
+// follow tells the client of a training until it has ended.
+func (f *frontend) follow(ctx context.Context, job string) error {
+	began, told, waiting := time.Now(), time.Time{}, false
+	for last := 0; ; {
+		t, err := f.lookAtTraining(ctx, job)
+		switch {
+		case err != nil:
+			return err
+		case t.State == "completed", t.State == "failed", t.State == "cancelled":
+			return f.trainingEnded(t)
+		case t.State == "queued" && !waiting && time.Since(began) > 3*time.Second:
+			waiting = true
+			err = f.notice("training job %s waits for a worker: another encoder is being trained, or none is running", job)
+		case t.Epoch != last && time.Since(told) >= time.Second:
 			last, told = t.Epoch, time.Now()
 			err = f.notice("%s", t.bar())
 		}
-		if err == nil {
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-ctx.Done():
-				err = context.Cause(ctx)
-			}
-		}
 		if err != nil {
-			if ctx.Err() != nil && !errors.Is(err, errUpstreamGone) && !errors.Is(err, errClientGone) {
-				_ = f.askAlone(context.WithoutCancel(ctx), `SELECT scrim.cancel_training_job($1)`, []string{job}, nil) // or it has just ended
-			}
 			return err
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }

@@ -474,7 +474,11 @@ func (p *parser) alterEncoder() Command {
 	case p.try("UNSET", "SCHEDULE"):
 		return ScheduleTraining{Name: name}
 	case p.try("SET", "SCHEDULE"):
+		at := p.next
 		c := ScheduleTraining{Name: name, Schedule: p.quoted("a cron expression or an interval")}
+		if c.Schedule == "" {
+			refuse("22023", p.offset(at), "", "invalid schedule \"\"")
+		}
 		if p.try("ROW", "GROWTH") {
 			c.RowGrowth = int64(p.integer(1, 1<<62))
 		}

@@ -119,7 +119,7 @@ func (w *Worker) connect(ctx context.Context) (*pgx.Conn, error) {
 	cfg.RuntimeParams["tcp_keepalives_idle"] = "5"
 	cfg.RuntimeParams["tcp_keepalives_interval"] = "5"
 	cfg.RuntimeParams["tcp_keepalives_count"] = "3"
-	cfg.RuntimeParams["lock_timeout"] = "2s" // a policy that is being made in a long transaction: see begin
+	cfg.RuntimeParams["lock_timeout"] = "500ms" // for a policy that is being made in a long transaction: see begin
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
@@ -173,6 +173,8 @@ func (j *job) begin(ctx context.Context, verifier string) error {
 		return errBusy
 	case j.order.Outcome == "lost":
 		return errLost
+	case j.order.Outcome == "cancelled":
+		return errCancelled
 	}
 	j.note("reading", train.Progress{Epochs: j.order.Epochs})
 	return nil
@@ -252,7 +254,10 @@ func (j *job) train(ctx context.Context, password string) (trained, error) {
 	j.cfg.AtStep("train")
 	started := time.Now()
 	j.note("training", train.Progress{Epochs: o.Epochs})
-	result, err := train.Run(ctx, j.cfg.Library.Runtime(), cfg, data, func(p train.Progress) { j.note("training", p) })
+	result, err := train.Run(ctx, j.cfg.Library.Runtime(), cfg, data, func(p train.Progress) {
+		j.note("training", p)
+		j.cfg.AtStep("epoch")
+	})
 	if err != nil {
 		return trained{}, err
 	}

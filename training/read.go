@@ -40,6 +40,9 @@ func (j *job) read(ctx context.Context, password string) (*train.Data, *report.T
 	rows := conn.ExecParams(ctx, o.Query, nil, nil, nil, []int16{binaryFormat})
 	row := make([]float64, 0, len(o.Features))
 	for rows.NextRow() {
+		if data.Rows() == 0 {
+			j.cfg.AtStep("reading")
+		}
 		if data.Rows() >= maxValues/len(o.Features) {
 			err = &pgconn.PgError{
 				Code: "54000", Message: fmt.Sprintf("encoder %q has too many rows to train on", o.Encoder),

@@ -239,7 +239,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Begins a job on the connection that calls: takes the slot for it, and lets the trainer in under a password of which verifier is the
--- SCRAM form. outcome is 'busy' while another trains, 'lost' when the job is not this attempt's any more, else 'begun'. What speaks
+-- SCRAM form. outcome is 'busy' while another trains, 'lost' when the job is not this attempt's any more, 'cancelled', or 'begun'. What speaks
 -- against the training raises.
 CREATE FUNCTION scrim.begin_training(
     job bigint, attempt int, verifier text, OUT outcome text, OUT encoder text, OUT version int, OUT features text[], OUT latent_dims int, OUT epochs int,
@@ -259,6 +259,10 @@ BEGIN
         RETURN;
     END IF;
     SELECT t.* INTO STRICT asked FROM scrim_state.training_jobs t WHERE t.job = begin_training.job;
+    IF asked.cancel THEN
+        outcome := 'cancelled';
+        RETURN;
+    END IF;
     UPDATE scrim_state.training_slot s
        SET job = begin_training.job, encoder = asked.encoder, pid = a.pid, backend_start = a.backend_start
       FROM pg_stat_activity a WHERE a.pid = pg_backend_pid() AND scrim.slot_is_free();
@@ -328,7 +332,8 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'training job % has lost its slot', job USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
-    UPDATE scrim_state.training_jobs t SET version = publish_version.version, notices = publish_version.notices, step = 'published'
+    UPDATE scrim_state.training_jobs t
+       SET version = publish_version.version, notices = publish_version.notices, step = 'published', epoch = t.epochs, loss = publish_version.loss, eta = NULL
      WHERE t.job = publish_version.job AND NOT t.cancel RETURNING t.encoder_id INTO encoder;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'training job % is cancelled', job USING ERRCODE = 'query_canceled';

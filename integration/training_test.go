@@ -1,0 +1,575 @@
+package integration_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// until waits until a query gives what is wanted.
+func until(t *testing.T, conn *pgx.Conn, query, want string) {
+	t.Helper()
+	got := ""
+	for range 300 {
+		if got = mustText(t, conn, query); got == want {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatalf("%s\nis %q after half a minute, not %q", query, got, want)
+}
+
+// startTraining runs a statement that starts a job, and returns its number.
+func startTraining(t *testing.T, conn *pgx.Conn, statement string) string {
+	t.Helper()
+	return strings.TrimSpace(mustText(t, conn, statement))
+}
+
+func stateOf(job string) string {
+	return `SELECT state, version FROM scrim.training_jobs WHERE id = ` + job
+}
+
+// consistent checks what must hold whenever no job is under way: the slot is free, no trainer can log in or read anything, and the
+// registry and the files of an encoder agree.
+func consistent(t *testing.T, e *env, encoder string) {
+	t.Helper()
+	admin := e.admin(t)
+	until(t, admin, `SELECT count(*) FROM scrim_state.training_slot WHERE job IS NULL AND pid IS NULL`, "1\n")
+	trainers := `SELECT count(*) FILTER (WHERE r.rolcanlogin), count(d), count(*) FILTER (WHERE a.rolpassword IS NOT NULL)
+		FROM scrim_state.trainers t JOIN pg_roles r ON r.oid = t.role AND r.rolname = scrim.trainer_name(t.table_owner) JOIN pg_authid a ON a.oid = r.oid
+		LEFT JOIN pg_shdepend d ON d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid`
+	if got := mustText(t, admin, trainers); got != "0|0|0\n" {
+		t.Errorf("trainers that can log in, or have privileges, or passwords: %s", got)
+	}
+	rows, err := admin.Query(t.Context(), `SELECT v.sha256 FROM scrim_state.encoder_versions v JOIN scrim_state.encoders e ON e.id = v.encoder_id WHERE e.name = $1`, encoder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hashes, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(e.models, encoder, "*.onnx"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var there []string
+	for _, f := range files {
+		content, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(content)
+		there = append(there, hex.EncodeToString(sum[:]))
+	}
+	for _, h := range hashes {
+		if !slices.Contains(there, h) {
+			t.Errorf("no file of %s has the registered hash %s", encoder, h)
+		}
+	}
+}
+
+// TestTrainingJobs: a training is a job, which is asked for in a transaction, and makes a version.
+func TestTrainingJobs(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		const create = `CREATE ENCODER jobs ON customers (age, income) WITH (latent_dims = 2, epochs = 3, batch_size = 128)`
+
+		// Without a worker the job waits, and with it the encoder.
+		e.exec(t, owner, `BEGIN`, create, `ROLLBACK`)
+		if got := mustText(t, owner, `SELECT count(*) FROM scrim.training_jobs WHERE encoder = 'jobs'`); got != "0\n" {
+			t.Errorf("a job that was rolled back: %s", got)
+		}
+		e.exec(t, owner, `BEGIN`)
+		job := startTraining(t, owner, create)
+		e.exec(t, owner, `COMMIT`)
+		for statement, want := range map[string]string{
+			create: "42710", `TRAIN ENCODER jobs`: "55006", `TRAIN ENCODER none`: "42704",
+			`CREATE MASKING POLICY p ON customers (income) USING ENCODER jobs (age, income)`: "55000",
+			`CANCEL TRAINING JOB '999999'`: "42704", `CANCEL TRAINING JOB jobs`: "42601", `BEGIN; TRAIN ENCODER enc`: "42601",
+		} {
+			if _, err := text(t, owner, statement); code(err) != want {
+				t.Errorf("%s: %v, want %s", statement, explain(err), want)
+			}
+		}
+		for _, statement := range []string{`TRAIN ENCODER jobs`, `CANCEL TRAINING JOB '` + job + `'`, `SELECT scrim.train_encoder('jobs')`, `SHOW TRAINING JOBS`} {
+			if _, err := text(t, e.connect(t, analyst), statement); code(err) != "42501" {
+				t.Errorf("the analyst: %s: %v", statement, explain(err))
+			}
+		}
+		if got := mustText(t, owner, `SELECT id, encoder, state, epochs, requested_by FROM scrim.training_jobs WHERE id = `+job); got != job+"|jobs|queued|3|olga\n" {
+			t.Error(got)
+		}
+
+		e.trains(t)
+		until(t, owner, stateOf(job), "completed|1\n")
+		if got := mustText(t, owner, `SELECT epoch, epochs, round(loss) IS NOT NULL, error, started_at < finished_at FROM scrim.training_jobs WHERE id = `+job); got != "3|3|t|∅|t\n" {
+			t.Error(got)
+		}
+		for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeCacheStatement, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec} {
+			var id int64
+			if err := owner.QueryRow(t.Context(), `TRAIN ENCODER jobs`, mode).Scan(&id); err != nil {
+				t.Fatalf("%s: %s", mode, explain(err))
+			}
+			until(t, owner, `SELECT state FROM scrim.training_jobs WHERE id = `+fmt.Sprint(id), "completed\n")
+		}
+		if got := mustText(t, owner, `SELECT string_agg(version || CASE WHEN active THEN '*' ELSE '' END, ' ' ORDER BY version), count(DISTINCT sha256) FROM scrim.encoder_versions WHERE encoder = 'jobs'`); got != "1 2 3 4 5*|1\n" {
+			t.Errorf("five trainings on the same rows made %s", got)
+		}
+		if tag, err := owner.Exec(t.Context(), `TRAIN ENCODER jobs WAIT`); err != nil || tag.String() != "TRAIN ENCODER" {
+			t.Errorf("%q, %s", tag, explain(err))
+		}
+		for _, begin := range []string{`BEGIN`, `BEGIN ISOLATION LEVEL SERIALIZABLE`} {
+			e.exec(t, owner, begin)
+			if _, err := text(t, owner, `TRAIN ENCODER jobs WAIT`); code(err) != "25001" {
+				t.Errorf("WAIT in a block: %v", explain(err))
+			}
+			e.exec(t, owner, `ROLLBACK`)
+		}
+
+		// OR REPLACE keeps an encoder that policies can go on with, and makes another of it where they cannot.
+		e.exec(t, owner, `CREATE MASKING POLICY p ON customers (income) USING ENCODER jobs (age, income)`)
+		before := mustText(t, e.connect(t, analyst), `SELECT income FROM customers WHERE id = 7`)
+		e.exec(t, owner, strings.Replace(create, "epochs = 3", "epochs = 2", 1)[:0]+`CREATE OR REPLACE ENCODER jobs ON customers (age, income) WITH (latent_dims = 2, epochs = 2, batch_size = 64, seed = 9) WAIT`)
+		after := mustText(t, e.connect(t, analyst), `SELECT income FROM customers WHERE id = 7`)
+		if before == after {
+			t.Error("the replaced encoder gives the same code")
+		}
+		other := `CREATE OR REPLACE ENCODER jobs ON customers (age, income, score) WITH (latent_dims = 2, epochs = 2) WAIT`
+		if _, err := text(t, owner, other); code(err) != "2BP01" {
+			t.Errorf("%s: %v", other, explain(err))
+		}
+		e.exec(t, owner, `DROP MASKING POLICY p ON customers`, other)
+		if got := mustText(t, owner, `SELECT version, feature_columns FROM scrim.encoders WHERE name = 'jobs'`); got != "1|{age,income,score}\n" {
+			t.Error(got)
+		}
+
+		// What may not be read any more is not trained on, and the encoder stays as it was.
+		e.exec(t, admin, `ALTER TABLE customers OWNER TO risk`, `REVOKE ALL ON customers FROM olga`)
+		if _, err := text(t, owner, `TRAIN ENCODER jobs WAIT`); code(err) != "42501" {
+			t.Errorf("without SELECT: %v", explain(err))
+		}
+		e.exec(t, admin, `GRANT SELECT ON customers TO olga`)
+		e.exec(t, owner, `TRAIN ENCODER jobs WAIT`) // of another's table
+		e.exec(t, admin, `ALTER TABLE customers ENABLE ROW LEVEL SECURITY`)
+		if _, err := text(t, owner, `TRAIN ENCODER jobs WAIT`); code(err) != "42501" {
+			t.Errorf("with row security: %v", explain(err))
+		}
+		e.exec(t, admin, `ALTER TABLE customers OWNER TO olga`)
+		e.exec(t, owner, `TRAIN ENCODER jobs WAIT`) // the owner sees all rows
+		if got := mustText(t, owner, `SELECT trained_on FROM scrim.encoders WHERE name = 'jobs'`); got != "2000\n" {
+			t.Errorf("rows behind row security: %s", got)
+		}
+		consistent(t, e, "jobs")
+		if ways := mustText(t, admin, `SELECT count(*) FROM scrim.openings()`); ways != "0\n" {
+			t.Errorf("doctor: %s", ways)
+		}
+		e.exec(t, admin, `DROP TABLE customers CASCADE`)
+		if _, err := text(t, owner, `TRAIN ENCODER jobs WAIT`); code(err) != "42809" {
+			t.Errorf("without its table: %v", explain(err))
+		}
+	})
+}
+
+// TestCancelTraining: whatever a job is at, it ends when it is cancelled, and leaves nothing of an encoder that it was to be the first of.
+func TestCancelTraining(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, other, admin := e.connect(t, olga), e.connect(t, olga), e.admin(t)
+		const create = `CREATE ENCODER long ON customers (age, income) WITH (epochs = 10000, batch_size = 16)`
+		gone := func(job string) {
+			t.Helper()
+			asked := time.Now()
+			e.exec(t, other, `CANCEL TRAINING JOB '`+job+`'`)
+			until(t, other, stateOf(job), "cancelled|∅\n")
+			t.Logf("cancelled after %s", time.Since(asked).Round(time.Millisecond))
+			if got := mustText(t, owner, `SELECT count(*) FROM scrim.encoders WHERE name = 'long'`); got != "0\n" {
+				t.Errorf("encoders: %s", got)
+			}
+			if _, err := text(t, other, `CANCEL TRAINING JOB '`+job+`'`); code(err) != "55000" {
+				t.Errorf("cancelled twice: %v", explain(err))
+			}
+		}
+		gone(startTraining(t, owner, create)) // waiting
+
+		e.trains(t)
+		job := startTraining(t, owner, create)
+		until(t, other, `SELECT state, step, epoch > 0 FROM scrim.training_jobs WHERE id = `+job, "running|training|t\n")
+		gone(job)
+
+		e.exec(t, owner, `CREATE VIEW slow AS SELECT c.* FROM customers c, pg_sleep(60)`)
+		job = startTraining(t, owner, strings.Replace(create, "customers", "slow", 1))
+		until(t, other, `SELECT state, step FROM scrim.training_jobs WHERE id = `+job, "running|reading\n")
+		gone(job)
+		until(t, admin, `SELECT count(*) FROM pg_stat_activity WHERE usename LIKE 'scrim_trainer%' AND datname = current_database()`, "0\n") // its query too
+
+		e.exec(t, admin, `BEGIN`, `LOCK TABLE scrim_state.policies`) // as a policy that is being made does
+		job = startTraining(t, owner, create)
+		time.Sleep(700 * time.Millisecond)
+		gone(job)
+		e.exec(t, admin, `COMMIT`)
+
+		waited := make(chan error, 1)
+		go func() {
+			_, err := text(t, owner, create+` WAIT`)
+			waited <- err
+		}()
+		until(t, other, `SELECT count(*) FROM scrim.training_jobs WHERE encoder = 'long' AND state = 'running'`, "1\n")
+		e.exec(t, other, `DROP ENCODER long`) // cancels, too
+		if err := <-waited; code(err) != "57014" {
+			t.Errorf("who waited heard %v", explain(err))
+		}
+		consistent(t, e, "long")
+		e.exec(t, owner, strings.Replace(create, "10000", "1", 1)+` WAIT`) // the slot is free
+	})
+}
+
+// TestOneTrainingAtATime: of several workers one trains, and all jobs are done.
+func TestOneTrainingAtATime(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner := e.connect(t, olga)
+		var active, most atomic.Int64
+		atStep := func(step string) {
+			switch step {
+			case "read": // the slot is taken
+				for n := active.Add(1); ; {
+					m := most.Load()
+					if n <= m || most.CompareAndSwap(m, n) {
+						return
+					}
+				}
+			case "commit": // it is given back
+				active.Add(-1)
+			}
+		}
+		for range 3 {
+			stop, err := startWorker(t.Context(), e, atStep)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stop()
+		}
+		var all sync.WaitGroup
+		for i := range 6 {
+			conn := e.connect(t, olga)
+			all.Go(func() {
+				e.exec(t, conn, fmt.Sprintf(`CREATE ENCODER one_%d ON customers (age, income) WITH (latent_dims = 2, epochs = 20, batch_size = 64) WAIT`, i))
+			})
+		}
+		all.Wait()
+		if got := mustText(t, owner, `SELECT count(*), sum(attempt) FROM scrim.training_jobs WHERE encoder LIKE 'one%' AND state = 'completed'`); got != "6|6\n" {
+			t.Errorf("jobs and attempts: %s", got)
+		}
+		if most.Load() != 1 || active.Load() != 0 {
+			t.Errorf("%d trainings at the same time, %d without an end", most.Load(), active.Load())
+		}
+		consistent(t, e, "one_0")
+	})
+}
+
+// TestKilledWorker: a worker that is killed before any step of a job leaves it to the next one, and the encoder with its old version
+// until there is a new one.
+func TestKilledWorker(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner := e.connect(t, olga)
+		e.exec(t, owner, testPolicy)
+		const query = `SELECT income FROM customers ORDER BY id LIMIT 3`
+		codes := mustText(t, e.connect(t, analyst), query)
+		encoder := func() string {
+			return mustText(t, owner, `SELECT count(*), max(version), count(*) FILTER (WHERE active) FROM scrim.encoder_versions WHERE encoder = 'enc'`)
+		}
+		versions := 1
+		for _, step := range []string{"begin", "read", "reading", "train", "epoch", "report", "publish", "register", "complete", "commit", "committed"} {
+			job := startTraining(t, owner, `TRAIN ENCODER enc`)
+			died := startOtherWorker(t, e, step)
+			select {
+			case <-died:
+			case <-time.After(30 * time.Second):
+				t.Fatalf("the worker was not at step %q", step)
+			}
+			want := fmt.Sprintf("%d|%d|1\n", versions, versions)
+			if step == "committed" {
+				want = fmt.Sprintf("%d|%d|1\n", versions+1, versions+1)
+			}
+			if got := encoder(); got != want {
+				t.Errorf("killed before %s: versions, the last and active ones: %s", step, got)
+			}
+			if got := mustText(t, e.connect(t, analyst), query); got != codes {
+				t.Errorf("killed before %s: codes are\n%s\nnot\n%s", step, got, codes)
+			}
+			stop, err := startWorker(t.Context(), e, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			versions++
+			until(t, owner, stateOf(job), fmt.Sprintf("completed|%d\n", versions))
+			stop()
+			if got, want := encoder(), fmt.Sprintf("%d|%d|1\n", versions, versions); got != want {
+				t.Errorf("killed before %s and taken over: versions, the last and active ones: %s", step, got)
+			}
+			consistent(t, e, "enc")
+		}
+
+		// Three times is enough.
+		job := startTraining(t, owner, `TRAIN ENCODER enc`)
+		for range 3 {
+			<-startOtherWorker(t, e, "train")
+		}
+		e.trains(t)
+		until(t, owner, `SELECT state, attempt, code FROM scrim.training_jobs WHERE id = `+job, "failed|3|57P01\n")
+		consistent(t, e, "enc")
+		e.exec(t, owner, `TRAIN ENCODER enc WAIT`)
+	})
+}
+
+// startOtherWorker starts a worker in a process of its own, which kills itself before a step. The channel is closed when it is dead.
+func startOtherWorker(t *testing.T, e *env, step string) <-chan struct{} {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), fmt.Sprintf("SCRIM_TEST_WORKER=%s %s %s", e.catalogDSN, e.models, step))
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	died := make(chan struct{})
+	go func() {
+		defer close(died)
+		_ = cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		_ = cmd.Process.Kill()
+		<-died
+	})
+	return died
+}
+
+// TestLostSlot: a worker whose connection to the slot is cut publishes nothing; the job is tried again.
+func TestLostSlot(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		cut := make(chan struct{})
+		var once sync.Once
+		stop, err := startWorker(t.Context(), e, func(step string) {
+			if step == "publish" {
+				once.Do(func() {
+					mustText(t, admin, `SELECT pg_terminate_backend(pid, 10000) FROM scrim_state.training_slot`)
+					close(cut)
+				})
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stop()
+		job := startTraining(t, owner, `TRAIN ENCODER enc`)
+		<-cut
+		until(t, owner, `SELECT state, attempt, version FROM scrim.training_jobs WHERE id = `+job, "completed|2|2\n")
+		consistent(t, e, "enc")
+	})
+}
+
+// TestTrainer: rows are read by a role that is good for nothing else, whatever the owner's code does in its session.
+func TestTrainer(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		e.exec(t, admin, `CREATE TABLE others (secret float8)`, `INSERT INTO others VALUES (4815162)`, `CREATE SCHEMA open`, `GRANT ALL ON SCHEMA open TO PUBLIC`)
+		e.exec(t, owner, testPolicy, `CREATE TABLE more (secret float8)`,
+			`CREATE FUNCTION try(what text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE what; RETURN 'done'; EXCEPTION WHEN OTHERS THEN RETURN SQLSTATE; END $$`,
+			`CREATE FUNCTION spy(x float8) RETURNS float8 LANGUAGE plpgsql AS $$ DECLARE said text := ''; what text; BEGIN
+				FOREACH what IN ARRAY ARRAY['RESET ROLE', 'RESET SESSION AUTHORIZATION', 'SET ROLE olga', 'SELECT * FROM public.others', 'SELECT * FROM public.more', 'SELECT * FROM public.customers',
+					'SELECT age FROM public.customers', 'SELECT "Note" FROM public.customers', 'SELECT * FROM scrim_state.key_' || 'olga'::regrole::oid, 'SELECT * FROM scrim_state.training_slot', 'CREATE TEMP TABLE t ()', 'CREATE TABLE open.t ()',
+					'SET transaction_read_only = off', 'ALTER ROLE CURRENT_USER PASSWORD ''x''', 'SELECT rolpassword FROM pg_authid', 'SELECT scrim.begin_training(1, 1, ''x'')'] LOOP
+					said := said || what || ': ' || public.try(what) || chr(10);
+				END LOOP;
+				RAISE EXCEPTION USING MESSAGE = format('%s %s %s', session_user ~ '^scrim_trainer_\d+_\d+$', session_user = current_user, (SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls FROM pg_roles WHERE rolname = session_user)),
+					DETAIL = said, ERRCODE = '22000';
+			END $$`,
+			`CREATE VIEW trap AS SELECT spy(score) AS score FROM customers`)
+		e.trains(t)
+		_, err := text(t, owner, `CREATE ENCODER trapped ON trap (score) WITH (latent_dims = 1, epochs = 1) WAIT`)
+		if code(err) != "22000" || !strings.Contains(err.Error(), "t t f") {
+			t.Fatalf("the trainer is not what it must be: %v", explain(err))
+		}
+		// What the detail says goes no further than the job's worker, so the spy tells it in the message this time.
+		e.exec(t, owner, strings.Replace(mustText(t, owner, `SELECT pg_get_functiondef('spy'::regproc)`), `format('%s %s %s'`, `format('%s %s %s %s', said`, 1))
+		_, err = text(t, owner, `CREATE ENCODER trapped ON trap (score) WITH (latent_dims = 1, epochs = 1) WAIT`)
+		for _, line := range strings.Split(fmt.Sprint(err), "\n") {
+			what, got, ok := strings.Cut(line, ": ")
+			if !ok || strings.Contains(what, "ERROR") && !strings.Contains(what, "RESET") {
+				continue
+			}
+			allowed := []string{"42501", "25006", "25001", "42704"}
+			if strings.Contains(what, "RESET") { // to what it is
+				allowed = append(allowed, "done")
+			}
+			if what == "SELECT age FROM public.customers" { // through the view, but not by the trainer itself
+				allowed = []string{"42501"}
+			}
+			if !slices.ContainsFunc(allowed, func(a string) bool { return strings.HasPrefix(got, a) }) {
+				t.Errorf("in the trainer's session, %s: %s", what, got)
+			}
+		}
+		if strings.Count(fmt.Sprint(err), "\n") < 15 {
+			t.Errorf("the spy said only: %v", err)
+		}
+		consistent(t, e, "trapped")
+	})
+}
+
+// TestPolicyWhileTraining: a policy can be made while a job reads the table: its trainer is no opening, and reads on.
+func TestPolicyWhileTraining(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		reading, made := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		stop, err := startWorker(t.Context(), e, func(step string) {
+			if step == "read" {
+				once.Do(func() { close(reading); <-made })
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stop()
+		job := startTraining(t, owner, `TRAIN ENCODER enc`)
+		<-reading
+		e.exec(t, e.connect(t, olga), testPolicy)
+		if ways := mustText(t, admin, `SELECT count(*) FROM scrim.openings()`); ways != "0\n" {
+			t.Errorf("doctor: %s", ways)
+		}
+		close(made)
+		until(t, owner, stateOf(job), "completed|2\n")
+		consistent(t, e, "enc")
+		e.exec(t, owner, `DROP MASKING POLICY p ON customers`)
+		if got := mustText(t, admin, `SELECT has_table_privilege('analyst', 'customers', 'SELECT')`); got != "t\n" {
+			t.Error("the analyst's grant did not come back")
+		}
+	})
+}
+
+// TestSchedules: a schedule trains by the clock and by growth; what was missed runs once.
+func TestSchedules(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		e.trains(t)
+		jobs := func(reason string) string {
+			return `SELECT count(*) FROM scrim.training_jobs WHERE encoder = 'enc' AND state = 'completed' AND reason = '` + reason + `'`
+		}
+		e.exec(t, owner, `ALTER ENCODER enc SET SCHEDULE '1 second'`)
+		until(t, owner, strings.Replace(jobs("schedule"), "count(*)", "count(*) >= 2", 1), "t\n")
+		e.exec(t, owner, `ALTER ENCODER enc UNSET SCHEDULE`)
+		until(t, owner, `SELECT count(*) FROM scrim.training_jobs WHERE state IN ('queued', 'running')`, "0\n")
+		done := strings.TrimSpace(mustText(t, owner, jobs("schedule")))
+
+		for _, schedule := range []string{`5 4 * * *`, `1 hour`} {
+			e.exec(t, owner, `ALTER ENCODER enc SET SCHEDULE '`+schedule+`'`)
+			until(t, owner, `SELECT next_training > now() FROM scrim.encoders WHERE name = 'enc'`, "t\n")
+			if schedule == `5 4 * * *` {
+				at := `SELECT to_char(next_training AT TIME ZONE 'UTC', 'HH24:MI:SS'), next_training <= now() + interval '1 day' FROM scrim.encoders WHERE name = 'enc'`
+				if got := mustText(t, owner, at); got != "04:05:00|t\n" {
+					t.Errorf("%s is next at %s", schedule, got)
+				}
+			}
+			e.exec(t, admin, `UPDATE scrim_state.training_schedules SET next_at = now() - interval '3 days'`) // nobody was there
+			until(t, owner, `SELECT next_training > now() FROM scrim.encoders WHERE name = 'enc'`, "t\n")
+			until(t, owner, `SELECT count(*) FROM scrim.training_jobs WHERE state IN ('queued', 'running')`, "0\n")
+		}
+		if got, want := strings.TrimSpace(mustText(t, owner, jobs("schedule"))), fmt.Sprint(atoi(t, done)+2); got != want {
+			t.Errorf("%s trainings by schedule, not %s", got, want)
+		}
+
+		e.exec(t, owner, `ALTER ENCODER enc SET SCHEDULE '1 day' ROW GROWTH 500`)
+		if got := mustText(t, owner, `SELECT schedule, row_growth FROM scrim.encoders WHERE name = 'enc'`); got != "1 day|500\n" {
+			t.Error(got)
+		}
+		grow := func(n int) {
+			e.exec(t, e.directly(t, olga), fmt.Sprintf(`INSERT INTO customers SELECT (SELECT max(id) FROM customers) + i, 'EU', 40, 50000, 500, true FROM generate_series(1, %d) i`, n), `ANALYZE customers`)
+		}
+		grow(400)
+		time.Sleep(2500 * time.Millisecond)
+		if got := mustText(t, owner, jobs("row growth")); got != "0\n" {
+			t.Errorf("after 400 rows: %s", got)
+		}
+		grow(200)
+		until(t, owner, jobs("row growth"), "1\n")
+		if got := mustText(t, owner, `SELECT trained_on FROM scrim.encoders WHERE name = 'enc'`); got != "2600\n" {
+			t.Errorf("trained on %s", got)
+		}
+
+		e.exec(t, owner, `CREATE VIEW seen AS SELECT age FROM customers`, `CREATE ENCODER seen ON seen (age) WITH (latent_dims = 1, epochs = 1) WAIT`)
+		for statement, want := range map[string]string{
+			`ALTER ENCODER none SET SCHEDULE '1 day'`: "42704", `ALTER ENCODER enc SET SCHEDULE ''`: "22023", `ALTER ENCODER enc SET SCHEDULE 'soon'`: "22023",
+			`ALTER ENCODER enc SET SCHEDULE '0 seconds'`: "22023", `ALTER ENCODER enc SET SCHEDULE '-1 day'`: "22023", `ALTER ENCODER enc SET SCHEDULE '60 * * * *'`: "22023",
+			`ALTER ENCODER enc SET SCHEDULE '* 24 * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '* * 0 * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '* * * 13 *'`: "22023",
+			`ALTER ENCODER enc SET SCHEDULE '* * * * 8'`: "22023", `ALTER ENCODER enc SET SCHEDULE '5-1 * * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '*/0 * * * *'`: "22023",
+			`ALTER ENCODER enc SET SCHEDULE '* * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '1 day' ROW GROWTH 0`: "22023", `ALTER ENCODER enc SET SCHEDULE 1`: "42601",
+			`ALTER ENCODER seen SET SCHEDULE '1 day' ROW GROWTH 5`: "0A000", `ALTER ENCODER enc`: "42601",
+			`ALTER ENCODER enc SET SCHEDULE '*/5 0-6,12 1,15 jan-mar mon-fri'`: "", `ALTER ENCODER enc SET SCHEDULE '@daily'`: "", `ALTER ENCODER enc SET SCHEDULE '0 0 31 2 *'`: "",
+			`ALTER ENCODER enc SET SCHEDULE '1 month 2 days'`: "", `SELECT scrim.schedule_training('enc', NULL, 100)`: "",
+		} {
+			if _, err := text(t, owner, statement); code(err) != want {
+				t.Errorf("%s: %v, want %q", statement, explain(err), want)
+			}
+		}
+		for _, statement := range []string{`ALTER ENCODER enc SET SCHEDULE '1 day'`, `SELECT scrim.schedule_training('enc', '1 day')`} {
+			if _, err := text(t, e.connect(t, analyst), statement); code(err) != "42501" {
+				t.Errorf("the analyst: %s: %v", statement, explain(err))
+			}
+		}
+		// What the server takes for a cron expression the library must take too: it is worked out at once.
+		for _, schedule := range []string{`*/5 0-6,12 1,15 jan-mar mon-fri`, `@daily`, `0 0 31 2 *`, `0 3 * * SUN`} {
+			e.exec(t, owner, `ALTER ENCODER enc SET SCHEDULE '`+schedule+`'`)
+			until(t, owner, `SELECT next_training > now() FROM scrim.encoders WHERE name = 'enc'`, "t\n")
+		}
+	})
+}
+
+func atoi(t *testing.T, s string) int {
+	t.Helper()
+	var n int
+	if _, err := fmt.Sscan(s, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestStoppedWorker: what a worker was at when it stopped is begun anew by the next one at
+// once, as if it had not been begun.
+func TestStoppedWorker(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner := e.connect(t, olga)
+		training := make(chan struct{}, 8)
+		stop, err := startWorker(t.Context(), e, func(step string) {
+			if step == "train" {
+				training <- struct{}{}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		job := startTraining(t, owner, `CREATE ENCODER stopped ON customers (age, income, score) WITH (latent_dims = 2, epochs = 200, batch_size = 16)`)
+		<-training
+		stop()
+		if got := mustText(t, owner, `SELECT state, attempt, error FROM scrim.training_jobs WHERE id = `+job); got != "queued|0|∅\n" {
+			t.Errorf("a job whose worker stopped: %s", got)
+		}
+		e.trains(t)
+		until(t, owner, `SELECT state, attempt FROM scrim.training_jobs WHERE id = `+job, "completed|1\n")
+		consistent(t, e, "stopped")
+	})
+}
