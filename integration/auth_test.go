@@ -81,6 +81,7 @@ func newSecure(t *testing.T, binaries native.Binaries) *secure {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.server.Stop(context.Background()) })
+	watch(t, s.server)
 	admin := s.admin(t, "postgres")
 	for _, sql := range authRoles {
 		if _, err := admin.Exec(t.Context(), sql); err != nil {

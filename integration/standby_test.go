@@ -15,6 +15,7 @@ func TestHotStandby(t *testing.T) {
 	for _, w := range worlds {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
+			watch(t)
 			ctx := t.Context()
 			dir, err := os.MkdirTemp("", "scrim-standby-*")
 			if err != nil {

@@ -39,6 +39,7 @@ type twins struct {
 
 func newTwins(t *testing.T, w *world) *twins {
 	t.Helper()
+	watch(t)
 	ctx := t.Context()
 	base := fmt.Sprintf("wire_%d", w.made.Add(1))
 	w.mu <- struct{}{}

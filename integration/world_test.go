@@ -216,6 +216,7 @@ func onEachProtected(t *testing.T, test func(t *testing.T, e *env)) {
 
 func (w *world) fresh(t *testing.T) *env {
 	t.Helper()
+	watch(t)
 	ctx := t.Context()
 	name := fmt.Sprintf("test_%d", w.made.Add(1))
 	w.mu <- struct{}{}
