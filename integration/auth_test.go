@@ -81,6 +81,7 @@ func newSecure(t *testing.T, binaries native.Binaries) *secure {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.server.Stop(context.Background()) })
+	watch(t, s.server)
 	admin := s.admin(t, "postgres")
 	for _, sql := range authRoles {
 		if _, err := admin.Exec(t.Context(), sql); err != nil {
@@ -213,32 +214,22 @@ func attempt(t *testing.T, dsn string) string {
 
 // TestSecureLogin has a server of its own for each version: TLS and pg_hba.conf are the whole server's.
 func TestSecureLogin(t *testing.T) {
-	embedded, err := native.EmbeddedPostgres(t.Context(), native.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	servers := []native.Binaries{embedded}
-	if system, err := native.SystemPostgres(t.Context()); err == nil {
-		servers = append(servers, system)
-	}
-	for _, binaries := range servers {
-		t.Run(fmt.Sprintf("pg%d", binaries.Major), func(t *testing.T) {
-			t.Parallel()
-			s := newSecure(t, binaries)
-			t.Run("methods", s.testMethods)
-			t.Run("libpq", s.testLibpq)
-			t.Run("channel binding", s.testChannelBinding)
-			t.Run("nothing to bind to", s.testUnboundCertificate)
-			t.Run("rights", s.testVerifierRights)
-			t.Run("password change", s.testPasswordChange)
-			t.Run("client certificates", s.testClientCertificates)
-			t.Run("direct", s.testDirectTLS)
-			t.Run("sslmode", s.testUpstreamModes)
-			t.Run("cancel", s.testCancelOverTLS)
-			t.Run("reload", s.testReload)
-			t.Run("injection", s.testInjection)
-		})
-	}
+	t.Parallel()
+	onServers(t, func(t *testing.T, w *world) {
+		s := newSecure(t, w.binaries)
+		t.Run("methods", s.testMethods)
+		t.Run("libpq", s.testLibpq)
+		t.Run("channel binding", s.testChannelBinding)
+		t.Run("nothing to bind to", s.testUnboundCertificate)
+		t.Run("rights", s.testVerifierRights)
+		t.Run("password change", s.testPasswordChange)
+		t.Run("client certificates", s.testClientCertificates)
+		t.Run("direct", s.testDirectTLS)
+		t.Run("sslmode", s.testUpstreamModes)
+		t.Run("cancel", s.testCancelOverTLS)
+		t.Run("reload", s.testReload)
+		t.Run("injection", s.testInjection)
+	})
 }
 
 // logins are roles and passwords, good and bad.

@@ -247,7 +247,7 @@ func TestClientFaults(t *testing.T) {
 			}
 		}},
 		{"its sending half, in a result", func(t *testing.T, c *wireClient, _ string) {
-			c.write(simpleQuery(`SELECT repeat('x', 1000) FROM generate_series(1, 20000)`))
+			c.write(simpleQuery(`SELECT repeat('x', 1000) FROM generate_series(1, 6000)`))
 			halfClose(c.conn)
 			if got, err := c.until([]string{"ReadyForQuery"}); err != nil {
 				t.Errorf("%d messages, then %v", len(got), err)

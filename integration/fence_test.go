@@ -7,15 +7,16 @@ import (
 	"time"
 )
 
-// allPrivileges lists every privilege of every role, and of PUBLIC, on the table and on each of its columns.
+// allPrivileges lists every privilege of every role, and of PUBLIC, on the table and on each of its columns. Roles that have
+// the name of another test's database in theirs come and go.
 const allPrivileges = `
 	SELECT r.name, a.attname, p.name, has_column_privilege(r.oid, a.attrelid, a.attnum, p.name || g.suffix)
-	FROM (SELECT oid, rolname::text AS name FROM pg_roles WHERE rolname !~ '^scrim_owner' UNION ALL SELECT 0, 'PUBLIC') r, pg_attribute a,
+	FROM (SELECT oid, rolname::text AS name FROM pg_roles WHERE rolname !~ '^scrim_owner' AND (rolname !~ 'test_[0-9]' OR rolname ~ (current_database() || '($|_)')) UNION ALL SELECT 0, 'PUBLIC') r, pg_attribute a,
 		unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) p(name), unnest(ARRAY['', ' WITH GRANT OPTION']) g(suffix)
 	WHERE a.attrelid = 'customers'::regclass AND a.attnum > 0 AND (r.oid <> 0 OR g.suffix = '')
 	UNION ALL
 	SELECT r.name, '-', p.name, has_table_privilege(r.oid, 'customers'::regclass, p.name || g.suffix)
-	FROM (SELECT oid, rolname::text AS name FROM pg_roles WHERE rolname !~ '^scrim_owner' UNION ALL SELECT 0, 'PUBLIC') r,
+	FROM (SELECT oid, rolname::text AS name FROM pg_roles WHERE rolname !~ '^scrim_owner' AND (rolname !~ 'test_[0-9]' OR rolname ~ (current_database() || '($|_)')) UNION ALL SELECT 0, 'PUBLIC') r,
 		unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']
 			|| CASE WHEN current_setting('server_version_num')::int >= 170000 THEN ARRAY['MAINTAIN'] ELSE '{}' END) p(name),
 		unnest(ARRAY['', ' WITH GRANT OPTION']) g(suffix)
@@ -64,13 +65,12 @@ func TestGrantsComeBack(t *testing.T) {
 			asOlga(`ALTER TABLE customers RENAME COLUMN vip TO "V ""I"" P"`, `GRANT SELECT, UPDATE ("Note") ON customers TO "Odd ""role"""`)...), guest},
 	}
 	onEach(t, func(t *testing.T, e *env) {
-		for i, layout := range layouts {
+		for _, layout := range layouts {
 			t.Run(layout.name, func(t *testing.T) {
+				env := e.bare(t)
 				// Roles of their own, since roles belong to the whole server and tests run side by side.
-				names := strings.NewReplacer("analyst", fmt.Sprintf("analyst_%s_%d", e.database, i), "guest", fmt.Sprintf("guest_%s_%d", e.database, i),
-					"risk", fmt.Sprintf("risk_%s_%d", e.database, i), "g1", fmt.Sprintf("g1_%s_%d", e.database, i),
-					"g3", fmt.Sprintf("g3_%s_%d", e.database, i), "Odd", fmt.Sprintf("Odd_%s_%d", e.database, i))
-				env := e.fresh(t)
+				own := "_" + env.database
+				names := strings.NewReplacer("analyst", "analyst"+own, "guest", "guest"+own, "risk", "risk"+own, "g1", "g1"+own, "g3", "g3"+own, "Odd", "Odd"+own)
 				admin := env.admin(t)
 				for _, role := range []string{`analyst`, `guest`, `risk`, `g1`, `g3`, `"Odd ""role"""`} {
 					env.exec(t, admin, names.Replace(`CREATE ROLE `+role))
@@ -83,7 +83,7 @@ func TestGrantsComeBack(t *testing.T) {
 				for _, creator := range []string{olga, "superuser"} {
 					conn := admin
 					if creator == olga {
-						conn = env.connect(t, olga)
+						conn = env.directly(t, olga)
 					}
 					create := names.Replace(`SELECT scrim.create_masking_policy('p', 'customers', '{age,income,score}', '{risk}', 'enc')`)
 					if layout.name == "odd names" {
@@ -223,7 +223,7 @@ func TestOpenings(t *testing.T) {
 		}
 		for _, o := range openings {
 			t.Run(strings.Join(o.plant[:min(2, len(o.plant))], "; "), func(t *testing.T) {
-				env := e.fresh(t)
+				env := e.bare(t)
 				env.exec(t, env.admin(t), o.plant...)
 				refused(t, env, o.want)
 			})
@@ -236,7 +236,7 @@ func TestOpenings(t *testing.T) {
 		}
 		for _, o := range ways {
 			t.Run(o.open, func(t *testing.T) {
-				env := e.fresh(t)
+				env := e.bare(t)
 				admin := env.admin(t)
 				role := "planted_" + env.database
 				e.exec(t, admin, `BEGIN`, `CREATE ROLE `+role+` LOGIN`, fmt.Sprintf(o.open, role))

@@ -4,7 +4,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -135,13 +134,7 @@ func readFile(t *testing.T, name string) string {
 // waitForViews waits until the proxy has seen a view that another session has made.
 func waitForViews(t *testing.T, e *env, name string) {
 	t.Helper()
-	for !e.catalog.Views().Named(name) {
-		select {
-		case <-t.Context().Done():
-			t.Fatal("the view is not seen")
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	eventually(t, func() bool { return e.catalog.Views().Named(name) })
 }
 
 // TestInvokerViews follows views while they are made, granted, replaced and dropped.

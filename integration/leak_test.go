@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"strings"
 	"testing"
 	"time"
 
@@ -55,20 +54,8 @@ func (e *env) leavesNothing(t *testing.T, do func()) {
 		after = takeCensus(t, admin)
 	}
 	if !after.within(before) {
-		stacks := make([]byte, 1<<20)
-		t.Errorf("before %+v, after %+v; goroutines:\n%s", before, after, firstStacks(string(stacks[:runtime.Stack(stacks, true)])))
+		t.Errorf("before %+v, after %+v; goroutines:\n%s", before, after, stacksOf("scrim/proxy", 8))
 	}
-}
-
-// firstStacks keeps those of the proxy.
-func firstStacks(all string) string {
-	var kept []string
-	for stack := range strings.SplitSeq(all, "\n\n") {
-		if strings.Contains(stack, "scrim/proxy") && len(kept) < 8 {
-			kept = append(kept, stack)
-		}
-	}
-	return strings.Join(kept, "\n\n")
 }
 
 // onEachAlone is onEachProtected with nothing else running in the process.

@@ -21,12 +21,7 @@ import (
 // the masked role alike, byte for byte. The statements are generated (wishes_test.go); TestNonInterferenceSqlsmith has
 // others. With SCRIM_FUZZ=20000 each of the two runs that many, on all servers together.
 func TestNonInterference(t *testing.T) {
-	for _, w := range worlds {
-		t.Run(w.name, func(t *testing.T) {
-			t.Parallel()
-			w.compareTwins(t, wishes(fuzz(t, 100)))
-		})
-	}
+	onServers(t, func(t *testing.T, w *world) { w.compareTwins(t, wishes(fuzz(t, 100))) })
 }
 
 // fuzz is how many dialogues a test holds with each twin of a server: a share of SCRIM_FUZZ, or otherwise.

@@ -74,7 +74,6 @@ func TestOracleKinds(t *testing.T) {
 	for n, kind := range kinds {
 		cases := slices.DeleteFunc(share(all[n:], 9), func(c string) bool { return containsAny(c, kind.without) })
 		t.Run(kind.name, func(t *testing.T) {
-			t.Parallel()
 			onEach(t, func(t *testing.T, e *env) {
 				become(t, e, olga, kind.make, "public", "integer", "numeric(12,2)")
 				e.exec(t, e.admin(t), `SET SESSION AUTHORIZATION olga`, `GRANT SELECT ON customers TO analyst, risk`, `DO $$ BEGIN REVOKE SELECT ON customers_was FROM analyst; EXCEPTION WHEN undefined_table THEN NULL; END $$`)

@@ -14,12 +14,7 @@ import (
 
 // TestNonInterferenceSqlsmith is TestNonInterference with statements that sqlsmith makes up.
 func TestNonInterferenceSqlsmith(t *testing.T) {
-	for _, w := range worlds {
-		t.Run(w.name, func(t *testing.T) {
-			t.Parallel()
-			w.compareTwins(t, w.sqlsmith(t, fuzz(t, 40)))
-		})
-	}
+	onServers(t, func(t *testing.T, w *world) { w.compareTwins(t, w.sqlsmith(t, fuzz(t, 40))) })
 }
 
 // standInSQL has what the masked role sees, with the types that it sees: sqlsmith looks for operators that fit.

@@ -39,6 +39,7 @@ type twins struct {
 
 func newTwins(t *testing.T, w *world) *twins {
 	t.Helper()
+	watch(t)
 	ctx := t.Context()
 	base := fmt.Sprintf("wire_%d", w.made.Add(1))
 	w.mu <- struct{}{}
@@ -126,31 +127,27 @@ func (tw *twins) learn(t *testing.T) {
 //
 // Run with -rewrite to write the answers.
 func TestWireScripts(t *testing.T) {
-	for i, w := range worlds {
-		t.Run(w.name, func(t *testing.T) {
-			tw := newTwins(t, w)
-			for _, of := range []struct{ folder, role string }{{"unmasked", risk}, {"both", risk}, {"both", analyst}} {
-				t.Run(of.folder+"/"+of.role, func(t *testing.T) {
-					datadriven.Walk(t, "testdata/wire/"+of.folder, func(t *testing.T, path string) {
-						runWireScript(t, &wireScript{twins: tw, role: of.role, golden: i == 0 && of.role == risk}, path)
-					})
+	onServers(t, func(t *testing.T, w *world) {
+		tw := newTwins(t, w)
+		for _, of := range []struct{ folder, role string }{{"unmasked", risk}, {"both", risk}, {"both", analyst}} {
+			t.Run(of.folder+"/"+of.role, func(t *testing.T) {
+				datadriven.Walk(t, "testdata/wire/"+of.folder, func(t *testing.T, path string) {
+					runWireScript(t, &wireScript{twins: tw, role: of.role, golden: w == worlds[0] && of.role == risk}, path)
 				})
-			}
-		})
-	}
+			})
+		}
+	})
 }
 
 // TestMaskedScripts runs testdata/wire/masked through the proxy alone: masked columns have no bare twin, the script says
 // what must come.
 func TestMaskedScripts(t *testing.T) {
-	for _, w := range worlds {
-		t.Run(w.name, func(t *testing.T) {
-			tw := newTwins(t, w)
-			datadriven.Walk(t, "testdata/wire/masked", func(t *testing.T, path string) {
-				runWireScript(t, &wireScript{twins: tw, role: analyst, golden: true, alone: true}, path)
-			})
+	onServers(t, func(t *testing.T, w *world) {
+		tw := newTwins(t, w)
+		datadriven.Walk(t, "testdata/wire/masked", func(t *testing.T, path string) {
+			runWireScript(t, &wireScript{twins: tw, role: analyst, golden: true, alone: true}, path)
 		})
-	}
+	})
 }
 
 func runWireScript(t *testing.T, s *wireScript, path string) {
