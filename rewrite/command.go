@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,6 +37,12 @@ type CreateEncoder struct {
 type DropEncoder struct {
 	Name     string
 	IfExists bool
+}
+
+// SetDefaultVersion is ALTER ENCODER ... SET DEFAULT_VERSION.
+type SetDefaultVersion struct {
+	Name    string
+	Version int
 }
 
 // CreateMaskingPolicy is CREATE MASKING POLICY ... USING ENCODER.
@@ -74,6 +81,9 @@ func (CreateEncoder) Tag() string { return "CREATE ENCODER" }
 func (DropEncoder) Tag() string { return "DROP ENCODER" }
 
 // Tag implements Command.
+func (SetDefaultVersion) Tag() string { return "ALTER ENCODER" }
+
+// Tag implements Command.
 func (CreateMaskingPolicy) Tag() string { return "CREATE MASKING POLICY" }
 
 // Tag implements Command.
@@ -101,6 +111,7 @@ type lead struct {
 // surface that this version does not have yet.
 var leads = []lead{
 	{"CREATE ENCODER", (*parser).createEncoder},
+	{"ALTER ENCODER", (*parser).alterEncoder},
 	{"DROP ENCODER", (*parser).dropEncoder},
 	{"CREATE MASKING POLICY", (*parser).createMaskingPolicy},
 	{"DROP MASKING POLICY", (*parser).dropMaskingPolicy},
@@ -108,7 +119,6 @@ var leads = []lead{
 	{"SHOW ENCODERS", show(`SELECT * FROM scrim.encoders ORDER BY name`)},
 	{"SHOW MASKING POLICIES", show(`SELECT * FROM scrim.masking_policies ORDER BY relation::text, name`)},
 	{"SHOW VERSIONS IN ENCODER", (*parser).showVersions},
-	{"ALTER ENCODER", nil},
 	{"TRAIN ENCODER", nil},
 	{"CANCEL TRAINING JOB", nil},
 	{"SHOW TRAINING JOBS", nil},
@@ -458,6 +468,19 @@ func (p *parser) dropEncoder() Command {
 	if p.try("CASCADE") {
 		refuse(codeFeatureNotSupported, p.offset(p.next-1), "Drop the masking policies that use it first.", "DROP ENCODER ... CASCADE is not supported yet")
 	}
+	return c
+}
+
+func (p *parser) alterEncoder() Command {
+	c := SetDefaultVersion{Name: p.ident("an encoder name")}
+	start := p.next
+	if p.try("SET", "SCHEDULE") || p.try("UNSET", "SCHEDULE") {
+		refuse(codeFeatureNotSupported, p.offset(start), "SET DEFAULT_VERSION = n is supported.", "ALTER ENCODER ... %s is not supported yet", p.spelled(start))
+	}
+	p.need("SET")
+	p.need("DEFAULT_VERSION")
+	p.need("=")
+	c.Version = p.integer(1, math.MaxInt32)
 	return c
 }
 

@@ -3,6 +3,7 @@ REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA scrim FROM PUBLIC;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA scrim TO scrim_admin;
 -- These say themselves who may call them, and how to become one; PostgreSQL's own refusal would not.
 GRANT EXECUTE ON FUNCTION scrim.require_policy_admin(regclass), scrim.check_new_encoder(text), scrim.drop_encoder(text, boolean),
+    scrim.set_default_version(text, integer),
     scrim.create_masking_policy(text, regclass, text[], text[], text, text[], text, boolean, boolean),
     scrim.drop_masking_policy(text, regclass, boolean), scrim.rotate_key(text, regclass) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION scrim.encoder_report(text) TO scrim_user;
