@@ -91,6 +91,9 @@ func runAll(m *testing.M) (int, error) {
 	if other, err := asOtherProcess(ctx); other {
 		return 0, err
 	}
+	if other, err := asPublisher(ctx); other {
+		return 0, err
+	}
 	cfg := native.Config{Progress: os.Stderr}
 	library, err := native.ONNXRuntime(ctx, cfg)
 	if err != nil {
@@ -191,6 +194,7 @@ type env struct {
 	*world
 	database string
 	catalog  *catalog.Catalog
+	library  *udf.Library
 	proxy    *proxy.Server
 	addr     string
 	close    func()
@@ -252,10 +256,16 @@ func openProxy(ctx context.Context, upstream, dsn, models string, rt *udf.Runtim
 	if err != nil {
 		return nil, err
 	}
-	if e.catalog, err = catalog.Open(ctx, catalog.Config{DSN: dsn, Logger: logger()}); err != nil {
+	e.library = udf.NewLibrary(rt, store)
+	e.catalog, err = catalog.Open(ctx, catalog.Config{
+		DSN: dsn, Logger: logger(),
+		Prepare: func(ctx context.Context, s *catalog.Snapshot) { _ = e.library.Prepare(ctx, proxy.Encoders(s)) }, // statements say what failed
+		Loaded:  func(s *catalog.Snapshot) { e.library.Retain(proxy.Encoders(s)) },
+	})
+	if err != nil {
 		return nil, err
 	}
-	e.proxy, err = proxy.NewServer(proxy.Config{Upstream: upstream, Catalog: e.catalog, Library: udf.NewLibrary(rt, store), Logger: logger()})
+	e.proxy, err = proxy.NewServer(proxy.Config{Upstream: upstream, Catalog: e.catalog, Library: e.library, Logger: logger()})
 	if err != nil {
 		return nil, err
 	}

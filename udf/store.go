@@ -104,6 +104,30 @@ func (s *Store) at(step string) {
 	}
 }
 
+// owned is the file that says whose the folder is.
+const owned = ".scrim-database"
+
+// Claim makes the folder the owner's if it is nobody's, and fails if it is another's: who removes files that his registry does not
+// know must not do so where another's are.
+func (s *Store) Claim(owner string) error {
+	path := filepath.Join(s.dir, owned)
+	found, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("models folder: %w", err)
+	}
+	switch string(found) {
+	case owner:
+		return nil
+	case "": // or a crash has left it so
+		if err := os.WriteFile(path, []byte(owner), 0o644); err != nil {
+			return fmt.Errorf("models folder: %w", err)
+		}
+		return nil
+	}
+	return fmt.Errorf("models folder %s is that of database %s, and this is %s: each needs a folder of its own (if the database was moved, remove %s)",
+		s.dir, found, owner, path)
+}
+
 // folderName and fileName are what names of encoders (scrim.check_new_encoder) make of folders and files.
 var (
 	folderName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$-]{0,62}$`)

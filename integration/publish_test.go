@@ -1,0 +1,5 @@
+package integration_test
+
+import "context"
+
+func asPublisher(context.Context) (bool, error) { return false, nil }
