@@ -16,12 +16,14 @@ func TestOrphans(t *testing.T) {
 	kept := []udf.File{
 		udf.FileOf("a", 1, hash("1")), udf.FileOf("a", 2, hash("2")), udf.FileOf("b", 1, hash("1")),
 		{Model: "b"}, // its file may be put back
-		udf.FileOf("p", 1, hash("9")), {Model: "p", Name: ".publishing-1"},
+		udf.FileOf("p", 1, hash("9")),
+		{Model: "p", Name: ".publishing-1"},
 	}
 	empty := []udf.File{{Model: "p"}, {Model: "c"}}
 	lost := []udf.File{
 		udf.FileOf("a", 3, hash("3")), udf.FileOf("a", 1, hash("2")), udf.FileOf("b", 2, hash("1")), udf.FileOf("c", 1, hash("1")),
-		{Model: "a", Name: ".publishing-1"}, {Model: "c", Name: ".publishing-1"},
+		{Model: "a", Name: ".publishing-1"},
+		{Model: "c", Name: ".publishing-1"},
 	}
 	for _, trial := range []struct {
 		publishing string
