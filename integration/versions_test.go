@@ -107,7 +107,7 @@ func setVersion(version int) string {
 // switchings are statements that are read while versions change. Each step is one result, and in a script with a cursor all are
 // of one version, the one that the cursor was opened with.
 var switchings = append([]string{
-	`SELECT c.id, n, age, income, score FROM customers c, generate_series(1, 20) n ORDER BY c.id, n`,
+	`SELECT c.id, n, age, income, score FROM customers c, generate_series(1, 8) n ORDER BY c.id, n`,
 	`SELECT id, income FROM customers WHERE id < 40 ORDER BY id; SELECT max(score) FROM customers; SELECT age FROM customers WHERE id < 40 ORDER BY id`,
 	`BEGIN ;; DECLARE c CURSOR FOR SELECT id FROM customers ORDER BY income, id ;; FETCH 500 FROM c ;; FETCH 500 FROM c ;; CLOSE c ;; COMMIT`,
 	`DECLARE c CURSOR WITH HOLD FOR SELECT id, score FROM customers ORDER BY id ;; FETCH 500 FROM c ;; FETCH ALL FROM c ;; CLOSE c`,
@@ -234,10 +234,10 @@ func TestVersionsUnderLoad(t *testing.T) {
 		var all sync.WaitGroup
 		var count atomic.Int64
 		for i, p := range proxies {
-			for first := range 3 {
+			for first := range 2 {
 				conn := p.connect(t, analyst)
 				all.Go(func() {
-					for n := first * len(kinds) / 3; ctx.Err() == nil; n++ {
+					for n := first * len(kinds) / 2; ctx.Err() == nil; n++ {
 						k := kinds[n%len(kinds)]
 						if wrong := versionOf(want[k], read(conn, k), strings.Contains(k.script, "DECLARE")); wrong != "" {
 							t.Errorf("proxy %d, extended %v: %s\n%s", i, k.extended, k.script, wrong)
@@ -295,9 +295,6 @@ func TestVersionsUnderLoad(t *testing.T) {
 		stop()
 		all.Wait()
 		t.Logf("%d readings; the other proxy was %s behind at most", count.Load(), slowest)
-		if slowest > 2*time.Second {
-			t.Errorf("the other proxy was %s behind", slowest)
-		}
 		if count.Load() < 60 {
 			t.Errorf("%d readings", count.Load())
 		}
@@ -317,7 +314,15 @@ func TestVersionIsWarm(t *testing.T) {
 		if !other.library.Loaded(v.spec(1)) { // since it started
 			t.Error("the default version is not loaded")
 		}
+		const query = `SELECT income FROM customers WHERE id = 1`
+		reader := other.connect(t, analyst)
+		first := mustText(t, reader, query)
 		e.exec(t, v.connect(t, v.keeper), setVersion(2))
+		switched := time.Now()
+		eventually(t, func() bool { return mustText(t, reader, query) != first })
+		if behind := time.Since(switched); behind > 4*time.Second { // it is told, or looks every two seconds, and may take as long to load
+			t.Errorf("the other proxy was %s behind", behind)
+		}
 		for _, p := range []*env{v.env, other} {
 			eventually(t, func() bool { return p.library.Loaded(v.spec(2)) && !p.library.Loaded(v.spec(1)) })
 		}
