@@ -29,7 +29,6 @@ func (s *session) inGoroutines(ctx context.Context) {
 	err := s.run(ctx)
 	if errors.Is(err, errGoesHome) {
 		s.goingHome.Store(false)
-		s.frontHome.Store(false)
 		if err = s.srv.loops.adopt(s); err == nil {
 			return
 		}
@@ -70,7 +69,6 @@ func (s *session) run(ctx context.Context) error {
 	both.Go(func() {
 		switch err := s.contain(ctx, s.frontendLoop); {
 		case errors.Is(err, errGoesHome):
-			s.frontHome.Store(true)
 			interrupt(s.upstream.conn)
 		case errors.Is(err, errClientDone):
 			s.leaving.Store(true)
@@ -159,14 +157,11 @@ func (s *session) readServer(want int) error {
 	if !b.fillsMuch() || !setLowat(conn, gatherBytes) {
 		return b.in.read(conn, want)
 	}
+	// The deadline goes before anything else is done: nobody interrupts this read meanwhile, since a session in the middle of a
+	// result does not go home.
 	_ = conn.SetReadDeadline(time.Now().Add(gatherPause))
 	err := b.in.read(conn, want)
 	_ = conn.SetReadDeadline(time.Time{})
-	// The frontend may have decided to go home before it read what this result answers. Its interrupt, which the deadlines here
-	// can have hidden, must not be lost: nobody would read the client any more.
-	if s.frontHome.Load() {
-		interrupt(conn)
-	}
 	setLowat(conn, 1)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return b.in.read(conn, want)

@@ -134,8 +134,6 @@ type session struct {
 	active atomic.Int64
 	// goingHome is set when nothing is left to wait for, and the goroutines shall end so that a loop takes over.
 	goingHome atomic.Bool
-	// frontHome is set when the frontend has ended for that, before it interrupts the backend.
-	frontHome atomic.Bool
 }
 
 // DEALLOCATE ALL leaves the unnamed statement, CLOSE ALL leaves no portal.
