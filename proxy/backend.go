@@ -87,9 +87,7 @@ func (b *backend) endOfBlock(ctx context.Context) error {
 	if err := b.flush(ctx); err != nil {
 		return err
 	}
-	if b.s.queue.settle() && b.s.homeable && !b.s.onLoop {
-		b.s.goingHome.Store(true)
-	}
+	b.s.goingHome.Store(b.s.queue.settle() && b.s.homeable && !b.s.onLoop)
 	return nil
 }
 

@@ -157,8 +157,8 @@ func (s *session) readServer(want int) error {
 	if !b.fillsMuch() || !setLowat(conn, gatherBytes) {
 		return b.in.read(conn, want)
 	}
-	// The deadline goes before anything else is done: nobody interrupts this read meanwhile, since a session in the middle of a
-	// result does not go home.
+	// The deadline goes before anything else is done: nobody interrupts this read meanwhile, since the frontend of a session that
+	// is in the middle of a result does not go home.
 	_ = conn.SetReadDeadline(time.Now().Add(gatherPause))
 	err := b.in.read(conn, want)
 	_ = conn.SetReadDeadline(time.Time{})
@@ -211,7 +211,7 @@ func (s *session) readClient(ctx context.Context) error {
 			return errFarewell
 		case s.idleFor(s.srv.idle, time.Now()):
 			return errIdle
-		case s.goingHome.Load():
+		case s.goingHome.Load() && s.queue.isSettled(): // nothing was sent since
 			return errGoesHome
 		}
 		switch err := s.front.in.read(s.client.conn, baseBuffer); {
