@@ -24,7 +24,10 @@ type Config struct {
 	Lease time.Duration
 	// PollInterval is how often the version is compared even without a notice. Default 2 s; must be below Lease.
 	PollInterval time.Duration
-	// Loaded is called with each new snapshot. May be nil.
+	// Prepare is called with each new snapshot before it becomes the current one, which waits for it, for PollInterval at
+	// most. May be nil.
+	Prepare func(context.Context, *Snapshot)
+	// Loaded is called with each new snapshot once it is the current one. May be nil.
 	Loaded func(*Snapshot)
 	// Logger defaults to slog.Default().
 	Logger *slog.Logger
@@ -36,6 +39,7 @@ type Catalog struct {
 	database string
 	lease    time.Duration
 	poll     time.Duration
+	prepare  func(context.Context, *Snapshot)
 	loaded   func(*Snapshot)
 	log      *slog.Logger
 	current  atomic.Pointer[Snapshot]
@@ -70,7 +74,7 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("catalog: %w", err)
 	}
-	c := &Catalog{pool: pool, lease: cfg.Lease, poll: cfg.PollInterval, loaded: cfg.Loaded, log: cfg.Logger}
+	c := &Catalog{pool: pool, lease: cfg.Lease, poll: cfg.PollInterval, prepare: cfg.Prepare, loaded: cfg.Loaded, log: cfg.Logger}
 	if err := pool.QueryRow(ctx, `SELECT current_database()`).Scan(&c.database); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("catalog: %w", err)
@@ -140,6 +144,11 @@ func (c *Catalog) reload(ctx context.Context, outdated *Snapshot) (*Snapshot, er
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load catalog: %w", err)
+	}
+	if c.prepare != nil && snapshot != c.current.Load() {
+		ctx, cancel := context.WithTimeout(ctx, c.poll)
+		c.prepare(ctx, snapshot)
+		cancel()
 	}
 	if old := c.current.Swap(snapshot); old != snapshot {
 		c.log.InfoContext(ctx, "catalog loaded", "version", snapshot.Version, "policies", len(snapshot.Policies))

@@ -133,6 +133,51 @@ func TestFollows(t *testing.T) {
 	wait(t, "freshness", c.Fresh)
 }
 
+// TestPrepares: a snapshot is made ready before it is the current one, and one that is never ready is taken all the same.
+func TestPrepares(t *testing.T) {
+	dsn, admin := database(t, "prepares")
+	if _, err := catalog.Init(t.Context(), admin); err != nil {
+		t.Fatal(err)
+	}
+	type call struct {
+		prepare  bool
+		snapshot *catalog.Snapshot
+	}
+	var calls []call
+	var c *catalog.Catalog
+	hangs := false
+	c, err := catalog.Open(t.Context(), catalog.Config{
+		DSN: dsn, PollInterval: 100 * time.Millisecond,
+		Prepare: func(ctx context.Context, s *catalog.Snapshot) {
+			calls = append(calls, call{true, s})
+			if c != nil && c.Snapshot() == s {
+				t.Error("it is the current one already")
+			}
+			if hangs {
+				<-ctx.Done()
+			}
+		},
+		Loaded: func(s *catalog.Snapshot) { calls = append(calls, call{false, s}) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var want []call
+	for _, hangs = range []bool{false, false, true} {
+		if _, err := c.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, call{true, c.Snapshot()}, call{false, c.Snapshot()})
+		if !slices.Equal(calls, want) { // and nothing where nothing is new
+			t.Errorf("%v, not %v", calls, want)
+		}
+		if _, err := admin.Exec(t.Context(), `UPDATE scrim_state.catalog_version SET version = version + 1`); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestLostConnections: what a login asks the catalog is answered although the server has just ended all connections of the
 // pool, as a restart does. They were used a moment ago, so that the pool takes them for good.
 func TestLostConnections(t *testing.T) {

@@ -37,7 +37,7 @@ func benchEnv(b *testing.B) *env {
 	if err != nil {
 		b.Fatal(err)
 	}
-	e, err := w.open(ctx, name)
+	e, err := w.open(ctx, name, w.models)
 	if err != nil {
 		b.Fatal(err)
 	}

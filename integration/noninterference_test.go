@@ -132,14 +132,18 @@ func (w *world) compareTwins(t *testing.T, dialogues []dialogue) {
 	base := w.fresh(t)
 	owner := base.connect(t, olga)
 	base.exec(t, owner, trainingSQL)
-	base.trains(t)
+	stop, err := startWorker(t.Context(), base, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	base.exec(t, owner, trainingScrim...)
+	stop()
 	_ = owner.Close(t.Context()) // a template must have no sessions
 	base.close()
 	name := fmt.Sprintf("twin_%d", w.made.Add(1))
 	var twins [2]*sibling
 	for i := range twins {
-		twins[i] = w.runSibling(t, base.database, name, uint64(i), dialogues)
+		twins[i] = w.runSibling(t, base, name, uint64(i), dialogues)
 	}
 	a, b := twins[0], twins[1]
 	if a.layout != b.layout || a.codes != b.codes {
@@ -205,9 +209,9 @@ type answer struct {
 	failed, slow bool
 }
 
-func (w *world) runSibling(t *testing.T, base, name string, seed uint64, dialogues []dialogue) *sibling {
+func (w *world) runSibling(t *testing.T, base *env, name string, seed uint64, dialogues []dialogue) *sibling {
 	w.mu <- struct{}{}
-	err := w.superuser(t.Context(), "postgres", "CREATE DATABASE "+name+" TEMPLATE "+base)
+	err := w.superuser(t.Context(), "postgres", "CREATE DATABASE "+name+" TEMPLATE "+base.database)
 	<-w.mu
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +221,7 @@ func (w *world) runSibling(t *testing.T, base, name string, seed uint64, dialogu
 			t.Error(err)
 		}
 	}()
-	e, err := w.open(t.Context(), name)
+	e, err := w.open(t.Context(), name, base.models)
 	if err != nil {
 		t.Fatal(err)
 	}

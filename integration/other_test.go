@@ -53,7 +53,7 @@ func asOtherWorker(ctx context.Context) (bool, error) {
 	if err != nil {
 		return true, err
 	}
-	stop, err := startWorker(ctx, &env{world: &world{models: args[1], rt: rt}, catalogDSN: args[0]}, func(step string) {
+	stop, err := startWorker(ctx, &env{world: &world{rt: rt}, models: args[1], catalogDSN: args[0]}, func(step string) {
 		if step == args[2] {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}

@@ -60,7 +60,7 @@ func TestHotStandby(t *testing.T) {
 		if _, err := e.catalog.Reload(ctx); err != nil {
 			t.Fatal(err)
 		}
-		through, err := made.open(ctx, "template")
+		through, err := made.open(ctx, "template", made.models)
 		if err != nil {
 			t.Fatal(err)
 		}

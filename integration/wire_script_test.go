@@ -55,7 +55,7 @@ func newTwins(t *testing.T, w *world) *twins {
 	for _, name := range names {
 		run(t, w, "postgres", `CREATE DATABASE `+name+` TEMPLATE `+base)
 	}
-	if tw.through, err = w.open(ctx, names[0]); err != nil {
+	if tw.through, err = w.open(ctx, names[0], w.models); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -100,6 +101,9 @@ func runAll(m *testing.M) (int, error) {
 	if other, err := asOtherWorker(ctx); other {
 		return 0, err
 	}
+	if other, err := asPublisher(ctx); other {
+		return 0, err
+	}
 	cfg := native.Config{Progress: os.Stderr}
 	library, err := native.ONNXRuntime(ctx, cfg)
 	if err != nil {
@@ -179,7 +183,7 @@ func (w *world) makeTemplate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e, err := w.open(ctx, "template")
+	e, err := w.open(ctx, "template", w.models)
 	if err != nil {
 		return err
 	}
@@ -232,8 +236,10 @@ func (w *world) superuser(ctx context.Context, database string, statements ...st
 type env struct {
 	*world
 	database   string
+	models     string // a folder of its own
 	catalogDSN string
 	catalog    *catalog.Catalog
+	library    *udf.Library
 	proxy      *proxy.Server
 	addr       string
 	close      func()
@@ -270,7 +276,11 @@ func onEachProtected(t *testing.T, test func(t *testing.T, e *env)) {
 func (w *world) fresh(t *testing.T) *env {
 	t.Helper()
 	name := w.copied(t)
-	e, err := w.open(t.Context(), name)
+	models := t.TempDir() // workers remove what they do not know
+	if err := os.CopyFS(filepath.Join(models, "enc"), os.DirFS(filepath.Join(w.models, "enc"))); err != nil {
+		t.Fatal(err)
+	}
+	e, err := w.open(t.Context(), name, models)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +291,7 @@ func (w *world) fresh(t *testing.T) *env {
 // bare is a database of its own without a proxy, which takes most of the time.
 func (w *world) bare(t *testing.T) *env {
 	t.Helper()
-	return &env{world: w, database: w.copied(t)}
+	return &env{world: w, database: w.copied(t), models: w.models}
 }
 
 // copied makes a copy of the template.
@@ -303,8 +313,8 @@ func (w *world) copied(t *testing.T) (name string) {
 	return name
 }
 
-func (w *world) open(ctx context.Context, database string) (*env, error) {
-	e, err := openProxy(ctx, w.server.Addr(), w.server.DSN(w.server.Superuser(), w.server.Password(), database), w.models, w.rt)
+func (w *world) open(ctx context.Context, database, models string) (*env, error) {
+	e, err := openProxy(ctx, w.server.Addr(), w.server.DSN(w.server.Superuser(), w.server.Password(), database), models, w.rt)
 	if err != nil {
 		return nil, err
 	}
@@ -313,15 +323,21 @@ func (w *world) open(ctx context.Context, database string) (*env, error) {
 }
 
 func openProxy(ctx context.Context, upstream, dsn, models string, rt *udf.Runtime) (*env, error) {
-	e := &env{catalogDSN: dsn}
+	e := &env{catalogDSN: dsn, models: models}
 	store, err := udf.NewStore(models)
 	if err != nil {
 		return nil, err
 	}
-	if e.catalog, err = catalog.Open(ctx, catalog.Config{DSN: dsn, Logger: logger()}); err != nil {
+	e.library = udf.NewLibrary(rt, store)
+	e.catalog, err = catalog.Open(ctx, catalog.Config{
+		DSN: dsn, Logger: logger(),
+		Prepare: func(ctx context.Context, s *catalog.Snapshot) { _ = e.library.Prepare(ctx, proxy.Encoders(s)) }, // statements say what failed
+		Loaded:  func(s *catalog.Snapshot) { e.library.Retain(proxy.Encoders(s)) },
+	})
+	if err != nil {
 		return nil, err
 	}
-	e.proxy, err = proxy.NewServer(proxy.Config{Upstream: upstream, Catalog: e.catalog, Library: udf.NewLibrary(rt, store), Logger: logger()})
+	e.proxy, err = proxy.NewServer(proxy.Config{Upstream: upstream, Catalog: e.catalog, Library: e.library, Logger: logger()})
 	if err != nil {
 		return nil, err
 	}

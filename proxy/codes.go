@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/proxy/internal/pgfloat"
 	"github.com/scrimdb/scrim/rewrite"
 	"github.com/scrimdb/scrim/udf"
@@ -319,24 +318,6 @@ func (f *frontend) listError(ctx context.Context, err error) error {
 	}
 	f.s.log.ErrorContext(ctx, "encoding failed", "error", err)
 	return &Error{Code: codeInternal, Message: "a masked column could not be encoded"}
-}
-
-// encoder gets the model of a policy.
-func (f *frontend) encoder(ctx context.Context, p *catalog.Policy) (*udf.Encoder, error) {
-	e := p.Encoder
-	spec := udf.EncoderSpec{Name: e.Name, Version: e.Version, SHA256: e.SHA256, Inputs: e.Inputs, Dims: e.Dims}
-	if f.s.onLoop && !f.s.srv.library.Loaded(spec) {
-		return nil, errWaits
-	}
-	enc, err := f.s.srv.library.Encoder(spec)
-	if err != nil {
-		f.s.log.ErrorContext(ctx, "encoder cannot be loaded", "encoder", e.Name, "version", e.Version, "error", err)
-		return nil, &Error{
-			Code: codeSystemError, Message: fmt.Sprintf("encoder %q version %d cannot be loaded, so its masks cannot be computed", e.Name, e.Version),
-			Hint: "The proxy's log says why. Its --models folder must be the one that the encoder was published in.",
-		}
-	}
-	return enc, nil
 }
 
 // notASCII are the encodings in which a byte of a longer character can look like a quote or a backslash; the values of a list are

@@ -69,6 +69,8 @@ func (f *frontend) action(ctx context.Context, cmd rewrite.Command) error {
 			[]string{c.Name, c.Schedule, fmt.Sprint(c.RowGrowth)}, nil)
 	case rewrite.DropEncoder:
 		return f.s.ask(ctx, false, `SELECT scrim.drop_encoder($1, $2)`, []string{c.Name, boolean(c.IfExists)}, nil)
+	case rewrite.SetDefaultVersion:
+		return f.setDefaultVersion(ctx, c)
 	case rewrite.CreateMaskingPolicy:
 		return f.createMaskingPolicy(ctx, c)
 	case rewrite.DropMaskingPolicy:

@@ -47,6 +47,11 @@
 // client's message ends, or else from a savepoint, to which the session goes back and tries again when the server finds a row
 // without a code. Until the first row has come, or the end, the frontend waits for the outcome (attempt).
 //
+// # Versions of encoders
+//
+// A statement takes its encoders from the snapshot it was planned under and holds them to its end; encoders.go says how a new
+// version comes into use.
+//
 // # Names
 //
 // What a masked statement or cursor gives is known by its name, whether the protocol made it (Parse, Bind) or SQL (PREPARE,

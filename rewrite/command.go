@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,6 +39,12 @@ type createEncoder struct {
 type DropEncoder struct {
 	Name     string
 	IfExists bool
+}
+
+// SetDefaultVersion is ALTER ENCODER ... SET DEFAULT_VERSION.
+type SetDefaultVersion struct {
+	Name    string
+	Version int
 }
 
 // CreateMaskingPolicy is CREATE MASKING POLICY ... USING ENCODER.
@@ -92,6 +99,9 @@ type Wait struct{ Query }
 func (DropEncoder) Tag() string { return "DROP ENCODER" }
 
 // Tag implements Command.
+func (SetDefaultVersion) Tag() string { return "ALTER ENCODER" }
+
+// Tag implements Command.
 func (CreateMaskingPolicy) Tag() string { return "CREATE MASKING POLICY" }
 
 // Tag implements Command.
@@ -126,6 +136,7 @@ type lead struct {
 // surface that this version does not have yet.
 var leads = []lead{
 	{"CREATE ENCODER", (*parser).createEncoder},
+	{"ALTER ENCODER", (*parser).alterEncoder},
 	{"DROP ENCODER", (*parser).dropEncoder},
 	{"CREATE MASKING POLICY", (*parser).createMaskingPolicy},
 	{"DROP MASKING POLICY", (*parser).dropMaskingPolicy},
@@ -483,8 +494,11 @@ func (p *parser) alterEncoder() Command {
 			c.RowGrowth = int64(p.integer(1, 1<<62))
 		}
 		return c
+	case p.try("SET", "DEFAULT_VERSION"):
+		p.need("=")
+		return SetDefaultVersion{Name: name, Version: p.integer(1, math.MaxInt32)}
 	}
-	p.fail("SET SCHEDULE, UNSET SCHEDULE or SET DEFAULT_VERSION")
+	p.fail("SET DEFAULT_VERSION, SET SCHEDULE or UNSET SCHEDULE")
 	return nil
 }
 

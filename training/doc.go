@@ -23,4 +23,11 @@
 //
 // reading (rows are streamed into memory, eight bytes a value), training (udf/train), reporting (udf/report: may refuse the result),
 // publishing (udf.Store, then the registry). Progress and the wish to cancel are exchanged four times a second.
+//
+// # Files
+//
+// [Sweep] removes files that no registered version has: of encoders that were dropped, of a statement that was rolled back after it had
+// published, and what a crash left half-written. It decides by what is registered alone, so nothing has to be written down when something is dropped.
+// Two rules keep it from files that are needed: it lists files before it reads the registry, and publishing and sweeping exclude
+// each other (see [Sweep]).
 package training

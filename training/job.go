@@ -13,6 +13,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
+	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/udf"
 	"github.com/scrimdb/scrim/udf/report"
 	"github.com/scrimdb/scrim/udf/train"
@@ -289,6 +290,9 @@ func (j *job) train(ctx context.Context, password string) (trained, error) {
 // crash at any moment the encoder has the old version or the new one, and the job is done or tried again.
 func (j *job) publish(ctx context.Context, model trained) error {
 	j.cfg.AtStep("publish")
+	if err := j.claim(ctx); err != nil {
+		return err
+	}
 	hash, err := j.cfg.Library.Store().Publish(j.order.Encoder, j.order.Version, model.Model)
 	if err != nil {
 		return err
@@ -319,6 +323,17 @@ func (j *job) publish(ctx context.Context, model trained) error {
 		j.cfg.AtStep("committed")
 	}
 	return err
+}
+
+// claim fails if the folder of models is another database's, whose workers would sweep away what this one publishes.
+func (j *job) claim(ctx context.Context) error {
+	return pgx.BeginFunc(ctx, j.pool, func(tx pgx.Tx) error {
+		id, err := catalog.DatabaseID(ctx, tx)
+		if err != nil {
+			return err
+		}
+		return j.cfg.Library.Store().Claim(id)
+	})
 }
 
 // end notes why an attempt failed, nil if it was only put off, and frees the slot, on its connection or, where that is gone, on another.

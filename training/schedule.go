@@ -21,8 +21,6 @@ type due struct {
 // startDue starts the trainings that schedules and growth ask for. All workers do: of those that try one and the same, the first
 // one does it.
 func (w *Worker) startDue(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	rows, err := w.pool.Query(ctx, `SELECT * FROM scrim.due_schedules()`)
 	if err != nil {
 		return err

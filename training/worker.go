@@ -85,19 +85,15 @@ func (w *Worker) Run(ctx context.Context) error {
 	if err := w.client.Start(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("training: %w", err)
 	}
-	every := time.NewTicker(time.Second)
-	defer every.Stop()
-	for lost := false; ctx.Err() == nil; {
-		select {
-		case <-ctx.Done():
-		case <-every.C:
-			err := errors.Join(w.rescue(ctx), w.startDue(ctx))
-			if err != nil && ctx.Err() == nil && !lost {
-				w.log.WarnContext(ctx, "training jobs cannot be looked after, trying again every second", "error", err)
-			}
-			lost = err != nil
-		}
-	}
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		w.repeat(ctx, sweepPause, "the folder of models cannot be swept", w.sweep)
+	}()
+	w.repeat(ctx, time.Second, "training jobs cannot be looked after", func(ctx context.Context) error {
+		return errors.Join(w.rescue(ctx), w.startDue(ctx))
+	})
+	<-looked
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	if err := w.client.StopAndCancel(stopping); err != nil {
@@ -106,10 +102,43 @@ func (w *Worker) Run(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
+// repeat does something again and again until ctx ends. That it fails is said once, until it works again.
+func (w *Worker) repeat(ctx context.Context, pause time.Duration, failure string, work func(context.Context) error) {
+	every := time.NewTicker(pause)
+	defer every.Stop()
+	for failed := false; ; {
+		trying, cancel := context.WithTimeout(ctx, 10*time.Second)
+		err := work(trying)
+		cancel()
+		if err != nil && ctx.Err() == nil && !failed {
+			w.log.WarnContext(ctx, failure+", trying again every "+pause.String(), "error", err)
+		}
+		failed = err != nil
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+		}
+	}
+}
+
+// sweepPause is between two looks at the folder of models: so long the files of a dropped encoder stay.
+const sweepPause = 5 * time.Second
+
+// sweep removes files that no encoder has any more. The lock keeps jobs from beginning, and so from publishing.
+func (w *Worker) sweep(ctx context.Context) error {
+	removed, err := Sweep(ctx, w.pool, w.cfg.Library.Store(), func(ctx context.Context, tx pgx.Tx) (encoder string, err error) {
+		err = tx.QueryRow(ctx, `SELECT scrim.encoder_in_training()`).Scan(&encoder)
+		return encoder, err
+	})
+	if removed > 0 {
+		w.log.InfoContext(ctx, "files of models that no encoder has were removed", "files", removed)
+	}
+	return err
+}
+
 // rescue puts in order what dead workers have left.
 func (w *Worker) rescue(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	rows, err := w.pool.Query(ctx, `SELECT scrim.rescue_training()`)
 	if err != nil {
 		return err

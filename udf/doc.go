@@ -33,6 +33,10 @@
 // that are still running). [Runtime.Close] may come before the encoders are
 // closed: the library stays loaded until its last user has gone.
 //
+// A proxy leaves the switching to [Library]: [Library.Prepare] loads what will be
+// used, [Library.Retain] forgets what is not used any more, and whoever holds a
+// forgotten encoder may go on with it. The files are in a [Store].
+//
 // # Batching
 //
 // Encode works in chunks of 1,024 rows; the remainder is padded with zero rows

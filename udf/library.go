@@ -1,6 +1,8 @@
 package udf
 
 import (
+	"context"
+	"errors"
 	"runtime"
 	"sync"
 )
@@ -14,6 +16,7 @@ type Library struct {
 
 	mu     sync.Mutex
 	loaded map[modelKey]*slot
+	wanted map[modelKey]bool // what is kept once it is loaded; nil for all
 }
 
 // modelKey names a model. Not by its hash alone: who knows the hash of another's model must not get it under a name of his
@@ -45,7 +48,8 @@ func (l *Library) Store() *Store { return l.store }
 func (l *Library) Runtime() *Runtime { return l.rt }
 
 // Encoder returns a loaded encoder, loading it first where needed. spec.Path is filled in from the store. A model that
-// fails to load is tried again next time: its file may have been put back.
+// fails to load is tried again next time: its file may have been put back. One that is not wanted any more, for a statement
+// that was planned before that was known, is loaded for the caller and not kept.
 func (l *Library) Encoder(spec EncoderSpec) (*Encoder, error) {
 	l.mu.Lock()
 	s, found := l.loaded[spec.key()]
@@ -58,19 +62,60 @@ func (l *Library) Encoder(spec EncoderSpec) (*Encoder, error) {
 		<-s.done
 		return s.enc, s.err
 	}
-	spec.Path = l.store.Path(spec.Name, spec.Version, spec.SHA256)
-	s.enc, s.err = l.rt.LoadEncoder(spec)
+	s.enc, s.err = l.load(spec)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	kept := l.loaded[spec.key()] == s
-	switch {
-	case s.err != nil && kept:
+	kept := l.loaded[spec.key()] == s // and not forgotten while it was loaded
+	if kept && (s.err != nil || l.wanted != nil && !l.wanted[spec.key()]) {
 		delete(l.loaded, spec.key())
-	case s.err == nil && !kept: // forgotten while it was loaded
+		kept = false
+	}
+	if s.err == nil && !kept {
 		closeWhenUnused(s.enc)
 	}
 	close(s.done)
 	return s.enc, s.err
+}
+
+func (l *Library) load(spec EncoderSpec) (*Encoder, error) {
+	spec.Path = l.store.Path(spec.Name, spec.Version, spec.SHA256)
+	return l.rt.LoadEncoder(spec)
+}
+
+// Check says why an encoder could not be loaded. It keeps nothing.
+func (l *Library) Check(spec EncoderSpec) error {
+	enc, err := l.load(spec)
+	if err != nil {
+		return err
+	}
+	return enc.Close()
+}
+
+// Prepare loads encoders that are wanted besides those that were, so that the first statement which uses one finds it warm.
+// It returns when all are loaded or have failed; when ctx ends before that, it goes on in the background.
+func (l *Library) Prepare(ctx context.Context, specs []EncoderSpec) error {
+	l.mu.Lock()
+	for _, s := range specs {
+		if l.wanted != nil {
+			l.wanted[s.key()] = true
+		}
+	}
+	l.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		var errs []error
+		for _, s := range specs {
+			_, err := l.Encoder(s)
+			errs = append(errs, err)
+		}
+		done <- errors.Join(errs...)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Loaded tells whether Encoder would return at once.
@@ -89,7 +134,7 @@ func (l *Library) Loaded(spec EncoderSpec) bool {
 	}
 }
 
-// Retain forgets every encoder that is not among those given.
+// Retain forgets every encoder that is not among those given, and keeps no other from then on.
 func (l *Library) Retain(specs []EncoderSpec) {
 	keep := map[modelKey]bool{}
 	for _, s := range specs {
@@ -97,6 +142,7 @@ func (l *Library) Retain(specs []EncoderSpec) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.wanted = keep
 	for key, s := range l.loaded {
 		if keep[key] {
 			continue

@@ -3,15 +3,36 @@ package udf
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
+	"regexp"
+	"strings"
+	"syscall"
 )
 
-// Store is a folder of published model files, `<model>/<version>-<hash>.onnx`. The hash in the name means that a file is
+// Store is a folder of published model files, `<model>/<model>_v<version>-<hash>.onnx`. A file keeps its name: making
+// another version the one in use moves nothing, and so nothing can break half-way. The hash in the name means that a file is
 // never overwritten by another: a rolled back statement cannot damage a version that the registry still has.
-type Store struct{ dir string }
+type Store struct {
+	dir string
+	// AtStep is for tests, which end the process there: Publish calls it before it begins and after each of its steps.
+	AtStep func(step string)
+}
+
+// File is a file of a store's.
+type File struct {
+	Model string // the folder
+	Name  string // in the folder; none stands for a folder that is empty
+}
+
+// partial begins the names of files that are being written.
+const partial = ".publishing-"
+
+// hashLength is how much of a hash a name has.
+const hashLength = 16
 
 // NewStore returns a store in dir, which is made if it does not exist.
 func NewStore(dir string) (*Store, error) {
@@ -21,10 +42,18 @@ func NewStore(dir string) (*Store, error) {
 	return &Store{dir: dir}, nil
 }
 
+// FileOf names the file of a version. sha256 is in hexadecimal.
+func FileOf(model string, version int, sha256 string) File {
+	model = filepath.Base(model)
+	return File{model, fmt.Sprintf("%s_v%d-%s.onnx", model, version, sha256[:min(hashLength, len(sha256))])}
+}
+
 // Path says where a version lies or would lie. sha256 is in hexadecimal.
 func (s *Store) Path(model string, version int, sha256 string) string {
-	return filepath.Join(s.dir, filepath.Base(model), strconv.Itoa(version)+"-"+sha256[:min(16, len(sha256))]+".onnx")
+	return s.path(FileOf(model, version, sha256))
 }
+
+func (s *Store) path(f File) string { return filepath.Join(s.dir, f.Model, f.Name) }
 
 // Publish writes a model file durably and returns its SHA-256 in hexadecimal. After a crash at any moment the file is
 // there whole or not at all; the caller registers it only after Publish returned.
@@ -32,32 +61,121 @@ func (s *Store) Publish(model string, version int, content []byte) (string, erro
 	sum := sha256.Sum256(content)
 	hash := hex.EncodeToString(sum[:])
 	path := s.Path(model, version, hash)
-	folder := filepath.Dir(path)
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	s.at("begin")
+	if err := s.write(path, content); err != nil {
 		return "", fmt.Errorf("publish model: %w", err)
 	}
-	tmp, err := os.CreateTemp(folder, ".publishing-*")
+	return hash, nil
+}
+
+func (s *Store) write(path string, content []byte) error {
+	folder := filepath.Dir(path)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(folder, partial+"*")
 	if err != nil {
-		return "", fmt.Errorf("publish model: %w", err)
+		return err
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }() // gone already when all went well
 	_, err = tmp.Write(content)
+	s.at("written")
 	if err == nil {
 		err = tmp.Sync()
 	}
 	if closeErr := tmp.Close(); err == nil {
 		err = closeErr
 	}
+	s.at("synced")
 	if err == nil {
 		err = os.Rename(tmp.Name(), path)
 	}
+	s.at("renamed")
 	if err == nil {
 		err = syncFolders(folder, s.dir)
 	}
-	if err != nil {
-		return "", fmt.Errorf("publish model: %w", err)
+	s.at("published")
+	return err
+}
+
+func (s *Store) at(step string) {
+	if s.AtStep != nil {
+		s.AtStep(step)
 	}
-	return hash, nil
+}
+
+// owned is the file that says whose the folder is.
+const owned = ".scrim-database"
+
+// Claim makes the folder the owner's if it is nobody's, and fails if it is another's: who removes files that his registry does not
+// know must not do so where another's are.
+func (s *Store) Claim(owner string) error {
+	path := filepath.Join(s.dir, owned)
+	found, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("models folder: %w", err)
+	}
+	switch string(found) {
+	case owner:
+		return nil
+	case "": // or a crash has left it so
+		if err := os.WriteFile(path, []byte(owner), 0o644); err != nil {
+			return fmt.Errorf("models folder: %w", err)
+		}
+		return nil
+	}
+	return fmt.Errorf("models folder %s is that of database %s, and this is %s: each needs a folder of its own (if the database was moved, remove %s)",
+		s.dir, found, owner, path)
+}
+
+// folderName and fileName are what names of encoders (scrim.check_new_encoder) make of folders and files.
+var (
+	folderName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$-]{0,62}$`)
+	fileName   = regexp.MustCompile(`^(.+)_v[1-9][0-9]*-[0-9a-f]{16}\.onnx$`)
+)
+
+// List returns what Publish has made in the folder, files that were never finished and empty folders included. Whatever else
+// somebody has put there is not the store's.
+func (s *Store) List() ([]File, error) {
+	folders, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("models folder: %w", err)
+	}
+	var list []File
+	for _, folder := range folders {
+		if !folder.IsDir() || !folderName.MatchString(folder.Name()) {
+			continue
+		}
+		entries, err := os.ReadDir(filepath.Join(s.dir, folder.Name()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // another process may have removed it just now
+			return nil, fmt.Errorf("models folder: %w", err)
+		}
+		if err == nil && len(entries) == 0 {
+			list = append(list, File{Model: folder.Name()})
+		}
+		for _, e := range entries {
+			match := fileName.FindStringSubmatch(e.Name())
+			ours := match != nil && match[1] == folder.Name() || strings.HasPrefix(e.Name(), partial)
+			if ours && e.Type().IsRegular() {
+				list = append(list, File{folder.Name(), e.Name()})
+			}
+		}
+	}
+	return list, nil
+}
+
+// Remove deletes a file that List gave, and its folder with the last one. It is no error if it is gone already.
+func (s *Store) Remove(f File) error {
+	if f.Name != "" {
+		if err := os.Remove(s.path(f)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("models folder: %w", err)
+		}
+	}
+	err := os.Remove(filepath.Join(s.dir, f.Model))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.EEXIST) {
+		return fmt.Errorf("models folder: %w", err)
+	}
+	return nil
 }
 
 // syncFolders makes new names durable.

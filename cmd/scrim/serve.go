@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -179,14 +180,13 @@ func openService(ctx context.Context, cfg proxy.Config, dsn, models string, prog
 	}
 	s := &service{library: library}
 	cfg.Library = library
-	forget := func(snapshot *catalog.Snapshot) {
-		var used []udf.EncoderSpec
-		for _, p := range snapshot.Policies {
-			used = append(used, udf.EncoderSpec{Name: p.Encoder.Name, Version: p.Encoder.Version, SHA256: p.Encoder.SHA256})
+	prepare := func(ctx context.Context, snapshot *catalog.Snapshot) {
+		if err := cfg.Library.Prepare(ctx, proxy.Encoders(snapshot)); err != nil {
+			cmp.Or(cfg.Logger, slog.Default()).WarnContext(ctx, "not all encoders are loaded, statements will try again", "error", err)
 		}
-		cfg.Library.Retain(used)
 	}
-	if s.catalog, err = catalog.Open(ctx, catalog.Config{DSN: dsn, Logger: cfg.Logger, Loaded: forget}); err != nil {
+	retain := func(snapshot *catalog.Snapshot) { cfg.Library.Retain(proxy.Encoders(snapshot)) }
+	if s.catalog, err = catalog.Open(ctx, catalog.Config{DSN: dsn, Logger: cfg.Logger, Prepare: prepare, Loaded: retain}); err != nil {
 		return nil, errors.Join(err, library.Runtime().Close())
 	}
 	cfg.Catalog = s.catalog

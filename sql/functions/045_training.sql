@@ -354,6 +354,13 @@ BEGIN
     END IF;
 END $$;
 
+-- Which encoder may be having a file published, '' for none. No other job begins before the caller's transaction ends.
+CREATE FUNCTION scrim.encoder_in_training() RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN (SELECT coalesce(s.encoder, '') FROM scrim_state.training_slot s FOR UPDATE);
+END $$;
+
 -- Ends an attempt that came to nothing: notes why, and gives the slot back. code is NULL when it was only put off.
 CREATE FUNCTION scrim.end_training(job bigint, attempt int, code text, error text, hint text, for_good boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
