@@ -65,7 +65,11 @@ func (f *frontend) action(ctx context.Context, cmd rewrite.Command) error {
 	case rewrite.CreateEncoder:
 		return f.createEncoder(ctx, c)
 	case rewrite.DropEncoder:
-		return f.s.ask(ctx, false, `SELECT scrim.drop_encoder($1, $2)`, []string{c.Name, boolean(c.IfExists)}, nil)
+		return f.s.ask(ctx, false, `SELECT scrim.drop_encoder($1, $2, $3)`, []string{c.Name, boolean(c.IfExists), boolean(c.Cascade)}, nil)
+	case rewrite.CreateFeatureView:
+		return f.s.ask(ctx, false, `SELECT scrim.create_feature_view($1, $2, $3)`, []string{c.Name, c.Encoder, boolean(c.IfNotExists)}, nil)
+	case rewrite.DropFeatureView:
+		return f.s.ask(ctx, false, `SELECT scrim.drop_feature_view($1, $2, $3)`, []string{c.Name, boolean(c.IfExists), boolean(c.Cascade)}, nil)
 	case rewrite.CreateMaskingPolicy:
 		return f.createMaskingPolicy(ctx, c)
 	case rewrite.DropMaskingPolicy:

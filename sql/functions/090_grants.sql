@@ -2,8 +2,9 @@
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA scrim FROM PUBLIC;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA scrim TO scrim_admin;
 -- These say themselves who may call them, and how to become one; PostgreSQL's own refusal would not.
-GRANT EXECUTE ON FUNCTION scrim.require_policy_admin(regclass), scrim.check_new_encoder(text), scrim.drop_encoder(text, boolean),
+GRANT EXECUTE ON FUNCTION scrim.require_policy_admin(regclass), scrim.check_new_encoder(text), scrim.drop_encoder(text, boolean, boolean),
     scrim.create_masking_policy(text, regclass, text[], text[], text, text[], text, boolean, boolean),
-    scrim.drop_masking_policy(text, regclass, boolean), scrim.rotate_key(text, regclass) TO PUBLIC;
+    scrim.drop_masking_policy(text, regclass, boolean), scrim.rotate_key(text, regclass),
+    scrim.create_feature_view(text, text, boolean), scrim.require_feature_source(text), scrim.drop_feature_view(text, boolean, boolean) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION scrim.encoder_report(text) TO scrim_user;
 GRANT SELECT ON ALL TABLES IN SCHEMA scrim TO scrim_user;
