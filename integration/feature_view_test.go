@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -53,6 +55,10 @@ func TestFeatureView(t *testing.T) {
 			if got := described(t, conn, all); !slices.Equal(got, want) {
 				t.Errorf("%s:\n%+v\nnot\n%+v", name, got, want)
 			}
+			const some = `SELECT region, id AS key, region || '' FROM scrim_runtime.traits`
+			if got, want := described(t, conn, some), described(t, e.directly(t, risk), some); !slices.Equal(got, want) {
+				t.Errorf("%s:\n%+v\nnot\n%+v", name, got, want)
+			}
 			const columns = `SELECT column_name, ordinal_position, data_type, udt_name FROM information_schema.columns WHERE table_name = 'traits' ORDER BY 2`
 			if got := mustText(t, conn, columns); got != "id|1|integer|int4\nregion|2|text|text\nfeatures|3|ARRAY|_float4\n" {
 				t.Errorf("%s: %s", name, got)
@@ -70,7 +76,7 @@ func TestFeatureView(t *testing.T) {
 		}
 
 		// What the masked role sees is the model's, bit for bit, in both formats, deferred and staged, NULLs included.
-		codes := modelCodes(t, e)
+		codes := modelCodes(t, e, 1)
 		for _, query := range []string{
 			all, `SELECT id, region, features FROM scrim_runtime.traits ORDER BY features, id`, `SELECT id, max(region), max(features) FROM scrim_runtime.traits GROUP BY id`,
 			`SELECT id, region, features || '{}'::real[] FROM scrim_runtime.traits`,
@@ -128,19 +134,19 @@ func TestFeatureView(t *testing.T) {
 	})
 }
 
-// modelCodes computes the codes of all customers with fenc's model itself.
-func modelCodes(t *testing.T, e *env) map[int32][]float32 {
+// modelCodes computes the codes of all customers with a version of fenc's model itself.
+func modelCodes(t *testing.T, e *env, version int) map[int32][]float32 {
 	t.Helper()
 	var hash string
 	admin := e.admin(t)
-	if err := admin.QueryRow(t.Context(), `SELECT sha256 FROM scrim.encoder_versions WHERE encoder = 'fenc'`).Scan(&hash); err != nil {
+	if err := admin.QueryRow(t.Context(), `SELECT sha256 FROM scrim.encoder_versions WHERE encoder = 'fenc' AND version = $1`, version).Scan(&hash); err != nil {
 		t.Fatal(err)
 	}
 	store, err := udf.NewStore(e.models)
 	if err != nil {
 		t.Fatal(err)
 	}
-	encoder, err := e.rt.LoadEncoder(udf.EncoderSpec{Name: "fenc", Version: 1, Path: store.Path("fenc", 1, hash), SHA256: hash, Inputs: 4, Dims: 3})
+	encoder, err := e.rt.LoadEncoder(udf.EncoderSpec{Name: "fenc", Version: version, Path: store.Path("fenc", version, hash), SHA256: hash, Inputs: 4, Dims: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,6 +209,9 @@ var featureCases = []string{
 	`TABLE scrim_runtime.traits ORDER BY features, id LIMIT 4`,
 	`SELECT l.f FROM orders o, LATERAL (SELECT features AS f FROM scrim_runtime.traits t WHERE t.id = o.id) l ORDER BY o.id LIMIT 7`,
 	`SELECT nothing FROM scrim_runtime.traits`,
+	`SELECT count(*) FROM ONLY scrim_runtime.traits`,
+	`SELECT id, features FROM ONLY (scrim_runtime.traits) WHERE id = 3`,
+	`CREATE TEMP TABLE kept (i integer, r text);; MERGE INTO kept USING (SELECT * FROM scrim_runtime.traits WHERE id < 9) t ON t.id = kept.i WHEN NOT MATCHED THEN INSERT VALUES (t.id, t.region);; DELETE FROM kept USING scrim_runtime.traits t WHERE t.id = kept.i AND t.region = 'EU';; SELECT * FROM kept ORDER BY i;; MERGE INTO kept USING scrim_runtime.traits t ON t.id = kept.i WHEN MATCHED AND t.features[1] > 0 THEN UPDATE SET r = t.features[2]::text;; SELECT * FROM kept ORDER BY i;; DROP TABLE kept`,
 	`CREATE TEMP TABLE kept AS SELECT * FROM scrim_runtime.traits WHERE id < 30;; SELECT * FROM kept ORDER BY features;; DROP TABLE kept`,
 	`CREATE TEMP TABLE kept AS SELECT id, region FROM scrim_runtime.traits WHERE id < 30;; SELECT * FROM kept ORDER BY id;; DROP TABLE kept`,
 	`CREATE TEMP TABLE kept (i integer, f real[]);; INSERT INTO kept SELECT id, features FROM scrim_runtime.traits WHERE id < 9;; SELECT * FROM kept ORDER BY i;; UPDATE kept SET f = t.features FROM scrim_runtime.traits t WHERE t.id = kept.i + 1;; SELECT * FROM kept ORDER BY i;; DROP TABLE kept`,
@@ -220,7 +229,7 @@ func TestFeatureViewOracle(t *testing.T) {
 	withFeatureView(t, func(t *testing.T, e *env) {
 		masked, admin := e.connect(t, analyst), e.admin(t)
 		var rows [][]any
-		for id, code := range modelCodes(t, e) {
+		for id, code := range modelCodes(t, e, 1) {
 			rows = append(rows, []any{id, []string{"EU", "US", "APAC"}[id%3], code})
 		}
 		rows[slices.IndexFunc(rows, func(r []any) bool { return r[0] == int32(2000) })][1] = "EU"
@@ -241,7 +250,24 @@ func TestFeatureViewOracle(t *testing.T) {
 				}
 			}
 		}
-		for _, c := range []string{`COPY scrim_runtime.traits TO STDOUT`, `COPY (SELECT * FROM scrim_runtime.traits WHERE id < 40 ORDER BY id) TO STDOUT`, `COPY (SELECT region FROM scrim_runtime.traits WHERE id < 40 ORDER BY id) TO STDOUT`} {
+		for _, c := range []string{`SELECT region, id FROM scrim_runtime.traits WHERE id < $1 ORDER BY id`, `SELECT features FROM scrim_runtime.traits WHERE id < $1`, `SELECT id FROM scrim_runtime.traits WHERE features[2] > 0 AND id < $1 ORDER BY id`} {
+			want, err := plain.Query(t.Context(), strings.ReplaceAll(c, "scrim_runtime.", "codes."), 40)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wanted, err := pgx.CollectRows(want, pgx.RowToMap)
+			if err != nil || len(wanted) < 5 {
+				t.Fatal(len(wanted), explain(err))
+			}
+			got, err := masked.Query(t.Context(), c, 40)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if shown, err := pgx.CollectRows(got, pgx.RowToMap); err != nil || !reflect.DeepEqual(shown, wanted) {
+				t.Errorf("%s with a parameter:\n%v\nnot\n%v, %v", c, shown, wanted, explain(err))
+			}
+		}
+		for _, c := range []string{`COPY scrim_runtime.traits TO STDOUT`, `COPY scrim_runtime.traits (region, id) TO STDOUT (FORMAT csv, HEADER)`, `COPY (SELECT * FROM scrim_runtime.traits WHERE id < 40 ORDER BY id) TO STDOUT`, `COPY (SELECT region FROM scrim_runtime.traits WHERE id < 40 ORDER BY id) TO STDOUT`} {
 			if got, want := copied(t, masked, c), copied(t, plain, strings.ReplaceAll(c, "scrim_runtime.", "codes.")); got != want || want == "" {
 				t.Errorf("%s:\n%s\nnot\n%s", c, got, want)
 			}
@@ -257,6 +283,49 @@ func TestFeatureViewOracle(t *testing.T) {
 			if _, err := text(t, masked, c); code(err) != want {
 				t.Errorf("%s: %v", c, explain(err))
 			}
+		}
+	})
+}
+
+// TestFeatureViewVersions: another default version of the encoder shows in the view as it is.
+func TestFeatureViewVersions(t *testing.T) {
+	withFeatureView(t, func(t *testing.T, e *env) {
+		admin := e.admin(t)
+		e.exec(t, e.connect(t, olga), strings.Replace(strings.Replace(featureEncoder, "fenc", "second", 1), "seed = 2", "seed = 3", 1))
+		store, err := udf.NewStore(e.models)
+		if err != nil {
+			t.Fatal(err)
+		}
+		model, err := os.ReadFile(store.Path("second", 1, strings.TrimSpace(mustText(t, admin, `SELECT sha256 FROM scrim.encoder_versions WHERE encoder = 'second'`))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		hash, err := store.Publish("fenc", 2, model)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reader := e.connect(t, analyst)
+		shows := func(version int) bool {
+			var code, computed []float32
+			if err := reader.QueryRow(t.Context(), `SELECT features FROM scrim_runtime.traits WHERE id = 7`).Scan(&code); err != nil {
+				t.Fatal(explain(err))
+			}
+			if err := reader.QueryRow(t.Context(), `SELECT max(features) FROM scrim_runtime.traits WHERE id = 7`).Scan(&computed); err != nil {
+				t.Fatal(explain(err))
+			}
+			want := modelCodes(t, e, version)[7]
+			return slices.Equal(code, want) && slices.Equal(computed, want)
+		}
+		if !shows(1) {
+			t.Error("version 1 is not what the view shows")
+		}
+		e.exec(t, admin, `INSERT INTO scrim_state.encoder_versions (encoder_id, version, sha256, trained_on, loss) SELECT id, 2, '`+hash+`', 2000, 1 FROM scrim_state.encoders WHERE name = 'fenc'`,
+			`UPDATE scrim_state.encoders SET default_version = 2 WHERE name = 'fenc'`)
+		if _, err := e.catalog.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if shows(1) || !shows(2) {
+			t.Error("version 2 is not what the view shows")
 		}
 	})
 }
@@ -325,11 +394,13 @@ func TestFeatureViewGrants(t *testing.T) {
 
 		// Statistics of the columns are not shown to operators of a role that may not read them.
 		e.exec(t, e.admin(t), `ANALYZE customers`, `GRANT CREATE ON SCHEMA public TO guest`)
-		conn, heard := listener(t, e, guest)
-		e.exec(t, conn, `CREATE FUNCTION tells(text, text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RAISE NOTICE ''%'', $1; RETURN true; END'`,
-			`CREATE OPERATOR ### (LEFTARG = text, RIGHTARG = text, FUNCTION = tells, RESTRICT = eqsel)`)
-		if _, err := text(t, conn, `EXPLAIN SELECT 1 FROM `+featureSeals(t, e)+` WHERE region ### 'EU'`); code(err) != "42501" || len(*heard) > 0 {
-			t.Errorf("%v, heard %q", explain(err), *heard)
+		said := string(overheard(t, e.directDSN(guest), []string{
+			`CREATE FUNCTION tells(text, text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RAISE NOTICE ''%'', $1; RETURN true; END'`,
+			`CREATE OPERATOR ### (LEFTARG = text, RIGHTARG = text, FUNCTION = tells, RESTRICT = eqsel)`,
+			`EXPLAIN SELECT 1 FROM ` + featureSeals(t, e) + ` WHERE region ### 'a region'`,
+		}, false))
+		if !strings.HasPrefix(said, "ERROR 42501") || containsAny(said, []string{"EU", "US", "APAC"}) {
+			t.Error(said)
 		}
 	})
 }
@@ -526,7 +597,14 @@ func TestFeatureViewRefusals(t *testing.T) {
 		owner := e.connect(t, olga)
 		e.exec(t, owner, featureView)
 		e.exec(t, owner, onlyColumns...)
-		e.exec(t, owner, `ALTER TABLE customers ENABLE ROW LEVEL SECURITY`)
+		const openings = `SELECT kind, object FROM scrim.feature_view_openings('traits') ORDER BY 1, 2`
+		if got := mustText(t, owner, openings); got != "" {
+			t.Errorf("openings: %s", got)
+		}
+		e.exec(t, owner, `GRANT UPDATE (age) ON customers TO analyst, risk`, `ALTER TABLE customers ENABLE ROW LEVEL SECURITY`)
+		if got := mustText(t, owner, openings); got != "masked view|row security\nprivilege|analyst\n" {
+			t.Errorf("openings: %s", got)
+		}
 		if _, err := text(t, e.connect(t, analyst), `SELECT * FROM scrim_runtime.traits`); code(err) != "0A000" || !strings.Contains(explain(err), "row security") {
 			t.Errorf("with row security: %v", explain(err))
 		}
@@ -541,7 +619,7 @@ func TestFeatureViewKinds(t *testing.T) {
 				become(t, e, olga, kind.make, "public", "integer", "numeric(12,2)")
 				owner := e.connect(t, olga)
 				e.exec(t, owner, `REVOKE SELECT ON customers FROM analyst`, `GRANT SELECT ON customers TO risk`, `GRANT SELECT (id, region) ON customers TO analyst`, featureEncoder, featureView)
-				codes, seen := modelCodes(t, e), 0
+				codes, seen := modelCodes(t, e, 1), 0
 				rows, err := e.connect(t, analyst).Query(t.Context(), `SELECT id, features FROM scrim_runtime.traits WHERE features[1] > -10000`)
 				if err != nil {
 					t.Fatal(err)

@@ -61,6 +61,26 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            scrim.dictionaries(member.oid, '{}', scrim.fed_by(member.oid, scrim.same_columns(source, features, member.oid)), masked.roles) d
 $$;
 
+-- The same of a feature view that there is, at any later time; and what has closed it.
+CREATE FUNCTION scrim.feature_view_openings(name text)
+RETURNS TABLE (kind text, object text, why text, remedy text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    policy scrim_state.policies;
+BEGIN
+    SELECT p.* INTO policy FROM scrim_state.policies p JOIN pg_class c ON c.oid = p.relation WHERE p.name = feature_view_openings.name AND p.features_of IS NOT NULL;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'feature view "%" does not exist', name USING ERRCODE = 'undefined_object', HINT = 'SHOW FEATURE VIEWS lists them.';
+    END IF;
+    PERFORM scrim.require_policy_admin(policy.features_of);
+    RETURN QUERY
+        SELECT 'masked view', x.what, x.why, 'drop the feature view and make it again'
+          FROM (VALUES ('missing', 'it was dropped, so nobody sees codes', NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = policy.masked_view)),
+                       ('row security', 'it was switched on for the table, so nobody sees codes', (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = policy.features_of))) x(what, why, so)
+         WHERE x.so;
+    RETURN QUERY SELECT * FROM scrim.feature_openings(policy.features_of, policy.inputs);
+END $$;
+
 -- CREATE FEATURE VIEW. The sealing role reads the table by a grant of whoever owns it; the rest is Scrim's to do.
 CREATE FUNCTION scrim.create_feature_view(name text, encoder text, if_not_exists boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
