@@ -473,6 +473,18 @@ func TestFeatureViewAndPolicy(t *testing.T) {
 		if got := mustText(t, e.connect(t, analyst), `SELECT count(*) FROM scrim_runtime.traits WHERE features IS NOT NULL`); got != "2000\n" {
 			t.Error(got)
 		}
+
+		// A policy on a column beside the codes: whoever reads all features raw sees them beside its masks, others see nothing.
+		e.exec(t, owner, `GRANT SELECT (age, income, score, vip) ON customers TO analyst`, `DROP INDEX customers_region`, `CREATE MASKING POLICY places ON customers (region) EXCEPT risk USING ENCODER enc`)
+		waitForViews(t, e, "traits")
+		want := mustText(t, e.connect(t, analyst), `SELECT id, region FROM customers WHERE id = 7`)
+		if got := mustText(t, e.connect(t, analyst), `SELECT id, region, features FROM scrim_runtime.traits WHERE id = 7`); got != strings.TrimSpace(want)+"|{25,75433.25,517.5,0}\n" {
+			t.Errorf("raw features beside %s: %s", want, got)
+		}
+		e.exec(t, owner, `REVOKE SELECT (vip) ON customers FROM analyst`)
+		if _, err := text(t, e.connect(t, analyst), `SELECT * FROM scrim_runtime.traits`); code(err) != "42501" {
+			t.Errorf("without the column beside: %v", explain(err))
+		}
 	})
 }
 
@@ -517,7 +529,11 @@ func TestDropFeatureView(t *testing.T) {
 		gone()
 
 		// With its encoder.
-		e.exec(t, owner, featureView, `CREATE FEATURE VIEW "Other" FOR ENCODER fenc`, `DROP ENCODER fenc`)
+		e.exec(t, owner, featureView, `CREATE FEATURE VIEW "O'th""er; -- $1 ✓" FOR ENCODER fenc`)
+		if got := mustText(t, e.connect(t, analyst), `SELECT count(*) FROM scrim_runtime."O'th""er; -- $1 ✓" o JOIN scrim_runtime.traits USING (id, region, features)`); got != "2000\n" {
+			t.Error(got)
+		}
+		e.exec(t, owner, `DROP ENCODER fenc`)
 		gone()
 		e.exec(t, owner, featureEncoder, featureView, `CREATE MASKING POLICY p ON customers (age, income, score) EXCEPT risk USING ENCODER fenc`)
 		if _, err := text(t, owner, `DROP ENCODER fenc`); code(err) != "2BP01" || strings.Contains(explain(err), "traits") {
