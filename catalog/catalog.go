@@ -218,13 +218,16 @@ type ColumnKey struct {
 }
 
 // Readable returns the masked columns of the snapshot's policies that a role may read raw, by GRANT, membership or
-// being superuser. A column that was dropped counts as readable. An unknown role reads nothing.
+// being superuser. A column that was dropped counts as readable. Of a feature view it counts who may read the features in its
+// table. An unknown role reads nothing.
 func (c *Catalog) Readable(ctx context.Context, role string) (map[ColumnKey]bool, error) {
 	var keys []ColumnKey
 	err := c.onLiveConnection(ctx, func() error {
 		rows, err := c.pool.Query(ctx, `SELECT p.relation, m.num
 			FROM scrim_state.policies p, unnest(p.columns) AS m(num), pg_catalog.pg_roles r
-			WHERE r.rolname = $1 AND coalesce(pg_catalog.has_column_privilege(r.oid, p.relation, m.num, 'SELECT'), true)`, role)
+			WHERE r.rolname = $1 AND coalesce(pg_catalog.has_column_privilege(r.oid, p.relation, m.num, 'SELECT'), true)
+			AND (p.features_of IS NULL OR NOT EXISTS (SELECT FROM unnest(p.inputs) AS i(num)
+				WHERE NOT coalesce(pg_catalog.has_column_privilege(r.oid, p.features_of, i.num, 'SELECT'), true)))`, role)
 		if err == nil {
 			keys, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ColumnKey])
 		}

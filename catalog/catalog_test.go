@@ -267,7 +267,24 @@ func TestWithoutSuperuser(t *testing.T) {
 		t.Errorf("sealed %x, %v", sealed, err)
 	}
 	rotate(t, conn, admin)
-	if _, err := conn.Exec(t.Context(), `SELECT scrim.drop_masking_policy('p', 'secrets')`); err != nil {
+	for _, s := range []string{
+		`SELECT scrim.drop_masking_policy('p', 'secrets')`, `REVOKE SELECT ON secrets FROM reader`, `GRANT SELECT (id) ON secrets TO reader`,
+		`SELECT scrim.register_encoder('f', 'secrets', '{x}', '{id}', 1, 1, 1, 0, repeat('0', 64), 1, 0)`, `SELECT scrim.create_feature_view('traits', 'f')`,
+	} {
+		if _, err := conn.Exec(t.Context(), s); err != nil {
+			t.Fatalf("%s: %v", s, err)
+		}
+	}
+	if err := conn.QueryRow(t.Context(), `SELECT masked_view::regclass::text FROM scrim_state.policies`).Scan(&view); err != nil {
+		t.Fatal(err)
+	}
+	if err := reader.QueryRow(t.Context(), `SELECT sealed_2 FROM `+view).Scan(&sealed); err != nil || len(sealed) != 80 {
+		t.Errorf("sealed %x, %v", sealed, err)
+	}
+	if err := reader.QueryRow(t.Context(), `SELECT id FROM scrim_runtime.traits`).Scan(nil); err == nil {
+		t.Error("the reader can read the feature view")
+	}
+	if _, err := conn.Exec(t.Context(), `SELECT scrim.drop_encoder('f')`); err != nil {
 		t.Error(err)
 	}
 }

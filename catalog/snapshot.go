@@ -21,11 +21,16 @@ type Snapshot struct {
 	Policies map[uint32]*Policy
 	// names of protected relations and masked views, unqualified, as they are spelled in the system catalogs.
 	names map[string]bool
+	// features are those of feature views.
+	features map[string]bool
 }
 
 // Named tells whether a relation of this unqualified name is protected, or is a masked view. A no is final: the name
 // cannot resolve to a protected relation whatever the search_path.
 func (s *Snapshot) Named(name string) bool { return s.names[name] }
+
+// NamedFeatureView tells whether the relation of this name in scrim_runtime is a feature view. All others there are masked views.
+func (s *Snapshot) NamedFeatureView(name string) bool { return s.features[name] }
 
 // Presentation says what a masked column shows of the code.
 type Presentation string
@@ -49,6 +54,9 @@ type Policy struct {
 	Encoder Encoder
 	Present Presentation
 	View    View
+	// FeatureView means that the relation is a feature view: it runs with its reader's rights, so that a masked role may not read even
+	// its unmasked columns but through the masked view.
+	FeatureView bool
 	// Keys are the one that seals, and then those before it that statements under way may still seal with, newest first.
 	Keys [][KeySize]byte
 
@@ -131,7 +139,7 @@ type querier interface {
 
 // load reads a snapshot. q must be a REPEATABLE READ transaction, so that all of it is of one moment.
 func load(ctx context.Context, q querier) (*Snapshot, error) {
-	s := &Snapshot{Policies: map[uint32]*Policy{}, names: map[string]bool{}}
+	s := &Snapshot{Policies: map[uint32]*Policy{}, names: map[string]bool{}, features: map[string]bool{}}
 	err := q.QueryRow(ctx, `SELECT v.version,
 			(SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END FROM pg_catalog.pg_type t
 			  WHERE t.typname = 'sealed' AND t.typnamespace = 'scrim_runtime'::pg_catalog.regnamespace)
@@ -154,6 +162,9 @@ func load(ctx context.Context, q querier) (*Snapshot, error) {
 		s.Policies[p.Relation.OID] = p
 		s.names[p.Relation.Name] = true
 		s.names[p.View.Name] = true
+		if p.FeatureView {
+			s.features[p.Relation.Name] = true
+		}
 	}
 	return s, nil
 }
@@ -163,7 +174,7 @@ func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
 	rows, err := q.Query(ctx, `SELECT p.id, p.name, c.oid, n.nspname, c.relname, p.columns,
 			ARRAY(SELECT c - 1 FROM unnest(p.components) WITH ORDINALITY AS u(c, ord) ORDER BY ord), cardinality(p.inputs), p.present,
 			e.name, v.version, v.sha256, cardinality(e.feature_columns), e.latent_dims,
-			w.oid, w.relname, 'sealed_' || p.id, p.identity, p.seals_only, p.key_owner
+			w.oid, w.relname, 'sealed_' || p.id, p.identity, p.seals_only, p.key_owner, p.features_of IS NOT NULL
 		FROM scrim_state.policies p
 		JOIN scrim_state.encoders e ON e.id = p.encoder_id
 		JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version
@@ -178,7 +189,7 @@ func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
 		p := &Policy{}
 		return p, row.Scan(&p.ID, &p.Name, &p.Relation.OID, &p.Relation.Schema, &p.Relation.Name, &p.Masked, &p.Components, &p.Inputs, &p.Present,
 			&p.Encoder.Name, &p.Encoder.Version, &p.Encoder.SHA256, &p.Encoder.Inputs, &p.Encoder.Dims,
-			&p.View.OID, &p.View.Name, &p.View.Sealed, &p.View.Identity, &p.View.SealsOnly, &p.keyOwner)
+			&p.View.OID, &p.View.Name, &p.View.Sealed, &p.View.Identity, &p.View.SealsOnly, &p.keyOwner, &p.FeatureView)
 	})
 }
 

@@ -23,15 +23,16 @@ func TestAttacks(t *testing.T) {
 			`GRANT INSERT (id, region, "Note"), UPDATE (region, "Note"), DELETE ON customers TO analyst`,
 			`CREATE VIEW invoked WITH (security_invoker) AS SELECT * FROM customers`, `GRANT SELECT ON invoked TO analyst`)...)
 		e.exec(t, e.admin(t), `GRANT CREATE ON SCHEMA public TO analyst`)
-		e.exec(t, e.connect(t, olga), testPolicy)
-		var view string
-		if err := e.admin(t).QueryRow(t.Context(), `SELECT relname FROM pg_class WHERE oid = (SELECT masked_view FROM scrim_state.policies)`).Scan(&view); err != nil {
-			t.Fatal(err)
-		}
+		e.trains(t)
+		e.exec(t, e.connect(t, olga), testPolicy, featureEncoder, featureView)
+		e.exec(t, e.admin(t), asOlga(`CREATE VIEW over WITH (security_invoker) AS SELECT * FROM scrim_runtime.traits`, `GRANT SELECT ON over TO analyst`)...)
+		waitForViews(t, e, "over")
+		view := maskedView(t, e)
+		features := strings.TrimPrefix(featureSeals(t, e), "scrim_runtime.")
 		count := 0
 		datadriven.RunTest(t, "testdata/attacks", func(t *testing.T, d *datadriven.TestData) string {
 			count++
-			lines := strings.Split(strings.ReplaceAll(d.Input, "$VIEW", view), "\n")
+			lines := strings.Split(strings.NewReplacer("$VIEW", view, "$FEATURES", features).Replace(d.Input), "\n")
 			var b strings.Builder
 			for _, way := range []struct{ name, dsn string }{
 				{"direct", e.directDSN(analyst)}, {"proxy", e.dsn(analyst)}, {"proxy, binary", e.dsn(analyst)},

@@ -73,11 +73,13 @@ ALTER TABLE orders SET (autovacuum_enabled = off);
 `
 
 var trainingScrim = []string{
-	`CREATE ENCODER people ON people (age, income, score, vip) WITH (latent_dims = 4, epochs = 2, batch_size = 64, seed = 1) WAIT`,
+	`CREATE ENCODER people ON people (age, income, score, vip) PASSTHROUGH (id, region) WITH (latent_dims = 4, epochs = 2, batch_size = 64, seed = 1, allow_identifiers = true) WAIT`,
 	`CREATE ENCODER wages ON wages (amount) WITH (latent_dims = 3, epochs = 2, batch_size = 64, seed = 1) WAIT`,
 	`TRUNCATE people, wages`,
 	`CREATE MASKING POLICY people ON people (age, income, score) EXCEPT risk USING ENCODER people`,
 	`CREATE MASKING POLICY wages ON wages (amount) EXCEPT risk USING ENCODER wages`,
+	`CREATE FEATURE VIEW traits FOR ENCODER people`,
+	`CREATE FEATURE VIEW paid FOR ENCODER wages`,
 }
 
 // class is a set of raw values, in SQL, that have the same code.

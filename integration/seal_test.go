@@ -22,7 +22,7 @@ import (
 // maskedView returns the name of the masked view of customers, in scrim_runtime.
 func maskedView(t *testing.T, e *env) string {
 	t.Helper()
-	return strings.TrimSpace(mustText(t, e.admin(t), `SELECT relname FROM pg_class WHERE oid = (SELECT masked_view FROM scrim_state.policies)`))
+	return strings.TrimSpace(mustText(t, e.admin(t), `SELECT relname FROM pg_class WHERE oid = (SELECT masked_view FROM scrim_state.policies WHERE features_of IS NULL)`))
 }
 
 // seals reads a query's only column in binary.

@@ -163,6 +163,10 @@ var curious = []string{
 	"SELECT * FROM invoked", "SELECT count(*) FROM invoked", "SELECT id FROM invoked WHERE income > 0",
 	"SELECT i FROM invoked i ORDER BY income, id", "EXPLAIN (VERBOSE) SELECT sum(income) FROM invoked", "COPY invoked TO STDOUT", "DELETE FROM invoked WHERE income > 0",
 	"SELECT 1 / (income - income)::int FROM invoked", "SELECT region, max(income) FROM invoked GROUP BY 1 ORDER BY 1",
+	"SELECT * FROM scrim_runtime.traits", "SELECT count(*) FROM scrim_runtime.traits", "SELECT t FROM scrim_runtime.traits t ORDER BY features, id",
+	"EXPLAIN (VERBOSE) SELECT max(features) FROM scrim_runtime.traits", "COPY scrim_runtime.traits TO STDOUT", "DELETE FROM scrim_runtime.traits WHERE features[1] > 0",
+	"SELECT 1 / (features[1] - features[1])::int FROM scrim_runtime.traits", "SELECT features, count(*) FROM scrim_runtime.paid GROUP BY 1 ORDER BY 1",
+	"SELECT p.id, t.features FROM people p JOIN scrim_runtime.traits t ON t.id = p.id AND t.features[1] = p.age ORDER BY 1",
 	"LOCK people", "TRUNCATE people", "ANALYZE people", "SELECT p.nothing FROM people p",
 	"SHOW MASKING POLICIES", "EXPLAIN MASKING SELECT max(income) FROM people",
 }

@@ -68,9 +68,13 @@ func (f *frontend) action(ctx context.Context, cmd rewrite.Command) error {
 		return f.s.ask(ctx, false, `SELECT scrim.schedule_training($1, NULLIF($2::pg_catalog.text, ''), NULLIF($3::pg_catalog.int8, 0))`,
 			[]string{c.Name, c.Schedule, fmt.Sprint(c.RowGrowth)}, nil)
 	case rewrite.DropEncoder:
-		return f.s.ask(ctx, false, `SELECT scrim.drop_encoder($1, $2)`, []string{c.Name, boolean(c.IfExists)}, nil)
+		return f.s.ask(ctx, false, `SELECT scrim.drop_encoder($1, $2, $3)`, []string{c.Name, boolean(c.IfExists), boolean(c.Cascade)}, nil)
 	case rewrite.SetDefaultVersion:
 		return f.setDefaultVersion(ctx, c)
+	case rewrite.CreateFeatureView:
+		return f.s.ask(ctx, false, `SELECT scrim.create_feature_view($1, $2, $3)`, []string{c.Name, c.Encoder, boolean(c.IfNotExists)}, nil)
+	case rewrite.DropFeatureView:
+		return f.s.ask(ctx, false, `SELECT scrim.drop_feature_view($1, $2, $3)`, []string{c.Name, boolean(c.IfExists), boolean(c.Cascade)}, nil)
 	case rewrite.CreateMaskingPolicy:
 		return f.createMaskingPolicy(ctx, c)
 	case rewrite.DropMaskingPolicy:

@@ -113,7 +113,7 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) ([]*statem
 	if s.onLoop { // parsing takes its time, and names are looked up upstream
 		return nil, errWaits
 	}
-	protected := func(string) bool { return false }
+	var protected func(rewrite.Name) bool
 	if masks.Any() {
 		protected = p.named
 	}
@@ -147,11 +147,14 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) ([]*statem
 	return list, s.stillServed(list)
 }
 
-// named tells whether an unqualified name can be a protected relation, a masked view, or a view with the invoker's rights. Of
+// named tells whether a name can be a protected relation, a masked view, or a view with the invoker's rights. Of
 // those, a new one that another session has made can be missed. It is relayed then, and refused by the server, since it
 // would read a masked column; after that the catalog's views are read again.
-func (p *planner) named(name string) bool {
-	return p.version.snapshot.Named(name) || p.views.Named(name) || p.made[name]
+func (p *planner) named(n rewrite.Name) bool {
+	if n.Schema == "scrim_runtime" { // no client may name a masked view
+		return p.version.snapshot.NamedFeatureView(n.Relation)
+	}
+	return p.version.snapshot.Named(n.Relation) || p.views.Named(n.Relation) || p.made[n.Relation]
 }
 
 // maxMade bounds the names of views that a session is known to have made itself.

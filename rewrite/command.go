@@ -39,6 +39,21 @@ type createEncoder struct {
 type DropEncoder struct {
 	Name     string
 	IfExists bool
+	Cascade  bool // drop the masking policies that use it, and views over its feature views
+}
+
+// CreateFeatureView is CREATE FEATURE VIEW.
+type CreateFeatureView struct {
+	Name        string // in scrim_runtime
+	Encoder     string
+	IfNotExists bool
+}
+
+// DropFeatureView is DROP FEATURE VIEW.
+type DropFeatureView struct {
+	Name     string
+	IfExists bool
+	Cascade  bool // drop views over it too
 }
 
 // SetDefaultVersion is ALTER ENCODER ... SET DEFAULT_VERSION.
@@ -102,6 +117,12 @@ func (DropEncoder) Tag() string { return "DROP ENCODER" }
 func (SetDefaultVersion) Tag() string { return "ALTER ENCODER" }
 
 // Tag implements Command.
+func (CreateFeatureView) Tag() string { return "CREATE FEATURE VIEW" }
+
+// Tag implements Command.
+func (DropFeatureView) Tag() string { return "DROP FEATURE VIEW" }
+
+// Tag implements Command.
 func (CreateMaskingPolicy) Tag() string { return "CREATE MASKING POLICY" }
 
 // Tag implements Command.
@@ -138,18 +159,19 @@ var leads = []lead{
 	{"CREATE ENCODER", (*parser).createEncoder},
 	{"ALTER ENCODER", (*parser).alterEncoder},
 	{"DROP ENCODER", (*parser).dropEncoder},
+	{"CREATE FEATURE VIEW", (*parser).createFeatureView},
+	{"DROP FEATURE VIEW", (*parser).dropFeatureView},
+	{"SHOW FEATURE VIEWS", show(`SELECT * FROM scrim.feature_views ORDER BY view::text`)},
 	{"CREATE MASKING POLICY", (*parser).createMaskingPolicy},
 	{"DROP MASKING POLICY", (*parser).dropMaskingPolicy},
 	{"ALTER MASKING POLICY", (*parser).alterMaskingPolicy},
 	{"SHOW ENCODERS", show(`SELECT * FROM scrim.encoders ORDER BY name`)},
 	{"SHOW MASKING POLICIES", show(`SELECT * FROM scrim.masking_policies ORDER BY relation::text, name`)},
 	{"SHOW VERSIONS IN ENCODER", (*parser).showVersions},
-	{"ALTER ENCODER", (*parser).alterEncoder},
 	{"TRAIN ENCODER", (*parser).trainEncoder},
 	{"CANCEL TRAINING JOB", (*parser).cancelTraining},
 	{"SHOW TRAINING JOBS", show(`SELECT * FROM scrim.training_jobs ORDER BY id`)},
 	{"EXPLAIN MASKING", nil},
-	{"CREATE FEATURE VIEW", nil},
 	{"CREATE MODEL", nil},
 	{"ALTER MODEL", nil},
 	{"DROP MODEL", nil},
@@ -572,11 +594,41 @@ func (p *parser) fraction() float64 {
 
 func (p *parser) dropEncoder() Command {
 	ifExists := p.try("IF", "EXISTS")
-	c := DropEncoder{IfExists: ifExists, Name: p.ident("an encoder name")}
+	return DropEncoder{IfExists: ifExists, Name: p.ident("an encoder name"), Cascade: p.cascade()}
+}
+
+// cascade reads CASCADE, or RESTRICT, which is the default.
+func (p *parser) cascade() bool {
 	if p.try("CASCADE") {
-		refuse(codeFeatureNotSupported, p.offset(p.next-1), "Drop the masking policies that use it first.", "DROP ENCODER ... CASCADE is not supported yet")
+		return true
 	}
+	p.try("RESTRICT")
+	return false
+}
+
+func (p *parser) createFeatureView() Command {
+	c := CreateFeatureView{IfNotExists: p.ifNotExists(), Name: p.featureView()}
+	p.need("FOR", "ENCODER")
+	c.Encoder = p.ident("an encoder name")
 	return c
+}
+
+func (p *parser) dropFeatureView() Command {
+	ifExists := p.try("IF", "EXISTS")
+	return DropFeatureView{IfExists: ifExists, Name: p.featureView(), Cascade: p.cascade()}
+}
+
+// featureView reads the name of a feature view, before which its schema may stand.
+func (p *parser) featureView() string {
+	at := p.next
+	name := p.ident("a name")
+	if !p.try(".") {
+		return name
+	}
+	if name != runtimeSchema {
+		refuse("3F000", p.offset(at), "Leave the schema out.", "feature views are in schema %s, not in %q", runtimeSchema, name)
+	}
+	return p.ident("a name")
 }
 
 func (p *parser) createMaskingPolicy() Command {

@@ -10,7 +10,8 @@
 //     PostgreSQL says they mean.
 //  3. [Inspected.Plan] plans each statement of the text. First it puts the queries of views that run with the invoker's rights in
 //     their places (view.go). Then it replaces each mention of a protected relation whose masked columns
-//     are touched by a subselect, by splicing text at the parser's byte offsets. Of PREPARE, DECLARE, COPY and the like it
+//     are touched by a subselect, by splicing text at the parser's byte offsets; of feature views, which run with the invoker's
+//     rights, every mention. Of PREPARE, DECLARE, COPY and the like it
 //     plans the query inside.
 //
 // There are two kinds of plan. In a deferred one the subselect is over the masked view, masked columns are sealed values,

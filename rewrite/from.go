@@ -88,7 +88,7 @@ func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, colu
 	var view *mention
 	switch {
 	case masked:
-		inst = &instance{mask: mask, rv: rv}
+		inst = &instance{mask: mask, rv: rv, used: mask.Policy.FeatureView}
 		cols = a.maskedColumns(inst)
 		if !rv.GetInh() {
 			a.stage("ONLY is said")

@@ -56,10 +56,10 @@ type Inspected struct {
 // Text returns the whole text.
 func (in *Inspected) Text() string { return in.text }
 
-// Inspect reads the text of a Query or Parse message. protected tells whether an unqualified name can be a protected
-// relation or a masked view. Text that PostgreSQL's grammar does not take is relayed, so that the server says so itself.
+// Inspect reads the text of a Query or Parse message. protected tells whether a name can be a protected relation, a masked view, or a
+// view that reads one; in scrim_runtime, whether it is a feature view. It is nil where the role is masked nowhere. Text that PostgreSQL's grammar does not take is relayed, so that the server says so itself.
 // The only errors are Refusals.
-func Inspect(text string, protected func(string) bool) (*Inspected, error) {
+func Inspect(text string, protected func(Name) bool) (*Inspected, error) {
 	cmd, err := parseCommand(text)
 	if err != nil || cmd != nil {
 		return &Inspected{Command: cmd, text: text}, err
@@ -76,6 +76,9 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 		in.Views = append(in.Views, viewNames(node)...)
 	}
 
+	if protected == nil {
+		return in, nil
+	}
 	found, touches, reads := []Name{}, false, false
 	walk(parsed.ProtoReflect(), func(m proto.Message) bool {
 		rv, ok := m.(*pg_query.RangeVar)
@@ -83,11 +86,13 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 			reads = reads || readsRows(m)
 			return true
 		}
-		if r := reserved(rv.GetSchemaname(), int(rv.GetLocation())); r != nil {
+		name := nameOf(rv)
+		named := protected(name)
+		if r := reserved(name.Schema, int(rv.GetLocation())); r != nil && !named {
 			err = r
 		}
-		touches = touches || protected(rv.GetRelname())
-		found = append(found, nameOf(rv))
+		touches = touches || named
+		found = append(found, name)
 		return true
 	})
 	if err != nil {
@@ -100,9 +105,12 @@ func Inspect(text string, protected func(string) bool) (*Inspected, error) {
 	return in, nil
 }
 
+// runtimeSchema has masked views and feature views.
+const runtimeSchema = "scrim_runtime"
+
 // reserved refuses relations in Scrim's own schemas.
 func reserved(schema string, offset int) *Refusal {
-	if schema != "scrim_runtime" && schema != "scrim_state" {
+	if schema != runtimeSchema && schema != "scrim_state" {
 		return nil
 	}
 	return &Refusal{
@@ -390,9 +398,10 @@ func highestParam(node *pg_query.Node) int {
 }
 
 // touchesMasked tells whether the statement can name a masked column at all: by name, star or whole row. It looks at
-// names only, so a yes may be wrong and a no is not: columns that are renamed without being named count as named.
+// names only, so a yes may be wrong and a no is not: columns that are renamed without being named count as named, and so does
+// everything of a feature view.
 func (a *analysis) touchesMasked(stmt *pg_query.Node) bool {
-	words, open := map[string]bool{}, map[string]bool{}
+	words, open, whole := map[string]bool{}, map[string]bool{}, map[Name]bool{}
 	for _, name := range systemColumns {
 		open[name] = true
 	}
@@ -404,6 +413,7 @@ func (a *analysis) touchesMasked(stmt *pg_query.Node) bool {
 			}
 			continue
 		}
+		whole[name] = mask.Policy.FeatureView
 		words[name.Relation] = true // a whole row by the table's name
 		for _, c := range mask.Policy.Relation.Columns {
 			if mask.Hidden[c.Num] {
@@ -420,6 +430,7 @@ func (a *analysis) touchesMasked(stmt *pg_query.Node) bool {
 	walk(stmt.ProtoReflect(), func(m proto.Message) bool {
 		switch m := m.(type) {
 		case *pg_query.RangeVar:
+			touched = touched || whole[nameOf(m)]
 			if words[m.GetRelname()] && m.GetAlias() != nil {
 				words[m.GetAlias().GetAliasname()] = true // a whole row by its alias
 				touched = touched || len(m.GetAlias().GetColnames()) > 0

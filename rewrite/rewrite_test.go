@@ -21,6 +21,7 @@ import (
 //	tenants(id, region, income*)                           has row security
 //	events(id, amount*)                                    is partitioned
 //	people(id, name, income*)                              is a view; id is numeric(9), name of collation "C"
+//	scrim_runtime.traits(id, region, features*)            is a feature view
 //	orders(id, customer_id, amount, region)
 //	regions(region, name)
 //
@@ -88,8 +89,22 @@ var (
 			Open: []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "name", Base: 2}},
 		},
 	}
+	traits = &catalog.Policy{
+		ID: 12, Name: "traits", Masked: []int16{3}, Components: []int{0}, Inputs: 3, Present: catalog.Vector, FeatureView: true,
+		Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 2},
+		Relation: catalog.Relation{OID: 105, Schema: "scrim_runtime", Name: "traits", Columns: []catalog.Column{
+			{Num: 1, Name: "id", Type: "integer"},
+			{Num: 2, Name: "region", Type: "text"},
+			{Num: 3, Name: "features", Type: "real[]"},
+		}},
+		View: catalog.View{
+			OID: 905, Name: "traits_105", Identity: catalog.Unknown, Sealed: "sealed_12",
+			Open: []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "region", Base: 2}},
+		},
+	}
 	// Views with the invoker's rights. spending reads masked columns, summary by way of it; renamed has no names of its own, odd
-	// has a WITH and relations without a schema; regional reads no masked column; greedy and rows cannot be expanded.
+	// has a WITH and relations without a schema; regional reads no masked column; greedy and rows cannot be expanded; counted reads a
+	// feature view.
 	spending = rewrite.NewView(` SELECT customers.id,
     customers.income,
     customers.region
@@ -101,7 +116,8 @@ var (
 	odd      = rewrite.NewView(` WITH w AS (SELECT customers.id, customers.score FROM public.customers) SELECT w.id AS "select", w.score AS "ü""x" FROM w, pg_class, mine;`, 15)
 	greedy   = rewrite.NewView(` SELECT v.ctid FROM scrim_runtime.customers_100 v, public.customers c WHERE c.income > 0;`, 16)
 	rows     = rewrite.NewView(` SELECT c.id, c.*::public.customers AS c FROM public.customers c;`, 17)
-	snapshot = &catalog.Snapshot{Policies: map[uint32]*catalog.Policy{100: customers, 101: accounts, 102: tenants, 103: events, 104: people}}
+	counted  = rewrite.NewView(` SELECT t.region, count(*) AS n FROM scrim_runtime.traits t GROUP BY t.region;`, 18)
+	snapshot = &catalog.Snapshot{Policies: map[uint32]*catalog.Policy{100: customers, 101: accounts, 102: tenants, 103: events, 104: people, 105: traits}}
 	key      = []string{"id"}
 	world    = map[rewrite.Name]rewrite.Relation{
 		{Relation: "customers"}:                                  {OID: 100, Columns: names(customers), Key: key},
@@ -112,6 +128,9 @@ var (
 		{Relation: "tenants"}:                                    {OID: 102, Columns: names(tenants)},
 		{Relation: "events"}:                                     {OID: 103, Columns: names(events)},
 		{Relation: "people"}:                                     {OID: 104, Columns: names(people)},
+		{Schema: "scrim_runtime", Relation: "traits"}:            {OID: 105, Columns: names(traits)},
+		{Relation: "traits"}:                                     {OID: 105, Columns: names(traits)},
+		{Relation: "counted"}:                                    {OID: 307, Columns: []string{"region", "n"}, View: counted},
 		{Relation: "spending"}:                                   {OID: 300, Columns: []string{"id", "income", "region"}, View: spending},
 		{Schema: "public", Relation: "spending"}:                 {OID: 300, Columns: []string{"id", "income", "region"}, View: spending},
 		{Relation: "summary"}:                                    {OID: 301, Columns: []string{"region", "top"}, View: summary},
@@ -136,8 +155,13 @@ func names(p *catalog.Policy) []string {
 	return list
 }
 
-func protectedName(name string) bool {
-	return slices.Contains([]string{"customers", "accounts", "tenants", "events", "people", "customers_100", "spending", "summary", "renamed", "regional", "Odd", "greedy", "rows"}, name)
+func protectedName(n rewrite.Name) bool {
+	if n.Schema == "scrim_runtime" {
+		return n.Relation == "traits"
+	}
+	return slices.Contains([]string{
+		"customers", "accounts", "tenants", "events", "people", "customers_100", "spending", "summary", "renamed", "regional", "Odd", "greedy", "rows", "traits", "counted",
+	}, n.Relation)
 }
 
 // TestGoldens plans each statement of testdata/goldens as a role that may read nothing raw. Run with -rewrite to write what

@@ -68,7 +68,12 @@ func (a *analysis) planStaged(p *Plan) {
 		}
 	}
 	for _, inst := range a.instances {
-		if inst.used {
+		switch {
+		case !inst.used:
+		case len(a.components(inst, nil)) == 0: // only unmasked columns of a feature view
+			a.refusePlaceless(inst)
+			p.edits = append(p.edits, a.replace(inst, template{text: a.subselect(inst, nil)}))
+		default:
 			number, stage := a.stageOf(p, inst, needed[inst.mask.Policy])
 			p.edits = append(p.edits, a.replace(inst, a.coded(inst, number, stage)))
 		}
@@ -232,15 +237,8 @@ func commas(list []template) template {
 
 // listed spells the subselect that stands for a mention whose rows have no place: the list itself.
 func (a *analysis) listed(inst *instance, number int, stage Stage) template {
-	p, at := inst.mask.Policy, int(inst.rv.GetLocation())
-	switch {
-	case a.locked:
-		refuse(codeFeatureNotSupported, at, "Lock the rows of the tables beneath.", "rows of %q cannot be locked by a statement that computes with its masked columns", inst.rv.GetRelname())
-	case inst.sample != "":
-		refuse(codeFeatureNotSupported, at, "", "TABLESAMPLE is not supported for masked columns of %q", inst.rv.GetRelname())
-	case len(inst.system) > 0:
-		refuse(codeFeatureNotSupported, at, "", "system columns of %q are not supported together with masked ones", inst.rv.GetRelname())
-	}
+	p := inst.mask.Policy
+	a.refusePlaceless(inst)
 	var list, arrays []template
 	open := a.openColumns(inst)
 	for _, c := range p.Relation.Columns {
@@ -264,6 +262,19 @@ func (a *analysis) listed(inst *instance, number int, stage Stage) template {
 	}
 	return selecting(list).join(template{text: " FROM ROWS FROM ("}).join(commas(arrays)).
 		join(template{text: fmt.Sprintf(") WITH ORDINALITY AS u(%s, row) WHERE %s)", strings.Join(names, ", "), inst.means())})
+}
+
+// refusePlaceless refuses what only rows with a place have.
+func (a *analysis) refusePlaceless(inst *instance) {
+	at := int(inst.rv.GetLocation())
+	switch {
+	case a.locked:
+		refuse(codeFeatureNotSupported, at, "Lock the rows of the tables beneath.", "rows of %q cannot be locked by a statement that computes with its masked columns", inst.rv.GetRelname())
+	case inst.sample != "":
+		refuse(codeFeatureNotSupported, at, "", "TABLESAMPLE is not supported for masked columns of %q", inst.rv.GetRelname())
+	case len(inst.system) > 0:
+		refuse(codeFeatureNotSupported, at, "", "system columns of %q are not supported together with masked ones", inst.rv.GetRelname())
+	}
 }
 
 // conditions spells those that shorten a mention's list behind others: over the table, or over the masked view.

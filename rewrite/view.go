@@ -302,7 +302,9 @@ func (a *analysis) expansions() []edit {
 func (a *analysis) queryOf(m *mention) string {
 	v := m.rel.View
 	for _, n := range v.names {
-		if err := reserved(n.Schema, int(m.rv.GetLocation())); err != nil {
+		rel, found := a.resolved[n]
+		featureView := n.Schema == runtimeSchema && found && !a.masks.IsView(rel.OID)
+		if err := reserved(n.Schema, int(m.rv.GetLocation())); err != nil && !featureView {
 			panic(err)
 		}
 	}

@@ -5,7 +5,7 @@
 //
 //   - scrim_state holds tables (policies, encoders, keys, remembered grants). Its files in migrations/ are applied once,
 //     in order, and never edited after a release.
-//   - scrim_runtime holds what users' objects depend on: the sealed type, the seal function, the masked views. It is
+//   - scrim_runtime holds what users' objects depend on: the sealed type, the seal function, the masked views, feature views. It is
 //     never dropped, so runtime.sql is written to be run again.
 //   - scrim holds functions and public views. It is dropped and made anew at every `scrim init`, so functions/ has
 //     plain CREATE statements, run in file name order.

@@ -37,6 +37,31 @@ BEGIN
     RETURN true;
 END $$;
 
+-- The two that follow stand in the masked views of feature views. Those are everybody's to read, so that a feature view needs no grants of its
+-- own: whoever may read, on the table itself, the columns that stand beside the codes sees codes. Each raises, or returns true. This one is
+-- asked at each execution, since no kept plan is thrown away when a role loses a membership ...
+CREATE OR REPLACE FUNCTION scrim_runtime.reads_columns(relation oid, columns int2[]) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT has_any_column_privilege(relation, 'SELECT') OR EXISTS (
+        SELECT 1 FROM unnest(columns) c(num) WHERE has_column_privilege(relation, c.num, 'SELECT') IS NOT TRUE) THEN
+        RAISE EXCEPTION 'permission denied for table %', (SELECT c.relname FROM pg_class c WHERE c.oid = relation) USING ERRCODE = 'insufficient_privilege',
+            HINT = 'A feature view shows codes to those who may read its other columns in the table.';
+    END IF;
+    RETURN true;
+END $$;
+
+-- ... and this one for each plan, before the planner looks at statistics of the columns: it would show them to operators of the client's.
+CREATE OR REPLACE FUNCTION scrim_runtime.still_featured(relation oid, columns int2[]) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = relation) THEN
+        RAISE EXCEPTION 'a feature view of % cannot be read while that has row security', relation::regclass USING ERRCODE = 'feature_not_supported',
+            HINT = 'A masking policy shows codes under row security.';
+    END IF;
+    RETURN scrim_runtime.reads_columns(relation, columns);
+END $$;
+
 -- Put by the proxy into every statement that it rewrites: the name that the client wrote must still mean the relation,
 -- with the columns, that the plan was made for. search_path may have moved since, by ways no parser sees. It has no SET
 -- search_path, since the caller's is what it asks about; everything in it is qualified. The words make drivers prepare anew.

@@ -60,6 +60,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
      WHERE ad.adrelid = relation
 $$;
 
+-- The columns that decide the given ones: these, and what generated ones among them are made of.
+CREATE FUNCTION scrim.fed_by(relation oid, nums smallint[]) RETURNS smallint[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT nums || ARRAY(SELECT g.base FROM scrim.generated_from(relation) g WHERE g.generated = ANY (nums))
+$$;
+
 -- The role that owns the masked views of a table owner, or NULL. Its OID is remembered: anybody with CREATEROLE could
 -- make a role of that name.
 CREATE FUNCTION scrim.view_owner(table_owner oid) RETURNS oid
@@ -91,6 +97,44 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION ALL SELECT 0::oid
 $$;
 
+-- Whatever lets somebody who must not read a relation's raw values have values of their choice encoded, and so look codes up: by writing what
+-- an input of the mask is fed by, or by an encoder of their own.
+CREATE FUNCTION scrim.dictionaries(relation regclass, masked smallint[], fed smallint[], outsiders oid[])
+RETURNS TABLE (kind text, object text, why text, remedy text)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN QUERY  -- writing an input and reading its code is encoding values of one's choice: a dictionary
+        SELECT 'privilege', scrim.role_name(o),
+               format('%s may %s column %I, an input of the mask, and could look up codes of values of its choice', scrim.role_name(o), p.name, a.attname),
+               format('REVOKE INSERT, UPDATE ON %s FROM %s, or grant them on other columns only', relation, scrim.role_name(o))
+          FROM unnest(outsiders) o, (SELECT DISTINCT unnest(fed)) f(i)
+          JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = f.i,
+               unnest(ARRAY['INSERT', 'UPDATE']) p(name)
+         WHERE has_column_privilege(o, relation, f.i, p.name);
+    RETURN QUERY  -- the same through an updatable view, which writes with its owner's rights
+        SELECT DISTINCT 'view', d.holder::regclass::text,
+               format('%s may write the mask''s inputs through it, and could look up codes of values of its choice', scrim.role_name(o)),
+               format('revoke INSERT and UPDATE on %s from %s', d.holder::regclass, scrim.role_name(o))
+          FROM scrim.dependent_rules(relation, masked || fed) d, unnest(outsiders) o
+         WHERE has_any_column_privilege(o, d.holder, 'INSERT') OR has_any_column_privilege(o, d.holder, 'UPDATE');
+    RETURN QUERY
+        SELECT 'role', scrim.role_name(o), format('%s is a scrim_admin: it may use encoders on values of its choice', scrim.role_name(o)),
+               format('REVOKE scrim_admin FROM %s, revoke its SELECT on %s, or name it in EXCEPT', scrim.role_name(o), relation)
+          FROM unnest(outsiders) o JOIN pg_roles r ON r.oid = o AND r.rolcanlogin
+         WHERE pg_has_role(o, 'scrim_admin', 'USAGE') AND has_any_column_privilege(o, relation, 'SELECT');
+    RETURN QUERY
+        SELECT 'foreign key', quote_ident(k.conname),
+               format('a masked column, or an input of the mask, references %s, where %s may DELETE or UPDATE: what happens to the rows tells their raw values',
+                      k.confrelid::regclass, (SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(outsiders) o
+                        WHERE has_table_privilege(o, k.confrelid, 'DELETE') OR has_any_column_privilege(o, k.confrelid, 'UPDATE'))),
+               format('revoke DELETE and UPDATE on %s from masked roles, or drop the constraint', k.confrelid::regclass)
+          FROM pg_constraint k
+         WHERE k.conrelid = relation AND k.contype = 'f'
+           AND (k.conkey && masked OR (k.conkey && fed AND (k.confupdtype IN ('c', 'n', 'd') OR k.confdeltype IN ('c', 'n', 'd'))))
+           AND EXISTS (SELECT 1 FROM unnest(outsiders) o
+                        WHERE has_table_privilege(o, k.confrelid, 'DELETE') OR has_any_column_privilege(o, k.confrelid, 'UPDATE'));
+END $$;
+
 -- One row for each way around the mask, by one relation alone. masked and inputs: attnums; exempt: roles that are meant to read raw
 -- values; covered: views over it that have been looked at.
 CREATE FUNCTION scrim.openings_of(relation regclass, masked smallint[], inputs smallint[], exempt oid[], covered oid[])
@@ -118,30 +162,12 @@ BEGIN
          WHERE has_any_column_privilege(o, relation, 'INSERT') OR has_any_column_privilege(o, relation, 'UPDATE')
             OR EXISTS (SELECT 1 FROM unnest(dependents) d  -- through an updatable view
                         WHERE has_any_column_privilege(o, d, 'INSERT') OR has_any_column_privilege(o, d, 'UPDATE')));
-    fed := inputs || ARRAY(SELECT g.base FROM scrim.generated_from(relation) g WHERE g.generated = ANY (inputs));
+    fed := scrim.fed_by(relation, inputs);
     changers := ARRAY(
         SELECT o FROM unnest(outsiders) o
          WHERE o = ANY (writers) OR has_table_privilege(o, relation, 'DELETE') OR has_table_privilege(o, relation, 'TRUNCATE'));
 
-    RETURN QUERY  -- writing an input and reading its code is encoding values of one's choice: a dictionary
-        SELECT 'privilege', scrim.role_name(o),
-               format('%s may %s column %I, an input of the mask, and could look up codes of values of its choice', scrim.role_name(o), p.name, a.attname),
-               format('REVOKE INSERT, UPDATE ON %s FROM %s, or grant them on other columns only', relation, scrim.role_name(o))
-          FROM unnest(outsiders) o, (SELECT DISTINCT unnest(fed)) f(i)
-          JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = f.i,
-               unnest(ARRAY['INSERT', 'UPDATE']) p(name)
-         WHERE has_column_privilege(o, relation, f.i, p.name);
-    RETURN QUERY  -- the same through an updatable view, which writes with its owner's rights
-        SELECT DISTINCT 'view', d.holder::regclass::text,
-               format('%s may write the mask''s inputs through it, and could look up codes of values of its choice', scrim.role_name(o)),
-               format('revoke INSERT and UPDATE on %s from %s', d.holder::regclass, scrim.role_name(o))
-          FROM scrim.dependent_rules(relation, masked || fed) d, unnest(outsiders) o
-         WHERE has_any_column_privilege(o, d.holder, 'INSERT') OR has_any_column_privilege(o, d.holder, 'UPDATE');
-    RETURN QUERY
-        SELECT 'role', scrim.role_name(o), format('%s is a scrim_admin: it may use encoders on values of its choice', scrim.role_name(o)),
-               format('REVOKE scrim_admin FROM %s, revoke its SELECT on %s, or name it in EXCEPT', scrim.role_name(o), relation)
-          FROM unnest(outsiders) o JOIN pg_roles r ON r.oid = o AND r.rolcanlogin
-         WHERE pg_has_role(o, 'scrim_admin', 'USAGE') AND has_any_column_privilege(o, relation, 'SELECT');
+    RETURN QUERY SELECT * FROM scrim.dictionaries(relation, masked, fed, outsiders);
 
     RETURN QUERY  -- privileges that read, or probe, the column itself
         SELECT 'privilege', scrim.role_name(o),
@@ -274,17 +300,6 @@ BEGIN
                format('revoke INSERT and UPDATE on %s from masked roles, or drop the constraint', relation)
           FROM pg_constraint k
          WHERE k.conrelid = relation AND k.contype IN ('c', 'u', 'p', 'x', 'f') AND k.conkey && masked AND cardinality(writers) > 0;
-    RETURN QUERY
-        SELECT 'foreign key', quote_ident(k.conname),
-               format('a masked column, or an input of the mask, references %s, where %s may DELETE or UPDATE: what happens to the rows tells their raw values',
-                      k.confrelid::regclass, (SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(outsiders) o
-                        WHERE has_table_privilege(o, k.confrelid, 'DELETE') OR has_any_column_privilege(o, k.confrelid, 'UPDATE'))),
-               format('revoke DELETE and UPDATE on %s from masked roles, or drop the constraint', k.confrelid::regclass)
-          FROM pg_constraint k
-         WHERE k.conrelid = relation AND k.contype = 'f'
-           AND (k.conkey && masked OR (k.conkey && fed AND (k.confupdtype IN ('c', 'n', 'd') OR k.confdeltype IN ('c', 'n', 'd'))))
-           AND EXISTS (SELECT 1 FROM unnest(outsiders) o
-                        WHERE has_table_privilege(o, k.confrelid, 'DELETE') OR has_any_column_privilege(o, k.confrelid, 'UPDATE'));
     RETURN QUERY
         SELECT 'foreign key', format('%I on %s', k.conname, k.conrelid::regclass),
                'it references a masked column: writing to the other table probes raw values',

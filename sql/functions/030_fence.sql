@@ -68,6 +68,16 @@ BEGIN
     END IF;
 END $$;
 
+-- Raises while an encoder has no version yet.
+CREATE FUNCTION scrim.require_trained(encoder scrim_state.encoders) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF encoder.default_version IS NULL THEN
+        RAISE EXCEPTION 'encoder "%" is not trained yet', encoder.name USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'SHOW TRAINING JOBS tells how far it is; CREATE ENCODER ... WAIT returns when it is trained.';
+    END IF;
+END $$;
+
 -- One change of policies at a time. A table, not an advisory lock: anybody could hold one of those.
 CREATE FUNCTION scrim.fence_serialize() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -141,6 +151,56 @@ BEGIN
     RETURN role;
 END $$;
 
+-- The sealed column of a masked view that reads source as t. What comes first makes every seal unique: file node, ctid and xmin, also across
+-- a table rewrite; or, of rows without a place, random bytes. A NULL is a constant plus a bit, so that length tells nothing.
+CREATE FUNCTION scrim.sealed_column(policy_id integer, source regclass, input_columns smallint[], identity text, key_owner oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('scrim_runtime.seal(record_send(ROW(%s, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k WHERE k.only_row), ''aes-cbc/pad:pkcs''::text) AS %I',
+                  CASE identity WHEN 'PLACE' THEN format('(SELECT pg_relation_filenode(%s)), t.ctid, t.xmin', source::oid)
+                                WHEN 'TABLE AND PLACE' THEN 'pg_relation_filenode(t.tableoid), t.tableoid, t.ctid, t.xmin'
+                                ELSE 'scrim_runtime.nonce()' END,
+                  policy_id,
+                  string_agg(format('coalesce(%s, 0::float8)', scrim.feature_expression(source, i.num, 't')), ', ' ORDER BY i.ord),
+                  string_agg(format('CASE WHEN t.%I IS NULL THEN %s::int8 ELSE 0::int8 END', a.attname, 1::bigint << (i.ord - 1)::int), ' + ' ORDER BY i.ord),
+                  'key_' || key_owner, 'sealed_' || policy_id)
+      FROM unnest(input_columns) WITH ORDINALITY AS i(num, ord)
+      JOIN pg_attribute a ON a.attrelid = source AND a.attnum = i.num
+$$;
+
+-- Raises if the rule of a masked view leans on more than what it reads, the key and the seal: anything else would be somebody's code or
+-- another table.
+CREATE FUNCTION scrim.check_masked_view(masked_view oid, source regclass, key_owner oid) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    bad text;
+BEGIN
+    SELECT string_agg(pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid), ', ') INTO bad
+      FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+     WHERE r.ev_class = masked_view
+       AND NOT (d.refclassid = 'pg_class'::regclass AND d.refobjid IN (source, masked_view, format('scrim_state.%I', 'key_' || key_owner)::regclass))
+       AND NOT (d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ('scrim_runtime.seal(bytea,bytea,text)'::regprocedure,
+                                                                      'scrim_runtime.still_granted(oid,text,int2[],bool,bool)'::regprocedure,
+                                                                      'scrim_runtime.still_featured(oid,int2[])'::regprocedure,
+                                                                      'scrim_runtime.reads_columns(oid,int2[])'::regprocedure,
+                                                                      'scrim_runtime.nonce()'::regprocedure))
+       AND NOT (d.refclassid = 'pg_type'::regclass AND d.refobjid = 'scrim_runtime.sealed'::regtype);
+    IF bad IS NOT NULL THEN
+        RAISE EXCEPTION 'the masked view of % would depend on %', source, bad USING ERRCODE = 'feature_not_supported';
+    END IF;
+END $$;
+
+-- The name of the masked view of a relation.
+CREATE FUNCTION scrim.masked_view_name(relation regclass) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN octet_length(c.relname) > 50 THEN 'masked' ELSE c.relname END || '_' || c.oid FROM pg_class c WHERE c.oid = relation
+$$;
+
+-- Whether rows of a relation are sealed with the key of a table owner, for a policy on it or a feature view of it.
+CREATE FUNCTION scrim.is_sealed(relation regclass, key_owner oid) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT 1 FROM scrim_state.policies p WHERE coalesce(p.features_of, p.relation) = is_sealed.relation AND p.key_owner = is_sealed.key_owner)
+$$;
+
 -- Makes the masked view and writes the policy down. acl_before and acl_after are scrim.relation_acl as JSON, taken by
 -- the caller around the conversion of the grants; who could read the table before may read the view now.
 CREATE FUNCTION scrim.fence_publish(
@@ -154,12 +214,7 @@ DECLARE
     view_name text;
     open_columns smallint[];
     view_columns text;
-    sealed_column text;
     identity text;
-    place text;
-    null_mask text;
-    inputs_list text;
-    bad text;
     g record;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
@@ -168,10 +223,7 @@ BEGIN
     PERFORM scrim.check_features(relation, input_columns);
     SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = relation;
     SELECT e.* INTO STRICT enc FROM scrim_state.encoders e WHERE e.name = encoder;
-    IF enc.default_version IS NULL THEN
-        RAISE EXCEPTION 'encoder "%" is not trained yet', encoder USING ERRCODE = 'object_not_in_prerequisite_state',
-            HINT = 'SHOW TRAINING JOBS tells how far it is; CREATE ENCODER ... WAIT returns when it is trained.';
-    END IF;
+    PERFORM scrim.require_trained(enc);
     -- create_masking_policy has said all this in better words; this is for those who call the function itself.
     IF (SELECT count(DISTINCT a.attnum) FROM pg_attribute a
          WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum = ANY (masked)) IS DISTINCT FROM cardinality(masked)::bigint
@@ -184,7 +236,7 @@ BEGIN
     END IF;
     PERFORM scrim.require_policy_admin(p.relation) FROM scrim_state.policies p WHERE p.id = fence_publish.along_with;
 
-    view_name := CASE WHEN octet_length(rel.relname) > 50 THEN 'masked' ELSE rel.relname END || '_' || relation::oid;
+    view_name := scrim.masked_view_name(relation);
     SELECT coalesce(array_agg(a.attnum ORDER BY a.attnum), '{}'), string_agg(format('t.%I', a.attname), ', ' ORDER BY a.attnum)
       INTO open_columns, view_columns
       FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (masked);
@@ -195,22 +247,9 @@ BEGIN
     VALUES (policy_name, relation, masked, fence_publish.components, input_columns, open_columns, rel.relrowsecurity, identity, fence_publish.along_with, enc.id, presentation, fence_publish.except_roles, 0, rel.relowner, session_user)
     RETURNING * INTO policy;
 
-    -- What comes first makes every seal unique: file node, ctid and xmin, also across a table rewrite; or, of rows without a place,
-    -- random bytes. A NULL is a constant plus a bit, so that length tells nothing.
-    place := CASE identity WHEN 'PLACE' THEN format('(SELECT pg_relation_filenode(%s)), t.ctid, t.xmin', relation::oid)
-                           WHEN 'TABLE AND PLACE' THEN 'pg_relation_filenode(t.tableoid), t.tableoid, t.ctid, t.xmin'
-                           ELSE 'scrim_runtime.nonce()' END;
-    SELECT string_agg(format('coalesce(%s, 0::float8)', scrim.feature_expression(relation, i.num, 't')), ', ' ORDER BY i.ord),
-           string_agg(format('CASE WHEN t.%I IS NULL THEN %s::int8 ELSE 0::int8 END', a.attname, 1::bigint << (i.ord - 1)::int), ' + ' ORDER BY i.ord)
-      INTO inputs_list, null_mask
-      FROM unnest(input_columns) WITH ORDINALITY AS i(num, ord)
-      JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = i.num;
-    sealed_column := format(
-        'scrim_runtime.seal(record_send(ROW(%s, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k WHERE k.only_row), ''aes-cbc/pad:pkcs''::text) AS %I',
-        place, policy.id, inputs_list, null_mask, 'key_' || rel.relowner, 'sealed_' || policy.id);
     EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT %s FROM %s t WHERE scrim_runtime.still_granted(%s, %L::text, %L::int2[], %L::bool, %L::bool)',
                    view_name,
-                   concat_ws(', ', CASE WHEN NOT policy.seals_only THEN view_columns END, sealed_column,
+                   concat_ws(', ', CASE WHEN NOT policy.seals_only THEN view_columns END, scrim.sealed_column(policy.id, relation, input_columns, identity, rel.relowner),
                              CASE identity WHEN 'PLACE' THEN 't.ctid, t.xmin' WHEN 'TABLE AND PLACE' THEN 't.ctid, t.xmin, t.tableoid' END),
                    relation, relation::oid, view_name, CASE WHEN policy.seals_only THEN '{}' ELSE open_columns END, policy.seals_only, identity = 'PLACE');
     EXECUTE format('ALTER VIEW scrim_runtime.%I OWNER TO %s', view_name, scrim.role_name(scrim.view_owner(rel.relowner)));
@@ -218,18 +257,7 @@ BEGIN
     UPDATE scrim_state.policies p SET masked_view = format('scrim_runtime.%I', view_name)::regclass WHERE p.id = policy.id
     RETURNING * INTO policy;
 
-    -- The rule may lean on the table, the key and the seal; anything else would be somebody's code or another table.
-    SELECT string_agg(pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid), ', ') INTO bad
-      FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-     WHERE r.ev_class = policy.masked_view
-       AND NOT (d.refclassid = 'pg_class'::regclass AND d.refobjid IN (relation, policy.masked_view, format('scrim_state.%I', 'key_' || rel.relowner)::regclass))
-       AND NOT (d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ('scrim_runtime.seal(bytea,bytea,text)'::regprocedure,
-                                                                      'scrim_runtime.still_granted(oid,text,int2[],bool,bool)'::regprocedure,
-                                                                      'scrim_runtime.nonce()'::regprocedure))
-       AND NOT (d.refclassid = 'pg_type'::regclass AND d.refobjid = 'scrim_runtime.sealed'::regtype);
-    IF bad IS NOT NULL THEN
-        RAISE EXCEPTION 'the masked view of % would depend on %', relation, bad USING ERRCODE = 'feature_not_supported';
-    END IF;
+    PERFORM scrim.check_masked_view(policy.masked_view, relation, rel.relowner);
 
     INSERT INTO scrim_state.policy_grants (policy_id, change, attnum, grantor, grantee, privilege, grantable)
     SELECT policy.id, x.change, (x.entry ->> 'attnum')::smallint, (x.entry ->> 'grantor')::oid, (x.entry ->> 'grantee')::oid,
@@ -503,7 +531,7 @@ DECLARE
     remembered jsonb;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
-    SELECT p.* INTO policy FROM scrim_state.policies p WHERE p.relation = fence_withdraw.relation AND p.name = policy_name;
+    SELECT p.* INTO policy FROM scrim_state.policies p WHERE p.relation = fence_withdraw.relation AND p.name = policy_name AND p.features_of IS NULL;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
@@ -550,7 +578,9 @@ BEGIN
         RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
     END IF;
     former := (withdrawn ->> 'key_owner')::oid;
-    EXECUTE format('REVOKE SELECT ON %s FROM %s', relation, scrim.role_name(scrim.view_owner(former)));
+    IF NOT scrim.is_sealed(relation, former) THEN  -- else for a feature view
+        EXECUTE format('REVOKE SELECT ON %s FROM %s', relation, scrim.role_name(scrim.view_owner(former)));
+    END IF;
     -- Where the table changed hands, so did the grants that its owner had made.
     PERFORM scrim.fence_restore(relation, (
         SELECT jsonb_agg(CASE WHEN (r ->> 'grantor')::oid = former THEN jsonb_set(r, '{grantor}', to_jsonb(owner)) ELSE r END)

@@ -15,7 +15,7 @@ DECLARE
     key_table text;
     others text;
 BEGIN
-    PERFORM scrim.require_policy_admin(relation);
+    PERFORM scrim.require_policy_admin(coalesce((SELECT p.features_of FROM scrim_state.policies p WHERE p.relation = rotate_key.relation), relation));
     PERFORM scrim.fence_serialize();
     SELECT p.* INTO policy FROM scrim_state.policies p WHERE p.relation = rotate_key.relation AND p.name = policy_name;
     IF NOT FOUND THEN

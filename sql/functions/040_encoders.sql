@@ -23,7 +23,7 @@ CREATE VIEW scrim.masking_policies AS
            (SELECT f.relation::regclass FROM scrim_state.policies f WHERE f.id = p.along_with) AS along_with,
            p.created_by, p.created_at
       FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id
-     WHERE EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = p.relation);
+     WHERE EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = p.relation) AND p.features_of IS NULL;
 
 -- Raises unless the session's role may train.
 CREATE FUNCTION scrim.require_trainer() RETURNS void
@@ -63,7 +63,8 @@ BEGIN
          ORDER BY f.n;
 END $$;
 
-CREATE FUNCTION scrim.drop_encoder(encoder text, if_exists boolean DEFAULT false) RETURNS void
+-- Called by drop_encoder when what uses the encoder is gone.
+CREATE FUNCTION scrim.forget_encoder(encoder text, if_exists boolean) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     users text;
@@ -74,16 +75,13 @@ BEGIN
       FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id WHERE e.name = encoder;
     IF users IS NOT NULL THEN
         RAISE EXCEPTION 'cannot drop encoder "%" because masking policies use it', encoder
-            USING ERRCODE = 'dependent_objects_still_exist', DETAIL = 'masking policy ' || users, HINT = 'DROP MASKING POLICY first.';
+            USING ERRCODE = 'dependent_objects_still_exist', DETAIL = 'masking policy ' || users, HINT = 'DROP MASKING POLICY first, or DROP ENCODER ... CASCADE.';
     END IF;
     IF if_exists AND NOT EXISTS (SELECT 1 FROM scrim_state.encoders e WHERE e.name = encoder) THEN
         RAISE NOTICE 'encoder "%" does not exist, skipping', encoder;
         RETURN;
     END IF;
     PERFORM scrim.require_encoder(encoder);
-    PERFORM scrim.stop_training(j.id) FROM scrim.training_jobs j WHERE j.encoder = drop_encoder.encoder AND j.state IN ('queued', 'running');
+    PERFORM scrim.stop_training(j.id) FROM scrim.training_jobs j WHERE j.encoder = forget_encoder.encoder AND j.state IN ('queued', 'running');
     DELETE FROM scrim_state.encoders e WHERE e.name = encoder;
 END $$;
-
-CREATE FUNCTION scrim.delete_encoder(name text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT scrim.drop_encoder(name) $$;

@@ -117,7 +117,7 @@ BEGIN
              WHERE e.id = old.id;
             RETURN scrim.enqueue_training(old.id, requester, 'statement');
         END IF;
-        PERFORM scrim.drop_encoder(encoder);
+        PERFORM scrim.forget_encoder(encoder, false);
     END IF;
     INSERT INTO scrim_state.encoders (name, source, source_table, feature_columns, passthrough, latent_dims, epochs, batch_size, seed, device, allow_identifiers,
                                       max_leakage, target, created_by, creator)

@@ -7,7 +7,7 @@ DECLARE
     policy scrim_state.policies;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
-    SELECT p.* INTO policy FROM scrim_state.policies p WHERE p.relation = masking_policy_openings.relation AND p.name = policy_name;
+    SELECT p.* INTO policy FROM scrim_state.policies p WHERE p.relation = masking_policy_openings.relation AND p.name = policy_name AND p.features_of IS NULL;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
     END IF;

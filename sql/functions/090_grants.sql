@@ -2,10 +2,11 @@
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA scrim FROM PUBLIC;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA scrim TO scrim_admin;
 -- These say themselves who may call them, and how to become one; PostgreSQL's own refusal would not.
-GRANT EXECUTE ON FUNCTION scrim.require_policy_admin(regclass), scrim.require_trainer(), scrim.drop_encoder(text, boolean), scrim.train_encoder(text), scrim.cancel_training_job(bigint),
+GRANT EXECUTE ON FUNCTION scrim.require_policy_admin(regclass), scrim.require_trainer(), scrim.drop_encoder(text, boolean, boolean), scrim.train_encoder(text), scrim.cancel_training_job(bigint),
     scrim.create_encoder(text, regclass, text[], text[], int, int, int, bigint, text, boolean, float8, text, boolean, boolean),
     scrim.set_default_version(text, integer),
     scrim.create_masking_policy(text, regclass, text[], text[], text, text[], text, boolean, boolean),
-    scrim.drop_masking_policy(text, regclass, boolean), scrim.rotate_key(text, regclass) TO PUBLIC;
+    scrim.drop_masking_policy(text, regclass, boolean), scrim.rotate_key(text, regclass),
+    scrim.create_feature_view(text, text, boolean), scrim.require_feature_source(text), scrim.drop_feature_view(text, boolean, boolean) TO PUBLIC;
 GRANT EXECUTE ON FUNCTION scrim.encoder_report(text) TO scrim_user;
 GRANT SELECT ON ALL TABLES IN SCHEMA scrim TO scrim_user;
