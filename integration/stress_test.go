@@ -54,13 +54,17 @@ func TestStress(t *testing.T) {
 			`CREATE MASKING POLICY moving ON moving (income) USING ENCODER moves PRESENT AS COMPONENTS`)
 		ctx, stop := context.WithTimeout(t.Context(), stressTime(t))
 		defer stop()
+		// On a busy machine it takes longer until there are enough readings.
+		var succeeded, failed atomic.Int64
+		limit := time.Now().Add(time.Minute)
+		goesOn := func() bool { return ctx.Err() == nil || succeeded.Load() < 50 && time.Now().Before(limit) }
 		var all sync.WaitGroup
 		var next atomic.Int32
 		next.Store(1000)
 		writer := func(pause time.Duration, statement func(n int) string) {
 			conn := e.directly(t, olga)
 			all.Go(func() {
-				for n := 0; ctx.Err() == nil; n++ {
+				for n := 0; goesOn(); n++ {
 					if _, err := conn.Exec(context.WithoutCancel(ctx), statement(n), pgx.QueryExecModeSimpleProtocol); err != nil && code(err) != "40P01" {
 						t.Errorf("%s: %v", statement(n), err)
 						return
@@ -84,11 +88,10 @@ func TestStress(t *testing.T) {
 			}[n%6]
 		})
 		seen := &versions{codes: map[int32]uint64{}}
-		var succeeded, failed atomic.Int64
 		reader := func(begin string, queries ...string) {
 			conn := e.connect(t, analyst)
 			all.Go(func() {
-				for n := 0; ctx.Err() == nil; n++ {
+				for n := 0; goesOn(); n++ {
 					err := readVersions(context.WithoutCancel(ctx), conn, begin, queries[n%len(queries)], func(version int32, code float64) {
 						if !seen.see(version, code) {
 							t.Errorf("version %d has another code in %s", version, queries[n%len(queries)])
