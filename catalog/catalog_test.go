@@ -269,7 +269,9 @@ func TestWithoutSuperuser(t *testing.T) {
 	rotate(t, conn, admin)
 	for _, s := range []string{
 		`SELECT scrim.drop_masking_policy('p', 'secrets')`, `REVOKE SELECT ON secrets FROM reader`, `GRANT SELECT (id) ON secrets TO reader`,
-		`SELECT scrim.register_encoder('f', 'secrets', '{x}', '{id}', 1, 1, 1, 0, repeat('0', 64), 1, 0)`, `SELECT scrim.create_feature_view('traits', 'f')`,
+		`SELECT scrim.create_encoder('f', 'secrets', '{x}', '{id}', latent_dims => 1, allow_identifiers => true)`,
+		`INSERT INTO scrim_state.encoder_versions (encoder_id, version, sha256, trained_on, loss) SELECT id, 1, repeat('0', 64), 1, 0 FROM scrim_state.encoders WHERE name = 'f'`,
+		`UPDATE scrim_state.encoders SET default_version = 1 WHERE name = 'f'`, `SELECT scrim.create_feature_view('traits', 'f')`,
 	} {
 		if _, err := conn.Exec(t.Context(), s); err != nil {
 			t.Fatalf("%s: %v", s, err)

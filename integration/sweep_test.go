@@ -3,13 +3,16 @@ package integration_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/scrimdb/scrim/training"
 	"github.com/scrimdb/scrim/udf"
@@ -22,9 +25,9 @@ func (v *versioned) addEncoder(t *testing.T, name string) udf.File {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.admin(t).Exec(t.Context(), `SELECT scrim.register_encoder($1, 'customers', '{age,income,score,vip}', '{}', 4, 2, 128, 0, $2, 300, 0.5)`, name, hash); err != nil {
-		t.Fatal(err)
-	}
+	v.exec(t, v.admin(t), fmt.Sprintf(`SELECT scrim.create_encoder('%s', 'customers', '{age,income,score,vip}', latent_dims => 4)`, name),
+		fmt.Sprintf(`INSERT INTO scrim_state.encoder_versions SELECT id, 1, '%s', 300, 0.5 FROM scrim_state.encoders WHERE name = '%s'`, hash, name),
+		fmt.Sprintf(`UPDATE scrim_state.encoders SET default_version = 1 WHERE name = '%s'`, name))
 	return udf.FileOf(name, 1, hash)
 }
 
@@ -135,4 +138,52 @@ func TestSweepElsewhere(t *testing.T) {
 			t.Errorf("%v", got)
 		}
 	})
+}
+
+// pool connects as the catalog does.
+func (e *env) pool(t *testing.T) *pgxpool.Pool {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), e.server.DSN(e.server.Superuser(), e.server.Password(), e.database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// busyWith is what Sweep asks for: encoder is being published, or with "" none.
+func busyWith(encoder string) func(context.Context, pgx.Tx) (string, error) {
+	return func(context.Context, pgx.Tx) (string, error) { return encoder, nil }
+}
+
+// registered returns the files that the registry has, in the order of Store.List.
+func (v *versioned) registered(t *testing.T) []udf.File {
+	t.Helper()
+	var files []udf.File
+	for line := range strings.Lines(mustText(t, v.admin(t), `SELECT encoder, version, sha256 FROM scrim.encoder_versions`)) {
+		f := strings.Split(strings.TrimSpace(line), "|")
+		version, err := strconv.Atoi(f[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		encoder, err := v.rt.LoadEncoder(udf.EncoderSpec{Name: f[0], Version: version, SHA256: f[2], Path: v.store.Path(f[0], version, f[2]), Inputs: 4, Dims: 4})
+		if err != nil {
+			t.Fatal(err) // a registered version cannot be used
+		}
+		if err := encoder.Close(); err != nil {
+			t.Error(err)
+		}
+		files = append(files, udf.FileOf(f[0], version, f[2]))
+	}
+	slices.SortFunc(files, func(a, b udf.File) int { return strings.Compare(a.Model+"/"+a.Name, b.Model+"/"+b.Name) })
+	return files
+}
+
+func (v *versioned) files(t *testing.T) []udf.File {
+	t.Helper()
+	files, err := v.store.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
 }

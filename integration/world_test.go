@@ -101,9 +101,6 @@ func runAll(m *testing.M) (int, error) {
 	if other, err := asOtherWorker(ctx); other {
 		return 0, err
 	}
-	if other, err := asPublisher(ctx); other {
-		return 0, err
-	}
 	cfg := native.Config{Progress: os.Stderr}
 	library, err := native.ONNXRuntime(ctx, cfg)
 	if err != nil {
@@ -369,11 +366,15 @@ func (e *env) trains(t *testing.T) {
 	t.Cleanup(stop)
 }
 
-// startWorker starts a worker with a library of its own; atStep may be nil.
+// startWorker starts a worker with a library of its own. atStep, which may be nil, is called at the steps of jobs, and with file-
+// before them at those of publishing a file.
 func startWorker(ctx context.Context, e *env, atStep func(string)) (stop func(), err error) {
 	store, err := udf.NewStore(e.models)
 	if err != nil {
 		return nil, err
+	}
+	if atStep != nil {
+		store.AtStep = func(step string) { atStep("file-" + step) }
 	}
 	w, err := training.Open(ctx, training.Config{DSN: e.catalogDSN, Library: udf.NewLibrary(e.rt, store), Logger: logger(), AtStep: atStep})
 	if err != nil {

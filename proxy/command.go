@@ -205,10 +205,10 @@ func (t training) bar() string {
 
 // trainingEnded tells what came of it.
 func (f *frontend) trainingEnded(t training) error {
-	switch {
-	case t.State == "cancelled":
+	switch t.State {
+	case "cancelled":
 		return &Error{Code: "57014", Message: "the training was cancelled"}
-	case t.State == "failed":
+	case "failed":
 		return &Error{Code: t.Code, Message: t.Error, Hint: t.Hint}
 	}
 	if err := f.notice("%s", t.bar()); err != nil {

@@ -90,6 +90,9 @@ func (t *trainer) Work(ctx context.Context, row *river.Job[task]) error {
 	err = j.run(ctx)
 	switch {
 	case err == nil:
+		if err := t.sweep(ctx); err != nil { // what an earlier attempt has left, for example
+			t.log.WarnContext(ctx, "the folder of models cannot be swept", "error", err)
+		}
 		return nil
 	case errors.Is(err, errBusy):
 		return river.JobSnooze(time.Second)

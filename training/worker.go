@@ -88,9 +88,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	looked := make(chan struct{})
 	go func() {
 		defer close(looked)
-		w.repeat(ctx, sweepPause, "the folder of models cannot be swept", w.sweep)
+		w.repeat(ctx, sweepPause, "sweep of the models", w.sweep)
 	}()
-	w.repeat(ctx, time.Second, "training jobs cannot be looked after", func(ctx context.Context) error {
+	w.repeat(ctx, time.Second, "training jobs", func(ctx context.Context) error {
 		return errors.Join(w.rescue(ctx), w.startDue(ctx))
 	})
 	<-looked
@@ -103,7 +103,7 @@ func (w *Worker) Run(ctx context.Context) error {
 }
 
 // repeat does something again and again until ctx ends. That it fails is said once, until it works again.
-func (w *Worker) repeat(ctx context.Context, pause time.Duration, failure string, work func(context.Context) error) {
+func (w *Worker) repeat(ctx context.Context, pause time.Duration, what string, work func(context.Context) error) {
 	every := time.NewTicker(pause)
 	defer every.Stop()
 	for failed := false; ; {
@@ -111,7 +111,7 @@ func (w *Worker) repeat(ctx context.Context, pause time.Duration, failure string
 		err := work(trying)
 		cancel()
 		if err != nil && ctx.Err() == nil && !failed {
-			w.log.WarnContext(ctx, failure+", trying again every "+pause.String(), "error", err)
+			w.log.WarnContext(ctx, "housekeeping failed, trying again", "work", what, "every", pause, "error", err)
 		}
 		failed = err != nil
 		select {

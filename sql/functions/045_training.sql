@@ -251,16 +251,16 @@ DECLARE
     enc scrim_state.encoders;
     rel pg_class;
 BEGIN
+    SELECT t.* INTO STRICT asked FROM scrim_state.training_jobs t WHERE t.job = begin_training.job;
+    IF asked.cancel THEN  -- before anything that may wait
+        outcome := 'cancelled';
+        RETURN;
+    END IF;
     LOCK TABLE scrim_state.policies IN ROW EXCLUSIVE MODE;  -- grants are not given while a policy rearranges them
     -- Once the row is locked, pg_stat_activity is read anew: what was read before would not show who took the slot meanwhile.
     PERFORM 1 FROM scrim_state.training_slot FOR UPDATE;
     IF NOT EXISTS (SELECT 1 FROM scrim_state.river_job r WHERE r.id = begin_training.job AND r.state = 'running' AND r.attempt = begin_training.attempt) THEN
         outcome := 'lost';
-        RETURN;
-    END IF;
-    SELECT t.* INTO STRICT asked FROM scrim_state.training_jobs t WHERE t.job = begin_training.job;
-    IF asked.cancel THEN
-        outcome := 'cancelled';
         RETURN;
     END IF;
     UPDATE scrim_state.training_slot s
