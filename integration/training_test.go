@@ -527,7 +527,8 @@ func TestSchedules(t *testing.T) {
 			`ALTER ENCODER enc SET SCHEDULE '0 seconds'`: "22023", `ALTER ENCODER enc SET SCHEDULE '-1 day'`: "22023", `ALTER ENCODER enc SET SCHEDULE '60 * * * *'`: "22023",
 			`ALTER ENCODER enc SET SCHEDULE '* 24 * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '* * 0 * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '* * * 13 *'`: "22023",
 			`ALTER ENCODER enc SET SCHEDULE '* * * * 8'`: "22023", `ALTER ENCODER enc SET SCHEDULE '5-1 * * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '*/0 * * * *'`: "22023",
-			`ALTER ENCODER enc SET SCHEDULE '* * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '1 day' ROW GROWTH 0`: "22023", `ALTER ENCODER enc SET SCHEDULE 1`: "42601",
+			`ALTER ENCODER enc SET SCHEDULE '* * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '* * * * fri-mon'`: "22023", `ALTER ENCODER enc SET SCHEDULE '* * * jan1 *'`: "22023",
+			`ALTER ENCODER enc SET SCHEDULE '9-99 * * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '1-2-3 * * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '280000 years'`: "22023", `ALTER ENCODER enc SET SCHEDULE '1 day' ROW GROWTH 0`: "22023", `ALTER ENCODER enc SET SCHEDULE 1`: "42601",
 			`ALTER ENCODER seen SET SCHEDULE '1 day' ROW GROWTH 5`: "0A000", `ALTER ENCODER enc`: "42601",
 			`ALTER ENCODER enc SET SCHEDULE '*/5 0-6,12 1,15 jan-mar mon-fri'`: "", `ALTER ENCODER enc SET SCHEDULE '@daily'`: "", `ALTER ENCODER enc SET SCHEDULE '0 0 31 2 *'`: "",
 			`ALTER ENCODER enc SET SCHEDULE '1 month 2 days'`: "", `SELECT scrim.schedule_training('enc', NULL, 100)`: "",
@@ -542,7 +543,7 @@ func TestSchedules(t *testing.T) {
 			}
 		}
 		// What the server takes for a cron expression the library must take too: it is worked out at once.
-		for _, schedule := range []string{`*/5 0-6,12 1,15 jan-mar mon-fri`, `@daily`, `0 0 31 2 *`, `0 3 * * SUN`} {
+		for _, schedule := range []string{`*/5 0-6,12 1,15 jan-mar mon-fri`, ` @Daily `, `0 0 31 2 *`, `0 3 * Dec SUN`, `5/10 * 01 2-12/3 *`} {
 			e.exec(t, owner, `ALTER ENCODER enc SET SCHEDULE '`+schedule+`'`)
 			until(t, owner, `SELECT next_training > now() FROM scrim.encoders WHERE name = 'enc'`, "t\n")
 		}

@@ -437,10 +437,14 @@ END $$;
 CREATE FUNCTION scrim.is_cron(schedule text) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    ranges text[] := ARRAY['[0-5]?\d', '[01]?\d|2[0-3]', '0?[1-9]|[12]\d|3[01]', '0?[1-9]|1[0-2]|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec', '[0-6]|sun|mon|tue|wed|thu|fri|sat'];
+    least_values int[] := ARRAY[0, 0, 1, 1, 0];
+    most_values int[] := ARRAY[59, 23, 31, 12, 6];
+    names text[] := ARRAY['', '', '', 'jan,feb,mar,apr,may,jun,jul,aug,sep,oct,nov,dec', 'sun,mon,tue,wed,thu,fri,sat'];
     fields text[] := regexp_split_to_array(lower(trim(schedule)), '\s+');
+    numbers text;
+    name record;
     item text;
-    reversed boolean;
+    bounds int[];
 BEGIN
     IF schedule IS NULL THEN
         RETURN NULL;
@@ -448,14 +452,15 @@ BEGIN
     IF trim(schedule) ~* '^@(yearly|annually|monthly|weekly|daily|midnight|hourly)$' THEN
         RETURN true;
     END IF;
-    IF cardinality(fields) = 5 AND schedule !~ '[a-z]{4}' THEN
+    IF cardinality(fields) = 5 AND schedule !~* '[a-z]{4}' THEN
         FOR i IN 1..5 LOOP
-            FOREACH item IN ARRAY string_to_array(fields[i], ',') LOOP
-                reversed := false;
-                IF item ~ '^\d+-\d+' THEN
-                    reversed := split_part(split_part(item, '/', 1), '-', 1)::numeric > split_part(split_part(item, '/', 1), '-', 2)::numeric;
-                END IF;
-                IF reversed OR item !~ format('^(\*|(%1$s)(-(%1$s))?)(/[1-9]\d{0,2})?$', ranges[i]) THEN
+            numbers := fields[i];
+            FOR name IN SELECT n.word, n.ord - 1 + least_values[i] AS number FROM unnest(string_to_array(names[i], ',')) WITH ORDINALITY AS n(word, ord) LOOP
+                numbers := regexp_replace(numbers, format('\m%s\M', name.word), name.number::text, 'g');
+            END LOOP;
+            FOREACH item IN ARRAY string_to_array(numbers, ',') LOOP
+                bounds := regexp_match(item, '^(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/[1-9]\d{0,2})?$');
+                IF bounds IS NULL OR bounds[1] NOT BETWEEN least_values[i] AND most_values[i] OR bounds[2] NOT BETWEEN bounds[1] AND most_values[i] THEN
                     RAISE EXCEPTION 'invalid schedule "%": field % is "%"', schedule, i, fields[i] USING ERRCODE = 'invalid_parameter_value',
                         HINT = 'The fields of a cron expression are minute, hour, day of month, month and day of week.';
                 END IF;
@@ -464,7 +469,7 @@ BEGIN
         RETURN true;
     END IF;
     BEGIN
-        IF schedule::interval >= interval '1 second' THEN
+        IF schedule::interval BETWEEN interval '1 second' AND interval '100 years' THEN  -- more is beyond what a timestamp can hold
             RETURN false;
         END IF;
     EXCEPTION WHEN data_exception THEN
@@ -485,13 +490,13 @@ BEGIN
     RETURN (SELECT scrim.enqueue_training(s.encoder_id, s.requester, reason) FROM scrim_state.training_schedules s WHERE s.encoder_id = enqueue_scheduled.encoder_id);
 END $$;
 
--- Starts what is due by the clock. A schedule that was missed, once or often, runs once. next holds the next time of the cron schedules
--- that due_schedules has listed; whoever is second finds another next_at, and starts nothing.
-CREATE FUNCTION scrim.run_schedule(encoder_id bigint, seen timestamptz, next timestamptz) RETURNS bigint
+-- Starts what is due by the clock. A schedule that was missed, once or often, runs once. next is the next time of a cron schedule
+-- that due_schedules has listed; whoever is second finds another next_at, or another schedule, and starts nothing.
+CREATE FUNCTION scrim.run_schedule(encoder_id bigint, schedule text, seen timestamptz, next timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE scrim_state.training_schedules s SET next_at = coalesce(next, now() + s.schedule::interval)
-     WHERE s.encoder_id = run_schedule.encoder_id AND s.next_at IS NOT DISTINCT FROM seen;
+     WHERE s.encoder_id = run_schedule.encoder_id AND s.schedule = run_schedule.schedule AND s.next_at IS NOT DISTINCT FROM seen;
     IF NOT FOUND OR seen IS NULL THEN
         RETURN NULL;
     END IF;
