@@ -45,11 +45,11 @@ func consistent(t *testing.T, e *env, encoder string) {
 	t.Helper()
 	admin := e.admin(t)
 	until(t, admin, `SELECT count(*) FROM scrim_state.training_slot WHERE job IS NULL AND pid IS NULL`, "1\n")
-	trainers := `SELECT count(*) FILTER (WHERE r.rolcanlogin), count(d), count(*) FILTER (WHERE a.rolpassword IS NOT NULL)
+	trainers := `SELECT count(*) FILTER (WHERE r.rolcanlogin OR r.rolbypassrls), count(d), count(*) FILTER (WHERE a.rolpassword IS NOT NULL)
 		FROM scrim_state.trainers t JOIN pg_roles r ON r.oid = t.role AND r.rolname = scrim.trainer_name(t.table_owner) JOIN pg_authid a ON a.oid = r.oid
 		LEFT JOIN pg_shdepend d ON d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid`
 	if got := mustText(t, admin, trainers); got != "0|0|0\n" {
-		t.Errorf("trainers that can log in, or have privileges, or passwords: %s", got)
+		t.Errorf("trainers that can log in or see all rows, or have privileges, or passwords: %s", got)
 	}
 	rows, err := admin.Query(t.Context(), `SELECT v.sha256 FROM scrim_state.encoder_versions v JOIN scrim_state.encoders e ON e.id = v.encoder_id WHERE e.name = $1`, encoder)
 	if err != nil {
@@ -297,7 +297,7 @@ func TestKilledWorker(t *testing.T) {
 		versions := 1
 		for _, step := range []string{
 			"begin", "read", "reading", "train", "epoch", "report", "publish", "file-written", "file-synced", "file-renamed", "file-published",
-			"register", "complete", "commit", "committed",
+			"register", "commit", "committed",
 		} {
 			job := startTraining(t, owner, `TRAIN ENCODER enc`)
 			died := startOtherWorker(t, e, step)
@@ -390,6 +390,105 @@ func TestLostSlot(t *testing.T) {
 		<-cut
 		until(t, owner, `SELECT state, attempt, version FROM scrim.training_jobs WHERE id = `+job, "completed|2|2\n")
 		consistent(t, e, "enc")
+	})
+}
+
+// TestLateReport: what a worker that had lost a job says of it to the queue, while another one trains, changes nothing: the job is done once.
+func TestLateReport(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		stop, err := startWorker(t.Context(), e, func(step string) {
+			if step == "publish" { // what River says for a worker whose attempt failed
+				e.exec(t, admin, `UPDATE scrim_state.river_job SET state = 'available', scheduled_at = now() + interval '3 seconds' WHERE state = 'running'`)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stop()
+		job := startTraining(t, owner, `TRAIN ENCODER enc`)
+		until(t, owner, stateOf(job), "completed|2\n")
+		if got := mustText(t, admin, `SELECT state FROM scrim_state.river_job WHERE id = `+job); got != "completed\n" {
+			t.Errorf("the queue has the job as %s", got)
+		}
+		consistent(t, e, "enc")
+	})
+}
+
+// TestCancelInTransaction: a job goes on until its cancelling commits, and does not end before that is known.
+func TestCancelInTransaction(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, other, admin := e.connect(t, olga), e.connect(t, olga), e.admin(t)
+		training, goOn := make(chan struct{}), make(chan struct{})
+		stop, err := startWorker(t.Context(), e, func(step string) {
+			if step == "train" {
+				training <- struct{}{}
+				<-goOn
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stop()
+
+		job := startTraining(t, owner, `TRAIN ENCODER enc`)
+		<-training
+		e.exec(t, other, `BEGIN`, `CANCEL TRAINING JOB '`+job+`'`, `SELECT pg_sleep(1.5)`, `ROLLBACK`) // progress is told meanwhile
+		goOn <- struct{}{}
+		until(t, owner, `SELECT state, version, attempt FROM scrim.training_jobs WHERE id = `+job, "completed|2|1\n")
+
+		job = startTraining(t, owner, `TRAIN ENCODER enc`)
+		<-training
+		e.exec(t, other, `BEGIN`, `CANCEL TRAINING JOB '`+job+`'`)
+		goOn <- struct{}{}
+		until(t, admin, `SELECT wait_event_type FROM pg_stat_activity WHERE application_name = 'scrim training slot' AND datname = current_database()`, "Lock\n")
+		e.exec(t, other, `COMMIT`)
+		until(t, owner, stateOf(job), "cancelled|∅\n")
+		consistent(t, e, "enc")
+	})
+}
+
+// TestEndOfAttempt: between the end of an attempt and River's note of it nobody takes the job for dead; and what River ends by itself is
+// told as an error.
+func TestEndOfAttempt(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		const create = `CREATE ENCODER ends ON customers (age, income)`
+		running := func(job string) {
+			e.exec(t, admin, `UPDATE scrim_state.river_job SET state = 'running', attempt = 1, attempted_at = now() - interval '1 hour' WHERE id = `+job)
+		}
+		is := func(query, want string) {
+			t.Helper()
+			if got := mustText(t, admin, query); got != want {
+				t.Errorf("%s\nis %q, not %q", query, got, want)
+			}
+		}
+		job := startTraining(t, owner, create)
+		running(job)
+		e.exec(t, admin, `SELECT scrim.end_training(`+job+`, 1, '53100', 'disk full', NULL, false)`)
+		is(`SELECT count(*) FROM scrim.rescue_training()`, "0\n")
+		e.exec(t, admin, `UPDATE scrim_state.training_jobs SET ended_at = now() - interval '11 seconds' WHERE job = `+job) // River's note was lost
+		is(`SELECT scrim.rescue_training()`, job+"\n")
+		is(`SELECT state, code FROM scrim.training_jobs WHERE id = `+job, "queued|57P01\n")
+
+		running(job)
+		e.exec(t, admin, `SELECT scrim.end_training(`+job+`, 1, '22023', 'no', NULL, true)`)
+		is(`SELECT count(*) FROM scrim.rescue_training()`, "0\n")
+		is(`SELECT state, code, (SELECT count(*) FROM scrim.encoders WHERE name = 'ends') FROM scrim.training_jobs WHERE id = `+job, "failed|22023|0\n")
+
+		job = startTraining(t, owner, create)
+		e.exec(t, admin, `UPDATE scrim_state.river_job SET state = 'discarded', finalized_at = now() WHERE id = `+job)
+		is(`SELECT count(*) FROM scrim.rescue_training()`, "0\n")
+		is(`SELECT state, code, (SELECT count(*) FROM scrim.encoders WHERE name = 'ends') FROM scrim.training_jobs WHERE id = `+job, "failed|XX000|0\n")
+
+		// One that was cancelled while it runs, and is asked for again: the end of the first leaves the encoder to the second.
+		first := startTraining(t, owner, create)
+		running(first)
+		e.exec(t, owner, `CANCEL TRAINING JOB '`+first+`'`)
+		second := startTraining(t, owner, `TRAIN ENCODER ends`)
+		e.exec(t, admin, `SELECT scrim.end_training(`+first+`, 1, '57014', 'cancelled', NULL, true)`)
+		e.trains(t)
+		until(t, owner, stateOf(second), "completed|1\n")
 	})
 }
 

@@ -8,8 +8,8 @@
 //
 // Of all workers on a database one trains. The row of scrim_state.training_slot names the job and the connection that holds it: the
 // process id and start of its backend. The slot is taken with one UPDATE, which succeeds while the row is empty or names a backend
-// that is gone. The same connection registers the version in the end, in the transaction that gives the slot back and tells River that the job is
-// done. So a worker that lost its connection cannot publish, and one that is killed leaves nothing to clean up by hand: within a
+// that is gone. The same connection registers the version in the end, in the transaction that gives the slot back and ends the
+// job. So a worker that lost its connection cannot publish, and one that is killed leaves nothing to clean up by hand: within a
 // second or two another one calls scrim.rescue_training, and the job is tried again, three times in all.
 //
 // # Who reads
