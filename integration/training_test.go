@@ -128,12 +128,23 @@ func TestTrainingJobs(t *testing.T) {
 				t.Fatalf("%s: %s", mode, explain(err))
 			}
 			until(t, owner, `SELECT state FROM scrim.training_jobs WHERE id = `+fmt.Sprint(id), "completed\n")
+			waited, err := owner.Query(t.Context(), `TRAIN ENCODER jobs WAIT`, mode)
+			if err != nil {
+				t.Fatalf("%s: %s", mode, explain(err))
+			}
+			waited.Close()
+			if err := waited.Err(); err != nil || waited.CommandTag().String() != "TRAIN ENCODER" {
+				t.Errorf("WAIT, %s: %q, %s", mode, waited.CommandTag(), explain(err))
+			}
 		}
-		if got := mustText(t, owner, `SELECT string_agg(version || CASE WHEN active THEN '*' ELSE '' END, ' ' ORDER BY version), count(DISTINCT sha256) FROM scrim.encoder_versions WHERE encoder = 'jobs'`); got != "1 2 3 4 5*|1\n" {
-			t.Errorf("five trainings on the same rows made %s", got)
+		if got := mustText(t, owner, `SELECT string_agg(version || CASE WHEN active THEN '*' ELSE '' END, ' ' ORDER BY version), count(DISTINCT sha256) FROM scrim.encoder_versions WHERE encoder = 'jobs'`); got != "1 2 3 4 5 6 7 8 9*|1\n" {
+			t.Errorf("nine trainings on the same rows made %s", got)
 		}
-		if tag, err := owner.Exec(t.Context(), `TRAIN ENCODER jobs WAIT`); err != nil || tag.String() != "TRAIN ENCODER" {
-			t.Errorf("%q, %s", tag, explain(err))
+		pipeline := &pgx.Batch{}
+		pipeline.Queue(`SELECT 1`)
+		pipeline.Queue(`TRAIN ENCODER jobs WAIT`)
+		if err := owner.SendBatch(t.Context(), pipeline).Close(); code(err) != "25001" {
+			t.Errorf("WAIT in the middle of a pipeline: %v", explain(err))
 		}
 		for _, begin := range []string{`BEGIN`, `BEGIN ISOLATION LEVEL SERIALIZABLE`} {
 			e.exec(t, owner, begin)
