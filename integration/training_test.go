@@ -247,6 +247,49 @@ func TestCancelTraining(t *testing.T) {
 	})
 }
 
+// TestWaiting: a job ends when the client that waits for it cancels the statement, and goes on when it is gone.
+func TestWaiting(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.trains(t)
+		owner, client := e.connect(t, olga), e.connect(t, olga)
+		const create = `CREATE ENCODER long ON customers (age, income) WITH (epochs = 10000, batch_size = 16) WAIT`
+		const last = `SELECT state FROM scrim.training_jobs WHERE encoder = 'long' ORDER BY id DESC LIMIT 1`
+		const epoch = `SELECT max(epoch) FROM scrim.training_jobs WHERE encoder = 'long' AND state = 'running'`
+		underWay := strings.Replace(epoch, "max(epoch)", "count(*)", 1) + ` AND epoch > 0`
+
+		waited := make(chan error, 1)
+		go func() {
+			_, err := client.PgConn().Exec(t.Context(), create).ReadAll()
+			waited <- err
+		}()
+		until(t, owner, underWay, "1\n")
+		if err := client.PgConn().CancelRequest(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-waited; code(err) != "57014" {
+			t.Errorf("who cancelled heard %v", explain(err))
+		}
+		until(t, client, last, "cancelled\n")
+		if got := mustText(t, client, `SELECT count(*) FROM scrim.encoders WHERE name = 'long'`); got != "0\n" {
+			t.Errorf("encoders: %s", got)
+		}
+
+		psql := exec.Command("psql", "-c", create, e.dsn(olga)) // pgx would cancel when its connection is closed
+		if err := psql.Start(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, owner, underWay, "1\n")
+		_ = psql.Process.Kill()
+		_ = psql.Wait()
+		gone := strings.TrimSpace(mustText(t, owner, epoch))
+		time.Sleep(1500 * time.Millisecond) // it would be told of progress every second
+		until(t, owner, strings.Replace(epoch, "max(epoch)", "max(epoch) > "+gone, 1), "t\n")
+		e.exec(t, owner, `DROP ENCODER long`)
+		until(t, owner, last, "cancelled\n")
+		consistent(t, e, "long")
+	})
+}
+
 // TestOneTrainingAtATime: of several workers in several processes one trains, and all jobs are done.
 func TestOneTrainingAtATime(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
