@@ -130,12 +130,13 @@ func runWorker(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer known.Close()
+	database := known.Database()
+	known.Close()
 	worker, err := training.Open(ctx, training.Config{DSN: *dsn, Library: library, Logger: log})
 	if err != nil {
 		return err
 	}
-	log.InfoContext(ctx, "training what is asked for", "database", known.Database(), "models", *models)
+	log.InfoContext(ctx, "training what is asked for", "database", database, "models", *models)
 	if err := worker.Run(ctx); err != nil && ctx.Err() == nil {
 		return err
 	}
