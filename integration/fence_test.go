@@ -11,12 +11,12 @@ import (
 // the name of another test's database in theirs come and go.
 const allPrivileges = `
 	SELECT r.name, a.attname, p.name, has_column_privilege(r.oid, a.attrelid, a.attnum, p.name || g.suffix)
-	FROM (SELECT oid, rolname::text AS name FROM pg_roles WHERE rolname !~ '^scrim_owner' AND (rolname !~ 'test_[0-9]' OR rolname ~ (current_database() || '($|_)')) UNION ALL SELECT 0, 'PUBLIC') r, pg_attribute a,
+	FROM (SELECT oid, rolname::text AS name FROM pg_roles WHERE rolname !~ '^scrim_(owner|trainer)' AND (rolname !~ 'test_[0-9]' OR rolname ~ (current_database() || '($|_)')) UNION ALL SELECT 0, 'PUBLIC') r, pg_attribute a,
 		unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) p(name), unnest(ARRAY['', ' WITH GRANT OPTION']) g(suffix)
 	WHERE a.attrelid = 'customers'::regclass AND a.attnum > 0 AND (r.oid <> 0 OR g.suffix = '')
 	UNION ALL
 	SELECT r.name, '-', p.name, has_table_privilege(r.oid, 'customers'::regclass, p.name || g.suffix)
-	FROM (SELECT oid, rolname::text AS name FROM pg_roles WHERE rolname !~ '^scrim_owner' AND (rolname !~ 'test_[0-9]' OR rolname ~ (current_database() || '($|_)')) UNION ALL SELECT 0, 'PUBLIC') r,
+	FROM (SELECT oid, rolname::text AS name FROM pg_roles WHERE rolname !~ '^scrim_(owner|trainer)' AND (rolname !~ 'test_[0-9]' OR rolname ~ (current_database() || '($|_)')) UNION ALL SELECT 0, 'PUBLIC') r,
 		unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']
 			|| CASE WHEN current_setting('server_version_num')::int >= 170000 THEN ARRAY['MAINTAIN'] ELSE '{}' END) p(name),
 		unnest(ARRAY['', ' WITH GRANT OPTION']) g(suffix)
