@@ -480,7 +480,11 @@ func (s *secure) testConsole(t *testing.T) {
 	}
 	files := s.ca.issue(t, "first")
 	p = s.open(t, proxy.Config{TLS: proxy.ClientTLS{CertFile: files.cert, KeyFile: files.key}, UpstreamTLS: upstream}, "")
-	url = strings.Replace(serveConsole(t, everywhere(p)), "0.0.0.0", "127.0.0.1", 1)
+	cfg := everywhere(p)
+	if url = serveConsole(t, cfg); !strings.HasPrefix(url, "https://") {
+		t.Errorf("it says that it is at %s", url)
+	}
+	url = fmt.Sprintf("https://127.0.0.1:%d/", cfg.Listener.Addr().(*net.TCPAddr).Port)
 	pem, err := os.ReadFile(s.ca.file)
 	if err != nil {
 		t.Fatal(err)
