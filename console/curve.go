@@ -32,6 +32,7 @@ type curve struct {
 	First, Last   loss
 	Points        string
 	Dots          []dot // of a short curve, each with its figure
+	Logarithmic   bool
 	XTicks        []tick
 	YTicks        []tick
 	Width, Height float64
@@ -53,7 +54,11 @@ type (
 // maxDots is how many points are marked; more would be a smear.
 const maxDots = 60
 
-// newCurve draws from zero up, so that heights can be compared. It returns nil if there is nothing to draw.
+// manyTimes is how many times the lowest loss the highest may be to be drawn from zero up, where heights can be compared.
+// Of what falls deeper only the first epochs could be seen.
+const manyTimes = 20
+
+// newCurve returns nil if there is nothing to draw.
 func newCurve(losses []loss) *curve {
 	c := &curve{Width: 720, Height: 260, Left: 64, Right: 704, Top: 16, Bottom: 212}
 	for _, l := range losses {
@@ -65,19 +70,10 @@ func newCurve(losses []loss) *curve {
 		return nil
 	}
 	c.First, c.Last = c.Losses[0], c.Losses[len(c.Losses)-1]
-	highest := 0.0
-	for _, l := range c.Losses {
-		highest = max(highest, l.Value)
-	}
-	yStep := niceStep(highest, 5)
-	top := max(math.Ceil(highest/yStep)*yStep, yStep)
 	from, to := float64(c.First.Epoch), float64(c.Last.Epoch)
 	x := func(epoch float64) float64 { return c.Left + (c.Right-c.Left)*(epoch-from)/max(to-from, 1) }
-	y := func(value float64) float64 { return c.Bottom - (c.Bottom-c.Top)*value/top }
+	y := c.scale()
 
-	for i := 0.0; i <= math.Round(top/yStep); i++ {
-		c.YTicks = append(c.YTicks, tick{y(i * yStep), fmt.Sprintf("%.4g", i*yStep)})
-	}
 	xStep := max(math.Round(niceStep(to-from, 8)), 1)
 	c.XTicks = append(c.XTicks, tick{x(from), fmt.Sprint(from)})
 	for epoch := (math.Floor(from/xStep) + 1) * xStep; epoch <= to; epoch += xStep {
@@ -95,6 +91,30 @@ func newCurve(losses []loss) *curve {
 	}
 	c.Points = strings.Join(points, " ")
 	return c
+}
+
+// scale sets the ticks of the losses, and returns where a loss is.
+func (c *curve) scale() (y func(float64) float64) {
+	lowest, highest := c.First.Value, 0.0
+	for _, l := range c.Losses {
+		lowest, highest = min(lowest, l.Value), max(highest, l.Value)
+	}
+	between := func(value, bottom, top float64) float64 {
+		return c.Bottom - (c.Bottom-c.Top)*(value-bottom)/(top-bottom)
+	}
+	if c.Logarithmic = lowest > 0 && highest > manyTimes*lowest; c.Logarithmic {
+		bottom, top := math.Floor(math.Log10(lowest)), math.Ceil(math.Log10(highest))
+		for power := bottom; power <= top; power += math.Ceil((top - bottom) / 8) {
+			c.YTicks = append(c.YTicks, tick{between(power, bottom, top), fmt.Sprintf("%.4g", math.Pow(10, power))})
+		}
+		return func(value float64) float64 { return between(math.Log10(value), bottom, top) }
+	}
+	step := niceStep(highest, 5)
+	top := max(math.Ceil(highest/step), 1)
+	for i := 0.0; i <= top; i++ {
+		c.YTicks = append(c.YTicks, tick{between(i, 0, top), fmt.Sprintf("%.4g", i*step)})
+	}
+	return func(value float64) float64 { return between(value/step, 0, top) }
 }
 
 // niceStep is 1, 2 or 5 times a power of ten, such that about n steps make the whole.

@@ -60,7 +60,7 @@ func (d *door) enter(r *http.Request, visit func(*pgx.Conn) error) error {
 		return errBusy
 	}
 	conn, err := d.connect(r.Context(), role, password)
-	if err != errNoLogin { //nolint:errorlint // connect's own
+	if f := (*failure)(nil); !errors.As(err, &f) || !f.guess {
 		d.attempts.forgive(from)
 	}
 	if err != nil {
@@ -93,10 +93,10 @@ func (d *door) connect(ctx context.Context, role, password string) (*pgx.Conn, e
 	switch sqlstate := code(err); {
 	case err == nil:
 		return conn, nil
+	case ctx.Err() != nil:
+		return nil, errSlow
 	case unreachable != nil:
 		d.log.WarnContext(ctx, "the console cannot reach the upstream server", "error", unreachable)
-		return nil, errUnreachable
-	case ctx.Err() != nil:
 		return nil, errUnreachable
 	case sqlstate == codeDenied: // authenticated, and without CONNECT
 		return nil, denied(role)
@@ -123,20 +123,22 @@ type failure struct {
 	Status  int
 	Message string
 	Hint    string
+	guess   bool // somebody may be trying passwords
 }
 
 func (f *failure) Error() string { return f.Message }
 
-// Everybody who cannot log in is told the same.
 var (
-	errNoLogin     = &failure{http.StatusUnauthorized, "Log in with a PostgreSQL role and its password.", "The role needs to be a member of scrim_user."}
-	errTooMany     = &failure{http.StatusTooManyRequests, "There were too many logins from your address that failed.", "Wait a minute."}
-	errBusy        = &failure{http.StatusServiceUnavailable, "Too many people are logging in.", "Try again."}
-	errUnreachable = &failure{http.StatusServiceUnavailable, "The upstream server cannot be reached, or takes no more connections.", "Scrim's log says more."}
+	// errNoLogin is what everybody is told who cannot log in.
+	errNoLogin     = &failure{http.StatusUnauthorized, "Log in with a PostgreSQL role and its password.", "The role needs to be a member of scrim_user.", true}
+	errTooMany     = &failure{http.StatusTooManyRequests, "There were too many logins from your address that failed.", "Wait a minute.", false}
+	errBusy        = &failure{http.StatusServiceUnavailable, "Too many people are logging in.", "Try again.", false}
+	errSlow        = &failure{http.StatusServiceUnavailable, "The upstream server takes too long.", "Try again.", true} // or the visitor did not wait for the answer
+	errUnreachable = &failure{http.StatusServiceUnavailable, "The upstream server cannot be reached, or takes no more connections.", "Scrim's log says more.", false}
 )
 
 func denied(role string) error {
-	return &failure{http.StatusForbidden, fmt.Sprintf("The role %q may not see the console.", role), "GRANT scrim_user TO " + pgx.Identifier{role}.Sanitize() + "; lets it."}
+	return &failure{http.StatusForbidden, fmt.Sprintf("The role %q may not see the console.", role), "GRANT scrim_user TO " + pgx.Identifier{role}.Sanitize() + "; lets it.", false}
 }
 
 // origin is what failed logins are counted by: an address, or the network that one host of IPv6 has to choose addresses from.

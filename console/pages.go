@@ -102,12 +102,12 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.As(err, &f):
 	case errors.Is(err, catalog.ErrNoEncoder):
-		f = &failure{http.StatusNotFound, fmt.Sprintf("There is no encoder %q.", r.PathValue("name")), "The overview lists them."}
+		f = &failure{Status: http.StatusNotFound, Message: fmt.Sprintf("There is no encoder %q.", r.PathValue("name")), Hint: "The overview lists them."}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		f = &failure{http.StatusServiceUnavailable, "The upstream server takes too long.", "Try again."}
+		f = errSlow
 	default:
 		s.log.WarnContext(r.Context(), "the console cannot read", "code", code(err), "error", err)
-		f = &failure{http.StatusInternalServerError, "That could not be read.", "Scrim's log says more."}
+		f = &failure{Status: http.StatusInternalServerError, Message: "That could not be read.", Hint: "Scrim's log says more."}
 	}
 	switch f.Status {
 	case http.StatusUnauthorized:

@@ -98,6 +98,8 @@ func count(n any) string {
 		digits = strconv.FormatInt(v, 10)
 	case float64:
 		digits = strconv.FormatFloat(v, 'f', 0, 64)
+	case *int:
+		return count(*v)
 	case *int64:
 		return count(*v)
 	case *float64:

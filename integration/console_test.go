@@ -144,7 +144,7 @@ func TestConsole(t *testing.T) {
 		if next != "" { // a worker has looked
 			next = " next " + strings.TrimSpace(next) + " UTC"
 		}
-		overview.has(t, `wild|public."<i>t</i>"|<b>"x"</b>, b, c|1|2 of 2|2,000|`+loss+`|0 3 * * sun`+next+` after 50,000 new rows`)
+		overview.has(t, `wild|public."<i>t</i>"|<b>"x"</b>, b, c|1|2 of 2|2,000|`+loss+`|0 3 * * sun`+next+` or after 50,000 new rows`)
 		overview.has(t, `public."<i>t</i>"|<u>'p'</u>|<b>"x"</b>|vector|wild|<b>"x"</b>, b, c||olga`)
 		overview.has(t, `public.customers|p|age, income, score|components|enc|age, income, score, vip|risk|olga`)
 		if strings.Contains(overview.body, "http-equiv") {
@@ -418,7 +418,7 @@ func TestConsoleProgress(t *testing.T) {
 			t.Errorf("an encoder without a version: %s", page.body)
 		}
 		e.trains(t)
-		progress := regexp.MustCompile(`<progress max="10000" value="[1-9]\d*" aria-label="epochs of job ` + job + `"></progress> training: epoch [1-9]\d* of 10000, loss \S+, [\d,]+ rows/s`)
+		progress := regexp.MustCompile(`<progress max="10000" value="[1-9]\d*" aria-label="epochs of job ` + job + `"></progress> training: epoch [1-9][\d,]* of 10,000, loss \S+, [\d,]+ rows/s`)
 		for _, page := range []string{"", "encoders/long"} {
 			eventually(t, func() bool {
 				a = visit(t, url+page, olga, olga)
