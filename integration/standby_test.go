@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,7 +34,7 @@ func TestHotStandby(t *testing.T) {
 			return server
 		}
 		first := start("primary", map[string]string{"fsync": "off"})
-		made := &world{name: w.name, server: first, models: w.models, rt: w.rt, mu: make(chan struct{}, 1)}
+		made := &world{name: w.name, server: first, models: t.TempDir(), rt: w.rt, mu: make(chan struct{}, 1)}
 		if err := made.makeTemplate(ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +51,7 @@ func TestHotStandby(t *testing.T) {
 		}
 		standby := start("standby", map[string]string{"fsync": "off", "primary_conninfo": strings.ReplaceAll(primary.DSN(primary.Superuser(), primary.Password(), "postgres"), "'", "")})
 		made.server = primary
-		e, err := openProxy(ctx, standby.Addr(), primary.DSN(primary.Superuser(), primary.Password(), "template"), w.models, w.rt)
+		e, err := openProxy(ctx, standby.Addr(), primary.DSN(primary.Superuser(), primary.Password(), "template"), made.models, w.rt)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,6 +83,9 @@ func TestHotStandby(t *testing.T) {
 				_, _ = conn.Exec(ctx, `DEALLOCATE ALL`)
 				_, _ = want.Exec(ctx, `DEALLOCATE ALL`)
 			}
+		}
+		if a := visit(t, openConsole(t, e.catalog, e.proxy, nil)+"encoders/enc", olga, olga); a.status != http.StatusOK || !strings.Contains(a.body, "neighbourhood overlap") {
+			t.Errorf("the console: %d %s", a.status, a.body)
 		}
 		// The standby seals with the old key until it hears of the new one.
 		const masked = `SELECT id, income FROM customers ORDER BY id ;; SELECT max(income) FROM customers`
