@@ -77,7 +77,23 @@ func (j *job) read(ctx context.Context, password string) (*train.Data, *report.T
 		return nil, nil, err // closing the connection ends the query
 	}
 	_, err = rows.Close()
-	return data, target, err
+	return data, target, o.withoutRows(err)
+}
+
+// withoutRows leaves of what PostgreSQL said what cannot quote a row: the code. Jobs and logs are read by others than the table is.
+func (o order) withoutRows(err error) error {
+	var said *pgconn.PgError
+	if !errors.As(err, &said) {
+		return err
+	}
+	refused := &pgconn.PgError{
+		Severity: said.Severity, Code: said.Code, Message: fmt.Sprintf("the rows to train encoder %q on could not be read: PostgreSQL refused with SQLSTATE %s", o.Encoder, said.Code),
+		Hint: "Its message could quote a row, so it is not told. Read the features, and see.",
+	}
+	if said.Code == "42501" {
+		refused.Hint = fmt.Sprintf("Rows are read as %q, which must be allowed to execute what a view calls.", o.Reader)
+	}
+	return refused
 }
 
 // login opens the session that reads, as the trainer of the table's owner.

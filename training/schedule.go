@@ -2,6 +2,7 @@ package training
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -29,6 +30,7 @@ func (w *Worker) startDue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var failed []error // one that cannot be kept does not keep the others
 	for _, d := range list {
 		next, err := d.next()
 		if err != nil {
@@ -37,14 +39,15 @@ func (w *Worker) startDue(ctx context.Context) error {
 		}
 		var job *int64
 		if err := w.pool.QueryRow(ctx, `SELECT scrim.run_schedule($1, $2, $3)`, d.EncoderID, d.NextAt, next).Scan(&job); err != nil {
-			return err
+			failed = append(failed, err)
+			continue
 		}
 		if job != nil {
 			w.log.InfoContext(ctx, "training by schedule", "job", *job)
 		}
 	}
 	_, err = w.pool.Exec(ctx, `SELECT scrim.run_growth()`)
-	return err
+	return errors.Join(append(failed, err)...)
 }
 
 // next is when a cron schedule is due after now; nil for an interval, which the server adds.

@@ -42,6 +42,9 @@ BEGIN
                AND (r.rolsuper OR r.rolbypassrls OR (NOT rel.relforcerowsecurity AND pg_has_role(requester, rel.relowner, 'USAGE')))) THEN
         RAISE EXCEPTION 'permission denied for rows of %: it has row security', source USING ERRCODE = 'insufficient_privilege',
             HINT = 'Training reads all rows: only its owner, superusers and roles with BYPASSRLS can ask for it.';
+    ELSIF rel.relrowsecurity AND rel.relforcerowsecurity AND NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = rel.relowner) THEN
+        RAISE EXCEPTION 'cannot train on %: its row security is forced on its owner', source USING ERRCODE = 'feature_not_supported',
+            HINT = 'Rows are read with no more rights than the owner''s. ALTER TABLE ... NO FORCE ROW LEVEL SECURITY.';
     END IF;
     PERFORM scrim.check_passthrough(requester, source, features, passthrough, allow_identifiers);
     PERFORM scrim.target_expression(source, target, 't');
@@ -65,7 +68,6 @@ BEGIN
     INSERT INTO scrim_state.river_job (kind, queue, args, max_attempts)
     VALUES ('train', 'training', jsonb_build_object('encoder', enc.name), 3) RETURNING id INTO new_job;
     INSERT INTO scrim_state.training_jobs (job, encoder, encoder_id, requester, reason, epochs) VALUES (new_job, enc.name, enc.id, requester, reason, enc.epochs);
-    PERFORM pg_notify('scrim_state.river_insert', '{"queue": "training"}');  -- as River's own insert does: workers need not poll often
     RETURN new_job;
 END $$;
 
@@ -182,6 +184,7 @@ BEGIN
         RAISE EXCEPTION 'training job % has ended: it %', id, CASE found_state WHEN 'completed' THEN 'is completed' WHEN 'failed' THEN 'failed' ELSE 'was cancelled' END
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
+    PERFORM scrim.require_encoder(e.name) FROM scrim_state.training_jobs t JOIN scrim_state.encoders e ON e.id = t.encoder_id WHERE t.job = cancel_training_job.id;
     PERFORM scrim.stop_training(id);
 END $$;
 
@@ -213,11 +216,15 @@ END $$;
 CREATE FUNCTION scrim.close_trainers() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    role text;
+    trainer pg_roles;
+    owner oid;
 BEGIN
-    FOR role IN SELECT r.rolname FROM scrim_state.trainers t JOIN pg_roles r ON r.oid = t.role AND r.rolname = scrim.trainer_name(t.table_owner) WHERE r.rolcanlogin LOOP
-        EXECUTE format('ALTER ROLE %I NOLOGIN PASSWORD NULL', role);
-        EXECUTE format('DROP OWNED BY %I', role);  -- it owns nothing: this revokes
+    FOR trainer IN SELECT r.* FROM scrim_state.trainers t JOIN pg_roles r ON r.oid = t.role AND r.rolname = scrim.trainer_name(t.table_owner) WHERE r.rolcanlogin LOOP
+        EXECUTE format('ALTER ROLE %I NOLOGIN %s PASSWORD NULL', trainer.rolname, CASE WHEN trainer.rolbypassrls THEN 'NOBYPASSRLS' END);
+        EXECUTE format('DROP OWNED BY %I', trainer.rolname);  -- it owns nothing: this revokes
+        FOR owner IN SELECT m.roleid FROM pg_auth_members m WHERE m.member = trainer.oid LOOP
+            EXECUTE format('REVOKE %s FROM %I', scrim.role_name(owner), trainer.rolname);
+        END LOOP;
     END LOOP;
 END $$;
 
@@ -277,12 +284,20 @@ BEGIN
     ELSIF NOT EXISTS (SELECT 1 FROM pg_roles r WHERE r.oid = asked.requester) THEN
         RAISE EXCEPTION 'the role that asked for this training was dropped' USING ERRCODE = 'undefined_object', HINT = 'TRAIN ENCODER asks anew.';
     END IF;
+    IF NOT (pg_has_role(asked.requester, 'scrim_admin', 'USAGE') AND pg_has_role(asked.requester, enc.creator, 'USAGE')) THEN  -- a schedule's, by now
+        RAISE EXCEPTION 'permission denied for encoder "%"', enc.name USING ERRCODE = 'insufficient_privilege',
+            HINT = 'The role that asked for this training may not train it any more. TRAIN ENCODER asks anew, ALTER ENCODER ... SET SCHEDULE too.';
+    END IF;
     PERFORM scrim.check_source(asked.requester, enc.source, enc.feature_columns, enc.passthrough, enc.target, enc.allow_identifiers);
     SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = enc.source;
     reader := scrim.prepare_trainer(rel.relowner);
     EXECUTE format('ALTER ROLE %I LOGIN PASSWORD %L', reader, verifier);
-    IF rel.relrowsecurity THEN
+    -- All rows are the owner's to read. BYPASSRLS would show the owner's code, which runs in that session, rows of everybody's tables; only
+    -- a superuser's has seen them anyway, and what a member of a superuser may do is more.
+    IF rel.relrowsecurity AND (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = rel.relowner) THEN
         EXECUTE format('ALTER ROLE %I BYPASSRLS', reader);
+    ELSIF rel.relrowsecurity THEN
+        EXECUTE format('GRANT %s TO %I', scrim.role_name(rel.relowner), reader);
     END IF;
     IF NOT has_database_privilege(reader, current_database(), 'CONNECT') THEN
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), reader);
@@ -402,7 +417,6 @@ BEGIN
         IF dead.cancel OR dead.was_last THEN
             PERFORM scrim.drop_untrained(dead.encoder_id);
         END IF;
-        PERFORM pg_notify('scrim_state.river_insert', '{"queue": "training"}');
         RETURN NEXT dead.id;
     END LOOP;
     IF (SELECT s.job IS NOT NULL FROM scrim_state.training_slot s) AND scrim.slot_is_free() THEN
@@ -464,7 +478,7 @@ BEGIN
         RETURN true;
     END IF;
     BEGIN
-        IF schedule::interval >= interval '1 second' THEN
+        IF schedule::interval >= interval '1 second' AND isfinite(now() + schedule::interval) THEN
             RETURN false;
         END IF;
     EXCEPTION WHEN data_exception THEN

@@ -1,0 +1,223 @@
+package integration_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/scrimdb/scrim/training"
+	"github.com/scrimdb/scrim/udf"
+)
+
+// TestTrainingErrors: what PostgreSQL says when rows cannot be read can quote one, and jobs and logs are read by others than the
+// requester.
+func TestTrainingErrors(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		log := &memory{}
+		store, err := udf.NewStore(e.models)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := training.Open(t.Context(), training.Config{DSN: e.catalogDSN, Library: udf.NewLibrary(e.rt, store), Logger: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		running, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = w.Run(running) }()
+		defer func() { stop(); <-done }()
+
+		e.exec(t, owner, `CREATE VIEW broken AS SELECT CASE WHEN id = 2000 THEN ('x' || age)::float8 ELSE age END AS age FROM customers`,
+			`CREATE FUNCTION says(x int) RETURNS float8 LANGUAGE plpgsql AS $$ BEGIN IF x > 100 THEN RAISE 'age is %', x USING HINT = x::text, DETAIL = x::text, ERRCODE = '42501'; END IF; RETURN x; END $$`,
+			`CREATE VIEW telling AS SELECT says(age) AS age FROM customers`)
+		for view, want := range map[string]string{"broken": "22P02", "telling": "42501"} {
+			_, err := text(t, owner, fmt.Sprintf(`CREATE ENCODER %[1]s ON %[1]s (age) WITH (latent_dims = 1, epochs = 1) WAIT`, view))
+			if code(err) != want || strings.Contains(explain(err), "4815162") || !strings.Contains(explain(err), view) {
+				t.Errorf("%s: %v, want %s, without a value", view, explain(err), want)
+			}
+		}
+		reader := extraRole(t, e, "scrim_user")
+		for who, got := range map[string]string{
+			"a masked role": mustText(t, e.connect(t, reader), `SELECT j FROM scrim.training_jobs j WHERE j.encoder IN ('broken', 'telling')`),
+			"the queue":     mustText(t, admin, `SELECT j FROM scrim_state.river_job j`),
+		} {
+			if strings.Contains(got, "4815162") || !strings.Contains(got, "broken") {
+				t.Errorf("%s reads %s", who, got)
+			}
+		}
+		if got := log.String(); strings.Contains(got, "4815162") || !strings.Contains(got, "encoder=broken") {
+			t.Errorf("the log:\n%s", got)
+		}
+	})
+}
+
+// extraRole is a role of the test's own: those of the template are other tests' too.
+func extraRole(t *testing.T, e *env, group string) string {
+	t.Helper()
+	name := "extra_" + e.database
+	e.exec(t, e.admin(t), `CREATE ROLE `+name+` LOGIN PASSWORD '`+cheapVerifier(name)+`' IN ROLE `+group)
+	t.Cleanup(func() {
+		if err := e.superuser(context.Background(), e.database, `DROP OWNED BY `+name, `DROP ROLE `+name); err != nil {
+			t.Error(err)
+		}
+	})
+	return name
+}
+
+// memory is a log that is kept.
+type memory struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (m *memory) Write(p []byte) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.text.Write(p)
+}
+
+func (m *memory) String() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.text.String()
+}
+
+// TestTrainerUnderRowSecurity: that training reads all rows of an owner's table with row security opens nobody else's to that owner's code.
+func TestTrainerUnderRowSecurity(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		e.exec(t, admin, `CREATE TABLE others (secret float8)`, `INSERT INTO others VALUES (4815162)`, `ALTER TABLE others ENABLE ROW LEVEL SECURITY`, `GRANT SELECT ON others TO PUBLIC`)
+		e.exec(t, owner,
+			`CREATE FUNCTION spy() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+				PERFORM pg_notify('spy', format('%s reads %s', session_user, (SELECT count(*) FROM public.others)));
+				RETURN true;
+			EXCEPTION WHEN insufficient_privilege THEN PERFORM pg_notify('spy', format('%s may not', session_user)); RETURN true; END $$`,
+			`CREATE INDEX trap ON customers (id) WHERE spy()`, `ALTER TABLE customers ENABLE ROW LEVEL SECURITY`)
+		e.exec(t, admin, `LISTEN spy`)
+		e.trains(t)
+		e.exec(t, owner, `TRAIN ENCODER enc WAIT`)
+		if got := mustText(t, owner, `SELECT trained_on FROM scrim.encoders WHERE name = 'enc'`); got != "2000\n" {
+			t.Errorf("trained on %s", got)
+		}
+		for {
+			n, err := admin.WaitForNotification(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasPrefix(n.Payload, "scrim_trainer") {
+				continue
+			}
+			if !strings.HasSuffix(n.Payload, " may not") && !strings.HasSuffix(n.Payload, " reads 0") {
+				t.Errorf("the owner's code in the trainer's session: %s", n.Payload)
+			}
+			break
+		}
+		consistent(t, e, "enc")
+		if got := mustText(t, admin, `SELECT count(*) FROM pg_roles WHERE rolname ~ '^scrim_trainer' AND rolbypassrls`); got != "0\n" {
+			t.Errorf("trainers that bypass row security: %s", got)
+		}
+	})
+}
+
+// TestQueueIsNotEverybodys: no notice that any role can send cancels a training or stops the queue.
+func TestQueueIsNotEverybodys(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner := e.connect(t, olga)
+		stranger := e.directly(t, guest)
+		training, told := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		stop, err := startWorker(t.Context(), e, func(step string) {
+			if step == "train" {
+				once.Do(func() { close(training); <-told })
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stop()
+		job := startTraining(t, owner, `CREATE ENCODER long ON customers (age, income) WITH (epochs = 400, batch_size = 16)`)
+		<-training
+		for _, action := range []string{`{"action":"cancel","job_id":` + job + `,"queue":"training"}`, `{"action":"pause","queue":"*"}`, `{"action":"pause","queue":"training"}`} {
+			mustText(t, stranger, `SELECT pg_notify('scrim_state.river_control', '`+action+`')`)
+		}
+		mustText(t, stranger, `SELECT pg_notify('scrim_state.river_leadership', '{"action":"request_resign"}')`)
+		close(told)
+		until(t, owner, `SELECT state, attempt, version FROM scrim.training_jobs WHERE id = `+job, "completed|1|1\n")
+		job = startTraining(t, owner, `TRAIN ENCODER enc`)
+		until(t, owner, `SELECT state FROM scrim.training_jobs WHERE id = `+job, "completed\n")
+	})
+}
+
+// TestOthersTrainings: an admin cancels trainings of encoders that it may use, and no others; and who is no admin any more trains no more.
+func TestOthersTrainings(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		name := extraRole(t, e, "scrim_admin")
+		e.exec(t, owner, `GRANT SELECT ON customers TO `+name)
+		other := e.connect(t, name)
+		job := startTraining(t, owner, `CREATE ENCODER first ON customers (age, income) WITH (latent_dims = 2, epochs = 1)`)
+		if _, err := text(t, other, `CANCEL TRAINING JOB '`+job+`'`); code(err) != "42501" {
+			t.Errorf("another admin cancels: %v", explain(err))
+		}
+		e.trains(t)
+		until(t, owner, stateOf(job), "completed|1\n")
+
+		e.exec(t, other, `CREATE ENCODER theirs ON customers (age, income) WITH (latent_dims = 2, epochs = 1) WAIT`, `ALTER ENCODER theirs SET SCHEDULE '1 second'`)
+		e.exec(t, admin, `REVOKE scrim_admin FROM `+name)
+		until(t, owner, `SELECT count(*) > 0 FROM scrim.training_jobs WHERE encoder = 'theirs' AND state = 'failed' AND code = '42501'`, "t\n")
+		before := mustText(t, owner, `SELECT version FROM scrim.encoders WHERE name = 'theirs'`)
+		until(t, owner, `SELECT count(*) > 2 FROM scrim.training_jobs WHERE encoder = 'theirs' AND state = 'failed' AND code = '42501'`, "t\n")
+		if got := mustText(t, owner, `SELECT version FROM scrim.encoders WHERE name = 'theirs'`); got != before {
+			t.Errorf("trained on by its schedule: version %s", got)
+		}
+		e.exec(t, admin, `DELETE FROM scrim_state.training_schedules`)
+		until(t, owner, `SELECT count(*) FROM scrim.training_jobs WHERE state IN ('queued', 'running')`, "0\n")
+	})
+}
+
+// TestScheduleOfAnother: a schedule that cannot be kept does not keep the others.
+func TestScheduleOfAnother(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner := e.connect(t, olga)
+		e.trains(t)
+		e.exec(t, owner, `CREATE ENCODER never ON customers (age, income) WITH (latent_dims = 2, epochs = 1) WAIT`)
+		if _, err := text(t, owner, `ALTER ENCODER never SET SCHEDULE '1000000 years'`); code(err) != "22023" {
+			t.Errorf("a schedule beyond the end of time: %v", explain(err))
+		}
+		e.exec(t, e.admin(t), `INSERT INTO scrim_state.training_schedules (encoder_id, requester, schedule, is_cron) SELECT id, creator, '1000000 years', false FROM scrim_state.encoders WHERE name = 'never'
+			ON CONFLICT DO NOTHING`)
+		e.exec(t, owner, `ALTER ENCODER enc SET SCHEDULE '1 second'`)
+		until(t, owner, `SELECT count(*) > 0 FROM scrim.training_jobs WHERE encoder = 'enc' AND state = 'completed' AND reason = 'schedule'`, "t\n")
+	})
+}
+
+// TestWalkThroughFeatureViews: a view with its owner's rights over a feature view is a way to raw values, in the columns beside the codes too.
+func TestWalkThroughFeatureViews(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		e.trains(t)
+		e.exec(t, owner, `CREATE ENCODER plain ON customers (age, vip) PASSTHROUGH (region, score) WITH (latent_dims = 2, epochs = 1) WAIT`, `CREATE FEATURE VIEW seen FOR ENCODER plain`,
+			`CREATE VIEW shown AS SELECT score FROM scrim_runtime.seen`, `CREATE VIEW regions AS SELECT region FROM scrim_runtime.seen`, `GRANT SELECT ON shown, regions TO analyst`)
+		_, err := text(t, owner, testPolicy)
+		if code(err) != "55000" || !strings.Contains(explain(err), "shown") || strings.Contains(explain(err), "regions") {
+			t.Errorf("with a view over the feature view: %v", explain(err))
+		}
+		e.exec(t, owner, `REVOKE SELECT ON shown FROM analyst`, testPolicy, `GRANT SELECT ON shown TO analyst`)
+		if got := mustText(t, admin, `SELECT string_agg(DISTINCT object, ' ') FROM scrim.masking_policy_openings('p', 'customers')`); got != "public.shown\n" {
+			t.Errorf("openings later: %s", got)
+		}
+
+		// The same through a view that has a policy of its own, for other columns.
+		e.exec(t, owner, `DROP VIEW shown, regions`, `DROP FEATURE VIEW seen`, `CREATE VIEW middle AS SELECT id, region, age, income, score, vip FROM customers`,
+			`CREATE ENCODER middling ON middle (age, income, vip) WITH (latent_dims = 2, epochs = 1) WAIT`,
+			`CREATE MASKING POLICY m ON middle (age, income) EXCEPT risk USING ENCODER middling`,
+			`CREATE VIEW top AS SELECT score FROM middle`, `CREATE VIEW side AS SELECT region FROM middle`, `GRANT SELECT ON top, side TO analyst`)
+		if got := mustText(t, admin, `SELECT string_agg(DISTINCT object, ' ') FROM scrim.masking_policy_openings('p', 'customers')`); got != "public.top\n" {
+			t.Errorf("openings over a masked view: %s", got)
+		}
+	})
+}
