@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivermigrate"
 
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/native"
@@ -343,4 +346,66 @@ func rotate(t *testing.T, conn, admin *pgx.Conn) {
 	again(4)
 	exec(admin, `COMMIT`)
 	again(2)
+}
+
+// TestQueueIsRivers: the tables that our migration makes for River are those that River's own migrations make. If this fails after an
+// upgrade of River, its new migration becomes one of ours.
+func TestQueueIsRivers(t *testing.T) {
+	_, ours := database(t, "queue_ours")
+	dsn, theirs := database(t, "queue_theirs")
+	if _, err := catalog.Init(t.Context(), ours); err != nil {
+		t.Fatal(err)
+	}
+	pool, err := pgxpool.New(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if _, err := theirs.Exec(t.Context(), `CREATE SCHEMA scrim_state`); err != nil {
+		t.Fatal(err)
+	}
+	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: "scrim_state"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := migrator.Migrate(t.Context(), rivermigrate.DirectionUp, nil); err != nil {
+		t.Fatal(err)
+	}
+	const described = `
+		SELECT format('column %s.%s %s %s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, pg_get_expr(d.adbin, d.adrelid))
+		  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+		 WHERE c.relnamespace = 'scrim_state'::regnamespace AND c.relname LIKE 'river%' AND c.relkind = 'r'
+		UNION ALL SELECT format('table %s %s', c.relname, c.relpersistence) FROM pg_class c WHERE c.relnamespace = 'scrim_state'::regnamespace AND c.relname LIKE 'river%' AND c.relkind = 'r'
+		UNION ALL SELECT format('constraint %s %s %s', c.conrelid::regclass, CASE WHEN c.contype NOT IN ('n', 'p') THEN c.conname END, pg_get_constraintdef(c.oid)) FROM pg_constraint c JOIN pg_class r ON r.oid = c.conrelid
+		 WHERE c.connamespace = 'scrim_state'::regnamespace AND r.relname LIKE 'river%'
+		UNION ALL SELECT replace(i.indexdef, 'pkey1', 'pkey') FROM pg_indexes i WHERE i.schemaname = 'scrim_state' AND i.tablename LIKE 'river%'
+		UNION ALL SELECT format('value %s %s', e.enumlabel, rank() OVER (ORDER BY e.enumsortorder)) FROM pg_enum e WHERE e.enumtypid = 'scrim_state.river_job_state'::regtype
+		UNION ALL SELECT format('function %s %s %s', p.oid::regprocedure, p.provolatile, regexp_replace(p.prosrc, '\s+', ' ', 'g')) FROM pg_proc p WHERE p.pronamespace = 'scrim_state'::regnamespace AND p.proname LIKE 'river%'
+		UNION ALL SELECT format('version %s %s', m.line, m.version) FROM scrim_state.river_migration m
+		ORDER BY 1`
+	list := func(conn *pgx.Conn) []string {
+		rows, err := conn.Query(t.Context(), described)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lines
+	}
+	a, b := list(ours), list(theirs)
+	for _, line := range a {
+		if !slices.Contains(b, line) {
+			t.Errorf("only ours: %s", line)
+		}
+	}
+	for _, line := range b {
+		if !slices.Contains(a, line) {
+			t.Errorf("only River's: %s", line)
+		}
+	}
+	if len(a) < 50 {
+		t.Errorf("%d lines compared", len(a))
+	}
 }

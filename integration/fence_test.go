@@ -7,21 +7,25 @@ import (
 	"time"
 )
 
-// allPrivileges lists every privilege of every role, and of PUBLIC, on the table and on each of its columns. Roles that have
-// the name of another test's database in theirs come and go.
+// allPrivileges lists the privileges of every role on the table and on each of its columns: PUBLIC's, and what others have besides. Roles
+// that have nothing of their own, or the name of another test's database in theirs, come and go.
 const allPrivileges = `
-	SELECT r.name, a.attname, p.name, has_column_privilege(r.oid, a.attrelid, a.attnum, p.name || g.suffix)
-	FROM (SELECT oid, rolname::text AS name FROM pg_roles WHERE rolname !~ '^scrim_owner' AND (rolname !~ 'test_[0-9]' OR rolname ~ (current_database() || '($|_)')) UNION ALL SELECT 0, 'PUBLIC') r, pg_attribute a,
-		unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) p(name), unnest(ARRAY['', ' WITH GRANT OPTION']) g(suffix)
+	WITH roles(oid, name) AS (
+		SELECT oid, rolname::text FROM pg_roles WHERE NOT rolsuper AND rolname !~ '^scrim_(owner|trainer)' AND (rolname !~ 'test_[0-9]' OR rolname ~ (current_database() || '($|_)'))
+		UNION ALL SELECT 0, 'PUBLIC')
+	SELECT r.name, a.attname, p.name || g.suffix
+	FROM roles r, pg_attribute a, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) p(name), unnest(ARRAY['', ' WITH GRANT OPTION']) g(suffix)
 	WHERE a.attrelid = 'customers'::regclass AND a.attnum > 0 AND (r.oid <> 0 OR g.suffix = '')
+	  AND has_column_privilege(r.oid, a.attrelid, a.attnum, p.name || g.suffix)
+	  AND (r.oid = 0 OR g.suffix <> '' OR NOT has_column_privilege(0::oid, a.attrelid, a.attnum, p.name))
 	UNION ALL
-	SELECT r.name, '-', p.name, has_table_privilege(r.oid, 'customers'::regclass, p.name || g.suffix)
-	FROM (SELECT oid, rolname::text AS name FROM pg_roles WHERE rolname !~ '^scrim_owner' AND (rolname !~ 'test_[0-9]' OR rolname ~ (current_database() || '($|_)')) UNION ALL SELECT 0, 'PUBLIC') r,
-		unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']
+	SELECT r.name, '-', p.name || g.suffix
+	FROM roles r, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']
 			|| CASE WHEN current_setting('server_version_num')::int >= 170000 THEN ARRAY['MAINTAIN'] ELSE '{}' END) p(name),
 		unnest(ARRAY['', ' WITH GRANT OPTION']) g(suffix)
-	WHERE r.oid <> 0 OR g.suffix = ''
-	ORDER BY 1, 2, 3, 4`
+	WHERE (r.oid <> 0 OR g.suffix = '') AND has_table_privilege(r.oid, 'customers'::regclass, p.name || g.suffix)
+	  AND (r.oid = 0 OR g.suffix <> '' OR NOT has_table_privilege(0::oid, 'customers'::regclass, p.name))
+	ORDER BY 1, 2, 3`
 
 // asOlga runs statements as the table's owner, directly.
 func asOlga(statements ...string) []string {

@@ -39,7 +39,7 @@ func asOtherProcess(ctx context.Context) (bool, error) {
 }
 
 // asOtherWorker is what the test binary does when it was started to be a worker: it trains until it kills itself before a step of a
-// job, or is killed.
+// job, or is killed, or tells of each step in a file.
 func asOtherWorker(ctx context.Context) (bool, error) {
 	args := strings.Fields(os.Getenv("SCRIM_TEST_WORKER"))
 	if len(args) != 3 {
@@ -53,11 +53,19 @@ func asOtherWorker(ctx context.Context) (bool, error) {
 	if err != nil {
 		return true, err
 	}
-	stop, err := startWorker(ctx, &env{world: &world{rt: rt}, models: args[1], catalogDSN: args[0]}, func(step string) {
+	atStep := func(step string) {
 		if step == args[2] {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
-	})
+	}
+	if file, ok := strings.CutPrefix(args[2], "tell="); ok {
+		told, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			return true, err
+		}
+		atStep = func(step string) { _, _ = fmt.Fprintln(told, step, os.Getpid()) }
+	}
+	stop, err := startWorker(ctx, &env{world: &world{rt: rt}, models: args[1], catalogDSN: args[0]}, atStep)
 	if err != nil {
 		return true, err
 	}

@@ -262,7 +262,7 @@ func TestOwnersStatements(t *testing.T) {
 			{"42501", `SELECT scrim.begin_training(1, 1, 'x')`},
 			{"42501", `SELECT scrim.publish_version(1, 1, repeat('0', 64), 1, 1, '[]', '[]')`},
 			{"42501", `SELECT scrim.close_trainers()`},
-			{"42501", `SELECT scrim.prepare_trainer('$ALICE'::regrole)`},
+			{"42501", `SELECT scrim.prepare_trainer('risk'::regrole)`},
 			{"42501", `SELECT scrim.enqueue_training(1, '$ALICE'::regrole, 'statement')`},
 			{"42501", `SELECT scrim.run_schedule(1, now(), now())`},
 			{"42501", `SELECT scrim.rescue_training()`},

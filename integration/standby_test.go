@@ -33,7 +33,7 @@ func TestHotStandby(t *testing.T) {
 			return server
 		}
 		first := start("primary", map[string]string{"fsync": "off"})
-		made := &world{name: w.name, server: first, models: w.models, rt: w.rt, mu: make(chan struct{}, 1)}
+		made := &world{name: w.name, server: first, models: t.TempDir(), rt: w.rt, mu: make(chan struct{}, 1)}
 		if err := made.makeTemplate(ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +50,7 @@ func TestHotStandby(t *testing.T) {
 		}
 		standby := start("standby", map[string]string{"fsync": "off", "primary_conninfo": strings.ReplaceAll(primary.DSN(primary.Superuser(), primary.Password(), "postgres"), "'", "")})
 		made.server = primary
-		e, err := openProxy(ctx, standby.Addr(), primary.DSN(primary.Superuser(), primary.Password(), "template"), w.models, w.rt)
+		e, err := openProxy(ctx, standby.Addr(), primary.DSN(primary.Superuser(), primary.Password(), "template"), made.models, w.rt)
 		if err != nil {
 			t.Fatal(err)
 		}

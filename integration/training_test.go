@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -237,30 +236,16 @@ func TestCancelTraining(t *testing.T) {
 	})
 }
 
-// TestOneTrainingAtATime: of several workers one trains, and all jobs are done.
+// TestOneTrainingAtATime: of several workers in several processes one trains, and all jobs are done.
 func TestOneTrainingAtATime(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		owner := e.connect(t, olga)
-		var active, most atomic.Int64
-		atStep := func(step string) {
-			switch step {
-			case "read": // the slot is taken
-				for n := active.Add(1); ; {
-					m := most.Load()
-					if n <= m || most.CompareAndSwap(m, n) {
-						return
-					}
-				}
-			case "commit": // it is given back
-				active.Add(-1)
-			}
+		told := filepath.Join(t.TempDir(), "steps")
+		if err := os.WriteFile(told, nil, 0o600); err != nil {
+			t.Fatal(err)
 		}
 		for range 3 {
-			stop, err := startWorker(t.Context(), e, atStep)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer stop()
+			startOtherWorker(t, e, "tell="+told)
 		}
 		var all sync.WaitGroup
 		for i := range 6 {
@@ -273,8 +258,26 @@ func TestOneTrainingAtATime(t *testing.T) {
 		if got := mustText(t, owner, `SELECT count(*), sum(attempt) FROM scrim.training_jobs WHERE encoder LIKE 'one%' AND state = 'completed'`); got != "6|6\n" {
 			t.Errorf("jobs and attempts: %s", got)
 		}
-		if most.Load() != 1 || active.Load() != 0 {
-			t.Errorf("%d trainings at the same time, %d without an end", most.Load(), active.Load())
+		steps, err := os.ReadFile(told)
+		if err != nil {
+			t.Fatal(err)
+		}
+		training, processes, jobs := "", map[string]bool{}, 0
+		for line := range strings.Lines(string(steps)) {
+			step, process, _ := strings.Cut(strings.TrimSpace(line), " ")
+			switch {
+			case step == "read" && training != "":
+				t.Fatalf("process %s trains while %s does:\n%s", process, training, steps)
+			case step == "read": // it has the slot
+				training, processes[process] = process, true
+			case step == "commit": // it gives it back
+				training = ""
+				jobs++
+			}
+		}
+		t.Logf("%d processes did %d jobs", len(processes), jobs)
+		if jobs != 6 {
+			t.Errorf("%d jobs:\n%s", jobs, steps)
 		}
 		consistent(t, e, "one_0")
 	})
@@ -338,7 +341,8 @@ func TestKilledWorker(t *testing.T) {
 	})
 }
 
-// startOtherWorker starts a worker in a process of its own, which kills itself before a step. The channel is closed when it is dead.
+// startOtherWorker starts a worker in a process of its own, which kills itself before a step, or with tell= tells its steps in a file. The
+// channel is closed when it is dead.
 func startOtherWorker(t *testing.T, e *env, step string) <-chan struct{} {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -209,7 +210,7 @@ func (f *frontend) trainingEnded(t training) error {
 	case "cancelled":
 		return &Error{Code: "57014", Message: "the training was cancelled"}
 	case "failed":
-		return &Error{Code: t.Code, Message: t.Error, Hint: t.Hint}
+		return &Error{Code: cmp.Or(t.Code, codeInternal), Message: cmp.Or(t.Error, "the training failed"), Hint: t.Hint}
 	}
 	if err := f.notice("%s", t.bar()); err != nil {
 		return err

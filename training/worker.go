@@ -85,8 +85,19 @@ func Open(ctx context.Context, cfg Config) (*Worker, error) {
 // Run works until ctx ends. A job that is under way then is put back, to be begun anew by another worker.
 func (w *Worker) Run(ctx context.Context) error {
 	defer w.pool.Close()
-	if err := w.client.Start(context.WithoutCancel(ctx)); err != nil {
-		return fmt.Errorf("training: %w", err)
+	for lost := false; ; lost = true { // the server may be away for a moment
+		err := w.client.Start(context.WithoutCancel(ctx))
+		if err == nil {
+			break
+		}
+		if !lost {
+			w.log.WarnContext(ctx, "the job queue cannot be reached, trying again every second", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Second):
+		}
 	}
 	looked := make(chan struct{})
 	go func() {

@@ -184,3 +184,44 @@ func writeCertificate(t *testing.T, certFile, keyFile, name string) {
 		}
 	}
 }
+
+// TestWorker runs `scrim worker`, which does what is asked for in SQL around any proxy.
+func TestWorker(t *testing.T) {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	_, dsn := initialised(t)
+	models := filepath.Join(t.TempDir(), "models")
+	log, ended := &serverLog{}, make(chan error, 1)
+	go func() { ended <- run(ctx, []string{"worker", "--catalog", dsn, "--models", models}, log, log) }()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	if _, err := conn.Exec(ctx, `CREATE TABLE numbers AS SELECT i::float8 AS a, sin(i) AS b FROM generate_series(1, 1000) i`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(ctx, `SELECT scrim.train_encoder('numbers', 'numbers', '{a,b}', latent_dims => 2, epochs => 3)`); err != nil {
+		t.Fatal(err)
+	}
+	await(t, log, "the job is done", func() bool {
+		var state string
+		return conn.QueryRow(ctx, `SELECT state FROM scrim.training_jobs`).Scan(&state) == nil && state == "completed"
+	})
+	if files, err := filepath.Glob(filepath.Join(models, "numbers", "numbers_v1-*.onnx")); err != nil || len(files) != 1 {
+		t.Errorf("files: %v %v", files, err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	at := strings.LastIndex(dsn, "/postgres")
+	elsewhere := dsn[:at] + "/template1" + dsn[at+len("/postgres"):]
+	for _, c := range []struct{ args, want string }{
+		{"--models " + models, "--catalog is required"}, {"--models " + models + " --catalog " + elsewhere, "this database has no scrim schemas"},
+	} {
+		if err := run(t.Context(), append([]string{"worker"}, strings.Fields(c.args)...), log, log); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("worker %s: %v", c.args, err)
+		}
+	}
+}

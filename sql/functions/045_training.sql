@@ -305,8 +305,13 @@ BEGIN
     IF NOT has_schema_privilege(reader, rel.relnamespace, 'USAGE') THEN
         EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', rel.relnamespace::regnamespace, reader);
     END IF;
-    EXECUTE format('GRANT SELECT (%s) ON %s TO %I', (SELECT string_agg(DISTINCT quote_ident(f), ', ') FROM unnest(enc.feature_columns || enc.target) f WHERE f IS NOT NULL),
-                   rel.oid::regclass, reader);
+    BEGIN
+        EXECUTE format('GRANT SELECT (%s) ON %s TO %I', (SELECT string_agg(DISTINCT quote_ident(f), ', ') FROM unnest(enc.feature_columns || enc.target) f WHERE f IS NOT NULL),
+                       rel.oid::regclass, reader);
+    EXCEPTION WHEN insufficient_privilege THEN
+        RAISE EXCEPTION 'Scrim may not let others read %', rel.oid::regclass USING ERRCODE = 'insufficient_privilege',
+            HINT = format('Run scrim init as a superuser, or GRANT SELECT ON %s TO %I WITH GRANT OPTION.', rel.oid::regclass, current_user);
+    END;
     UPDATE scrim_state.training_jobs t
        SET step = 'reading', epoch = NULL, epochs = enc.epochs, loss = NULL, rows_per_second = NULL, eta = NULL, notices = '[]', code = NULL, error = NULL, hint = NULL
      WHERE t.job = begin_training.job;
