@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/scrimdb/scrim/training"
 	"github.com/scrimdb/scrim/udf"
@@ -117,9 +118,19 @@ func TestTrainerUnderRowSecurity(t *testing.T) {
 			break
 		}
 		consistent(t, e, "enc")
-		if got := mustText(t, admin, `SELECT count(*) FROM pg_roles WHERE rolname ~ '^scrim_trainer' AND rolbypassrls`); got != "0\n" {
-			t.Errorf("trainers that bypass row security: %s", got)
+
+		// Beyond the owner's own rights nothing is read, unless a superuser owns the table.
+		e.exec(t, owner, `ALTER TABLE customers FORCE ROW LEVEL SECURITY`)
+		if _, err := text(t, owner, `TRAIN ENCODER enc`); code(err) != "42501" {
+			t.Errorf("the owner, under row security: %v", explain(err))
 		}
+		if _, err := text(t, admin, `SELECT scrim.train_encoder('enc')`); code(err) != "0A000" {
+			t.Errorf("a superuser, of a table with forced row security: %v", explain(err))
+		}
+		e.exec(t, admin, `INSERT INTO others SELECT i FROM generate_series(1, 200) i`)
+		job := strings.TrimSpace(mustText(t, admin, `SELECT scrim.create_encoder('theirs', 'others', '{secret}', latent_dims => 1, epochs => 1)`))
+		until(t, admin, stateOf(job), "completed|1\n")
+		consistent(t, e, "theirs")
 	})
 }
 
@@ -191,7 +202,51 @@ func TestScheduleOfAnother(t *testing.T) {
 		e.exec(t, e.admin(t), `INSERT INTO scrim_state.training_schedules (encoder_id, requester, schedule, is_cron) SELECT id, creator, '1000000 years', false FROM scrim_state.encoders WHERE name = 'never'
 			ON CONFLICT DO NOTHING`)
 		e.exec(t, owner, `ALTER ENCODER enc SET SCHEDULE '1 second'`)
-		until(t, owner, `SELECT count(*) > 0 FROM scrim.training_jobs WHERE encoder = 'enc' AND state = 'completed' AND reason = 'schedule'`, "t\n")
+		const ran = `SELECT count(*) FROM scrim.training_jobs WHERE encoder = 'enc' AND state = 'completed' AND reason = 'schedule'`
+		until(t, owner, strings.Replace(ran, "count(*)", "count(*) > 0", 1), "t\n")
+
+		// Nor does one that somebody is about to change.
+		e.exec(t, owner, `ALTER ENCODER never SET SCHEDULE '1 second'`)
+		until(t, owner, `SELECT count(*) > 0 FROM scrim.training_jobs WHERE encoder = 'never' AND state = 'completed' AND reason = 'schedule'`, "t\n")
+		holder := e.connect(t, olga)
+		e.exec(t, holder, `BEGIN`, `ALTER ENCODER never SET SCHEDULE '2 seconds'`)
+		before := atoi(t, mustText(t, owner, ran))
+		until(t, owner, strings.Replace(ran, "count(*)", fmt.Sprintf("count(*) > %d", before+2), 1), "t\n")
+		e.exec(t, holder, `COMMIT`)
+	})
+}
+
+// TestPublishWaits: a transaction of somebody's that changes the catalog and stays open costs no training.
+func TestPublishWaits(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, holder := e.connect(t, olga), e.connect(t, olga)
+		registering := make(chan struct{}, 100)
+		stop, err := startWorker(t.Context(), e, func(step string) {
+			if step == "register" {
+				registering <- struct{}{}
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stop()
+		e.exec(t, owner, `CREATE ENCODER other ON customers (age, income) WITH (latent_dims = 2, epochs = 1) WAIT`)
+		<-registering
+		e.exec(t, holder, `BEGIN`, `ALTER ENCODER other SET DEFAULT_VERSION = 1`)
+		job := startTraining(t, owner, `TRAIN ENCODER enc`)
+		<-registering
+		time.Sleep(2 * time.Second)
+		e.exec(t, holder, `COMMIT`)
+		until(t, owner, stateOf(job), "completed|2\n")
+
+		e.exec(t, holder, `BEGIN`, `ALTER ENCODER other SET DEFAULT_VERSION = 1`)
+		job = startTraining(t, owner, `TRAIN ENCODER enc`)
+		<-registering
+		time.Sleep(time.Second)
+		e.exec(t, owner, `CANCEL TRAINING JOB '`+job+`'`)
+		until(t, owner, stateOf(job), "cancelled|∅\n")
+		e.exec(t, holder, `COMMIT`)
+		consistent(t, e, "enc")
 	})
 }
 
@@ -218,6 +273,29 @@ func TestWalkThroughFeatureViews(t *testing.T) {
 			`CREATE VIEW top AS SELECT score FROM middle`, `CREATE VIEW side AS SELECT region FROM middle`, `GRANT SELECT ON top, side TO analyst`)
 		if got := mustText(t, admin, `SELECT string_agg(DISTINCT object, ' ') FROM scrim.masking_policy_openings('p', 'customers')`); got != "public.top\n" {
 			t.Errorf("openings over a masked view: %s", got)
+		}
+	})
+}
+
+// TestTrainingOnMaskedViews: what everybody may SELECT from in scrim_runtime gives a trainer nothing.
+func TestTrainingOnMaskedViews(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		e.trains(t)
+		e.exec(t, owner, `CREATE ENCODER plain ON customers (age, vip) PASSTHROUGH (region, score) WITH (latent_dims = 2, epochs = 1) WAIT`, `CREATE FEATURE VIEW seen FOR ENCODER plain`, testPolicy)
+		name := extraRole(t, e, "scrim_admin")
+		other := e.connect(t, name)
+		views := strings.Fields(mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.policies`))
+		if len(views) != 2 {
+			t.Fatal(views)
+		}
+		for i, view := range append(views, "scrim_runtime.seen") {
+			statement := fmt.Sprintf(`CREATE ENCODER attempt_%d ON %s (score) WITH (latent_dims = 1, epochs = 1) WAIT`, i, view)
+			if _, err := text(t, other, statement); err == nil || !strings.Contains("42501 0A000 42703", code(err)) {
+				t.Errorf("%s: %v", statement, explain(err))
+			} else {
+				t.Logf("%s: %v", statement, explain(err))
+			}
 		}
 	})
 }

@@ -45,11 +45,11 @@ func consistent(t *testing.T, e *env, encoder string) {
 	t.Helper()
 	admin := e.admin(t)
 	until(t, admin, `SELECT count(*) FROM scrim_state.training_slot WHERE job IS NULL AND pid IS NULL`, "1\n")
-	trainers := `SELECT count(*) FILTER (WHERE r.rolcanlogin), count(d), count(*) FILTER (WHERE a.rolpassword IS NOT NULL)
+	trainers := `SELECT count(*) FILTER (WHERE r.rolcanlogin OR r.rolbypassrls), count(d), count(*) FILTER (WHERE a.rolpassword IS NOT NULL OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid))
 		FROM scrim_state.trainers t JOIN pg_roles r ON r.oid = t.role AND r.rolname = scrim.trainer_name(t.table_owner) JOIN pg_authid a ON a.oid = r.oid
 		LEFT JOIN pg_shdepend d ON d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid`
 	if got := mustText(t, admin, trainers); got != "0|0|0\n" {
-		t.Errorf("trainers that can log in, or have privileges, or passwords: %s", got)
+		t.Errorf("trainers that can log in, or have privileges, or passwords or memberships: %s", got)
 	}
 	rows, err := admin.Query(t.Context(), `SELECT v.sha256 FROM scrim_state.encoder_versions v JOIN scrim_state.encoders e ON e.id = v.encoder_id WHERE e.name = $1`, encoder)
 	if err != nil {

@@ -509,6 +509,11 @@ END $$;
 CREATE FUNCTION scrim.run_schedule(encoder_id bigint, seen timestamptz, next timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM 1 FROM scrim_state.training_schedules s JOIN scrim_state.encoders e ON e.id = s.encoder_id
+      WHERE s.encoder_id = run_schedule.encoder_id FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN NULL;  -- somebody is changing it, and the other schedules shall not wait for that
+    END IF;
     UPDATE scrim_state.training_schedules s SET next_at = coalesce(next, now() + s.schedule::interval)
      WHERE s.encoder_id = run_schedule.encoder_id AND s.next_at IS NOT DISTINCT FROM seen;
     IF NOT FOUND OR seen IS NULL THEN
@@ -537,7 +542,7 @@ BEGIN
                LATERAL (SELECT max(v.trained_on) AS rows FROM scrim_state.encoder_versions v
                          WHERE v.encoder_id = e.id AND v.version = (SELECT max(w.version) FROM scrim_state.encoder_versions w WHERE w.encoder_id = e.id)) last
          WHERE live.rows >= greatest(last.rows, g.grown_to) + g.row_growth
-           FOR UPDATE OF g SKIP LOCKED
+           FOR UPDATE OF g, e SKIP LOCKED
     LOOP
         UPDATE scrim_state.training_schedules g SET grown_to = s.rows WHERE g.encoder_id = s.encoder_id;  -- not again if that training fails
         RETURN NEXT scrim.enqueue_scheduled(s.encoder_id, 'row growth');
