@@ -247,6 +247,13 @@ func TestPublishWaits(t *testing.T) {
 		until(t, owner, stateOf(job), "cancelled|∅\n")
 		e.exec(t, holder, `COMMIT`)
 		consistent(t, e, "enc")
+
+		e.exec(t, owner, `CREATE VIEW broken AS SELECT 1 / (age - age) AS age FROM customers, pg_sleep(1)`)
+		job = startTraining(t, owner, `CREATE ENCODER broken ON broken (age) WITH (latent_dims = 1, epochs = 1)`)
+		e.exec(t, holder, `BEGIN`, `ALTER ENCODER other SET DEFAULT_VERSION = 1`)
+		until(t, owner, `SELECT state, code FROM scrim.training_jobs WHERE id = `+job, "failed|22012\n")
+		e.exec(t, holder, `COMMIT`)
+		consistent(t, e, "broken")
 	})
 }
 

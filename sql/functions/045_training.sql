@@ -154,9 +154,13 @@ $$;
 
 -- A training that came to nothing leaves no encoder that was never trained.
 CREATE FUNCTION scrim.drop_untrained(encoder_id bigint) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    DELETE FROM scrim_state.encoders e WHERE e.id = encoder_id AND e.default_version IS NULL
-$$;
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- A DELETE of nothing would change the version of the catalog too, and wait for whoever else does.
+    IF EXISTS (SELECT 1 FROM scrim_state.encoders e WHERE e.id = drop_untrained.encoder_id AND e.default_version IS NULL) THEN
+        DELETE FROM scrim_state.encoders e WHERE e.id = drop_untrained.encoder_id AND e.default_version IS NULL;
+    END IF;
+END $$;
 
 -- Asks the job to end: one that waits is cancelled at once, one that runs when its worker looks, several times a second.
 CREATE FUNCTION scrim.stop_training(job bigint) RETURNS void
@@ -391,7 +395,11 @@ BEGIN
     PERFORM scrim.release_slot(job);
     UPDATE scrim_state.training_jobs t SET step = NULL, code = end_training.code, error = end_training.error, hint = end_training.hint WHERE t.job = end_training.job;
     IF for_good THEN
-        PERFORM scrim.drop_untrained(t.encoder_id) FROM scrim_state.training_jobs t WHERE t.job = end_training.job;
+        BEGIN
+            PERFORM scrim.drop_untrained(t.encoder_id) FROM scrim_state.training_jobs t WHERE t.job = end_training.job;
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;  -- somebody's transaction that changes the catalog stays open: better an encoder too many than an end that is not noted
+        END;
     END IF;
 END $$;
 
