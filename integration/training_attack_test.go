@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/scrimdb/scrim/training"
 	"github.com/scrimdb/scrim/udf"
 )
@@ -304,5 +306,29 @@ func TestTrainingOnMaskedViews(t *testing.T) {
 				t.Logf("%s: %v", statement, explain(err))
 			}
 		}
+	})
+}
+
+// TestTrainingHostileNames: names are names, all the way to the rows.
+func TestTrainingHostileNames(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		admin := e.admin(t)
+		name := extraRole(t, e, "scrim_admin")
+		odd := `o"%s'\ ` + e.database
+		t.Cleanup(func() {
+			if err := e.superuser(context.Background(), e.database, `DROP OWNED BY `+pgx.Identifier{odd}.Sanitize()+` CASCADE`, `DROP ROLE `+pgx.Identifier{odd}.Sanitize()); err != nil {
+				t.Error(err)
+			}
+		})
+		e.exec(t, admin, `CREATE ROLE `+pgx.Identifier{odd}.Sanitize(), `GRANT `+pgx.Identifier{odd}.Sanitize()+` TO `+name, `CREATE SCHEMA "s %1$s; '"`, `GRANT ALL ON SCHEMA "s %1$s; '" TO PUBLIC`)
+		owner := e.connect(t, name)
+		e.trains(t)
+		e.exec(t, owner, `SET ROLE `+pgx.Identifier{odd}.Sanitize(), `CREATE TABLE "s %1$s; '"."t""%s);--\" ("a%L"")" int, "b'%1$I" numeric, "c\\" text)`,
+			`INSERT INTO "s %1$s; '"."t""%s);--\" SELECT i, i % 7, i % 3 FROM generate_series(1, 300) i`, `ALTER TABLE "s %1$s; '"."t""%s);--\" ENABLE ROW LEVEL SECURITY`, `RESET ROLE`)
+		e.exec(t, owner, `CREATE ENCODER odd ON "s %1$s; '"."t""%s);--\" ("a%L"")", "b'%1$I") PASSTHROUGH ("c\\") WITH (latent_dims = 1, epochs = 1, target = "c\\") WAIT`)
+		if got := mustText(t, owner, `SELECT feature_columns[1], trained_on FROM scrim.encoders WHERE name = 'odd'`); got != "a%L\")|300\n" {
+			t.Error(got)
+		}
+		consistent(t, e, "odd")
 	})
 }
