@@ -170,9 +170,8 @@ func (j *job) begin(ctx context.Context, verifier string) error {
 	if err == nil {
 		j.order, err = pgx.CollectExactlyOneRow(rows, scanOrder)
 	}
-	var refused *pgconn.PgError
 	switch {
-	case errors.As(err, &refused) && refused.Code == "55P03": // its lock_timeout
+	case lockedOut(err):
 		return errBusy
 	case err != nil:
 		return err
@@ -310,15 +309,12 @@ func (j *job) publish(ctx context.Context, model trained) error {
 		return err
 	}
 	j.cfg.AtStep("register")
-	err = pgx.BeginFunc(ctx, j.holder, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `SELECT scrim.publish_version($1, $2, $3, $4, $5, $6, $7)`,
-			j.row.ID, j.order.Version, hash, model.Rows, model.Loss, model.report, notices)
-		if err != nil {
-			return err
+	for {
+		err = j.register(ctx, model, hash, notices)
+		if !lockedOut(err) || ctx.Err() != nil {
+			break // else somebody's transaction that changes the catalog stays open
 		}
-		j.cfg.AtStep("commit")
-		return nil
-	})
+	}
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && refused.Code == "57014" {
 		return errCancelled
@@ -327,6 +323,24 @@ func (j *job) publish(ctx context.Context, model trained) error {
 		j.cfg.AtStep("committed")
 	}
 	return err
+}
+
+// lockedOut tells whether an error is the end of lock_timeout.
+func lockedOut(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Code == "55P03"
+}
+
+func (j *job) register(ctx context.Context, model trained, hash string, notices []byte) error {
+	return pgx.BeginFunc(ctx, j.holder, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `SELECT scrim.publish_version($1, $2, $3, $4, $5, $6, $7)`,
+			j.row.ID, j.order.Version, hash, model.Rows, model.Loss, model.report, notices)
+		if err != nil {
+			return err
+		}
+		j.cfg.AtStep("commit")
+		return nil
+	})
 }
 
 // claim fails if the folder of models is another database's, whose workers would sweep away what this one publishes.

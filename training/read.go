@@ -77,23 +77,23 @@ func (j *job) read(ctx context.Context, password string) (*train.Data, *report.T
 		return nil, nil, err // closing the connection ends the query
 	}
 	_, err = rows.Close()
-	return data, target, withoutValues(err)
+	return data, target, o.withoutRows(err)
 }
 
-// withoutValues takes the text from an error that may quote a value, as those of casts in a view do: more people see jobs than may see rows.
-func withoutValues(err error) error {
-	var refused *pgconn.PgError
-	if !errors.As(err, &refused) {
+// withoutRows leaves of what PostgreSQL said what cannot quote a row: the code. Jobs and logs are read by others than the table is.
+func (o order) withoutRows(err error) error {
+	var said *pgconn.PgError
+	if !errors.As(err, &said) {
 		return err
 	}
-	switch refused.Code[:2] {
-	case "08", "40", "42", "53", "54", "55", "57", "58": // of the server's state, names and privileges
-		return err
+	refused := &pgconn.PgError{
+		Severity: said.Severity, Code: said.Code, Message: fmt.Sprintf("the rows to train encoder %q on could not be read: PostgreSQL refused with SQLSTATE %s", o.Encoder, said.Code),
+		Hint: "Its message could quote a row, so it is not told. Read the features, and see.",
 	}
-	return &pgconn.PgError{
-		Code: refused.Code, Message: fmt.Sprintf("the rows cannot be read: the server reports SQLSTATE %s", refused.Code),
-		Hint: "SELECT the columns yourself to see what it says, which may quote a value.",
+	if said.Code == "42501" {
+		refused.Hint = fmt.Sprintf("Rows are read as %q, which must be allowed to execute what a view calls.", o.Reader)
 	}
+	return refused
 }
 
 // login opens the session that reads, as the trainer of the table's owner.

@@ -62,11 +62,14 @@ func Open(ctx context.Context, cfg Config) (*Worker, error) {
 	river.AddWorker(workers, &trainer{Worker: w})
 	const month = 30 * 24 * time.Hour
 	w.client, err = river.NewClient(riverpgxv5.New(w.pool), &river.Config{
-		Schema:                      "scrim_state",
-		Queues:                      map[string]river.QueueConfig{queue: {MaxWorkers: 1}},
-		Workers:                     workers,
-		Logger:                      slog.New(quiet{cfg.Logger.Handler()}),
-		JobTimeout:                  -1,
+		Schema:     "scrim_state",
+		Queues:     map[string]river.QueueConfig{queue: {MaxWorkers: 1}},
+		Workers:    workers,
+		Logger:     slog.New(quiet{cfg.Logger.Handler()}),
+		JobTimeout: -1,
+		// Any role may NOTIFY, and River's notices cancel jobs and pause queues.
+		PollOnly:                    true,
+		FetchPollInterval:           250 * time.Millisecond,
 		RescueStuckJobsAfter:        100 * 365 * 24 * time.Hour, // scrim.rescue_training knows better, and sooner
 		CompletedJobRetentionPeriod: month,
 		CancelledJobRetentionPeriod: month,

@@ -37,7 +37,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            AND (d.refobjsubid = ANY (masked) OR r.ev_action::text ~ ':varattno 0 ')
         UNION
         SELECT r.oid, r.ev_class, dep.holder, p.columns
-          FROM dep LEFT JOIN scrim.policies_on(dep.holder) p ON true
+          FROM dep
+          LEFT JOIN LATERAL (
+               -- What a view masks need not be all of it that is masked below: a feature view shows, beside codes, what its reader may read.
+               SELECT m.columns || ARRAY(SELECT v.attnum FROM scrim.view_columns(dep.holder) v JOIN pg_class c ON c.oid = dep.holder AND c.relkind IN ('v', 'm')
+                                          WHERE NOT v.attnum = ANY (m.columns)
+                                            AND (v.source IS NULL OR v.source = dep.below AND (dep.columns IS NULL OR v.source_attnum = 0 OR v.source_attnum = ANY (dep.columns))))
+                 FROM scrim.policies_on(dep.holder) m) p(columns) ON true
           JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = dep.holder AND d.classid = 'pg_rewrite'::regclass
           JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> dep.holder
          WHERE p.columns IS NULL OR d.refobjsubid = ANY (p.columns) OR r.ev_action::text ~ ':varattno 0 '

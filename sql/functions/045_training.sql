@@ -42,6 +42,9 @@ BEGIN
                AND (r.rolsuper OR r.rolbypassrls OR (NOT rel.relforcerowsecurity AND pg_has_role(requester, rel.relowner, 'USAGE')))) THEN
         RAISE EXCEPTION 'permission denied for rows of %: it has row security', source USING ERRCODE = 'insufficient_privilege',
             HINT = 'Training reads all rows: only its owner, superusers and roles with BYPASSRLS can ask for it.';
+    ELSIF rel.relrowsecurity AND rel.relforcerowsecurity AND NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = rel.relowner) THEN
+        RAISE EXCEPTION 'cannot train on %: its row security is forced on its owner', source USING ERRCODE = 'feature_not_supported',
+            HINT = 'Rows are read with no more rights than the owner''s. ALTER TABLE ... NO FORCE ROW LEVEL SECURITY.';
     END IF;
     PERFORM scrim.check_passthrough(requester, source, features, passthrough, allow_identifiers);
     PERFORM scrim.target_expression(source, target, 't');
@@ -71,7 +74,6 @@ BEGIN
     INSERT INTO scrim_state.river_job (kind, queue, args, max_attempts)
     VALUES ('train', 'training', jsonb_build_object('encoder', enc.name), 3) RETURNING id INTO new_job;
     INSERT INTO scrim_state.training_jobs (job, encoder, encoder_id, requester, reason, epochs) VALUES (new_job, enc.name, enc.id, requester, reason, enc.epochs);
-    PERFORM pg_notify('scrim_state.river_insert', '{"queue": "training"}');  -- as River's own insert does: workers need not poll often
     RETURN new_job;
 END $$;
 
@@ -158,9 +160,13 @@ $$;
 
 -- A training that came to nothing leaves no encoder that was never trained, unless another one of it was asked for.
 CREATE FUNCTION scrim.drop_untrained(encoder_id bigint) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    DELETE FROM scrim_state.encoders e WHERE e.id = encoder_id AND e.default_version IS NULL AND scrim.training_under_way(encoder_id) IS NULL
-$$;
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- A DELETE of nothing would change the version of the catalog too, and wait for whoever else does.
+    IF EXISTS (SELECT 1 FROM scrim_state.encoders e WHERE e.id = drop_untrained.encoder_id AND e.default_version IS NULL) AND scrim.training_under_way(encoder_id) IS NULL THEN
+        DELETE FROM scrim_state.encoders e WHERE e.id = drop_untrained.encoder_id AND e.default_version IS NULL;
+    END IF;
+END $$;
 
 -- Asks the job to end: one that waits is cancelled at once, one that runs when its worker looks, several times a second.
 CREATE FUNCTION scrim.stop_training(job bigint) RETURNS void
@@ -188,6 +194,7 @@ BEGIN
         RAISE EXCEPTION 'training job % has ended: it %', id, CASE found_state WHEN 'completed' THEN 'is completed' WHEN 'failed' THEN 'failed' ELSE 'was cancelled' END
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
+    PERFORM scrim.require_encoder(e.name) FROM scrim_state.training_jobs t JOIN scrim_state.encoders e ON e.id = t.encoder_id WHERE t.job = cancel_training_job.id;
     PERFORM scrim.stop_training(id);
 END $$;
 
@@ -219,14 +226,15 @@ END $$;
 CREATE FUNCTION scrim.close_trainers() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    role text;
-    bypasses boolean;
+    trainer pg_roles;
+    owner oid;
 BEGIN
-    FOR role, bypasses IN
-        SELECT r.rolname, r.rolbypassrls FROM scrim_state.trainers t JOIN pg_roles r ON r.oid = t.role AND r.rolname = scrim.trainer_name(t.table_owner) WHERE r.rolcanlogin
-    LOOP
-        EXECUTE format('ALTER ROLE %I NOLOGIN %s PASSWORD NULL', role, CASE WHEN bypasses THEN 'NOBYPASSRLS' END);
-        EXECUTE format('DROP OWNED BY %I', role);  -- it owns nothing: this revokes
+    FOR trainer IN SELECT r.* FROM scrim_state.trainers t JOIN pg_roles r ON r.oid = t.role AND r.rolname = scrim.trainer_name(t.table_owner) WHERE r.rolcanlogin LOOP
+        EXECUTE format('ALTER ROLE %I NOLOGIN %s PASSWORD NULL', trainer.rolname, CASE WHEN trainer.rolbypassrls THEN 'NOBYPASSRLS' END);
+        EXECUTE format('DROP OWNED BY %I', trainer.rolname);  -- it owns nothing: this revokes
+        FOR owner IN SELECT m.roleid FROM pg_auth_members m WHERE m.member = trainer.oid LOOP
+            EXECUTE format('REVOKE %s FROM %I', scrim.role_name(owner), trainer.rolname);
+        END LOOP;
     END LOOP;
 END $$;
 
@@ -286,12 +294,20 @@ BEGIN
     ELSIF NOT EXISTS (SELECT 1 FROM pg_roles r WHERE r.oid = asked.requester) THEN
         RAISE EXCEPTION 'the role that asked for this training was dropped' USING ERRCODE = 'undefined_object', HINT = 'TRAIN ENCODER asks anew.';
     END IF;
+    IF NOT (pg_has_role(asked.requester, 'scrim_admin', 'USAGE') AND pg_has_role(asked.requester, enc.creator, 'USAGE')) THEN  -- a schedule's, by now
+        RAISE EXCEPTION 'permission denied for encoder "%"', enc.name USING ERRCODE = 'insufficient_privilege',
+            HINT = 'The role that asked for this training may not train it any more. TRAIN ENCODER asks anew, ALTER ENCODER ... SET SCHEDULE too.';
+    END IF;
     PERFORM scrim.check_source(asked.requester, enc.source, enc.feature_columns, enc.passthrough, enc.target, enc.allow_identifiers);
     SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = enc.source;
     reader := scrim.prepare_trainer(rel.relowner);
     EXECUTE format('ALTER ROLE %I LOGIN PASSWORD %L', reader, verifier);
-    IF rel.relrowsecurity THEN
+    -- All rows are the owner's to read. BYPASSRLS would show the owner's code, which runs in that session, rows of everybody's tables; only
+    -- a superuser's has seen them anyway, and what a member of a superuser may do is more.
+    IF rel.relrowsecurity AND (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = rel.relowner) THEN
         EXECUTE format('ALTER ROLE %I BYPASSRLS', reader);
+    ELSIF rel.relrowsecurity THEN
+        EXECUTE format('GRANT %s TO %I', scrim.role_name(rel.relowner), reader);
     END IF;
     IF NOT has_database_privilege(reader, current_database(), 'CONNECT') THEN
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), reader);
@@ -394,7 +410,11 @@ BEGIN
      WHERE t.job = end_training.job;
     IF for_good THEN
         UPDATE scrim_state.river_job r SET state = 'cancelled', finalized_at = now() WHERE r.id = end_training.job;
-        PERFORM scrim.drop_untrained(t.encoder_id) FROM scrim_state.training_jobs t WHERE t.job = end_training.job;
+        BEGIN
+            PERFORM scrim.drop_untrained(t.encoder_id) FROM scrim_state.training_jobs t WHERE t.job = end_training.job;
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;  -- somebody's transaction that changes the catalog stays open: better an encoder too many than an end that is not noted
+        END;
     END IF;
 END $$;
 
@@ -426,7 +446,6 @@ BEGIN
         IF dead.cancel OR dead.was_last THEN
             PERFORM scrim.drop_untrained(dead.encoder_id);
         END IF;
-        PERFORM pg_notify('scrim_state.river_insert', '{"queue": "training"}');
         RETURN NEXT dead.id;
     END LOOP;
     FOR dead IN  -- what River ended by itself: a worker that panicked, or could not say why it failed
@@ -527,6 +546,11 @@ END $$;
 CREATE FUNCTION scrim.run_schedule(encoder_id bigint, schedule text, seen timestamptz, next timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM 1 FROM scrim_state.training_schedules s JOIN scrim_state.encoders e ON e.id = s.encoder_id
+      WHERE s.encoder_id = run_schedule.encoder_id FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN NULL;  -- somebody is changing it, and the other schedules shall not wait for that
+    END IF;
     UPDATE scrim_state.training_schedules s SET next_at = coalesce(next, now() + s.schedule::interval)
      WHERE s.encoder_id = run_schedule.encoder_id AND s.schedule = run_schedule.schedule AND s.next_at IS NOT DISTINCT FROM seen;
     IF NOT FOUND OR seen IS NULL THEN
@@ -555,7 +579,7 @@ BEGIN
                LATERAL (SELECT max(v.trained_on) AS rows FROM scrim_state.encoder_versions v
                          WHERE v.encoder_id = e.id AND v.version = (SELECT max(w.version) FROM scrim_state.encoder_versions w WHERE w.encoder_id = e.id)) last
          WHERE live.rows >= greatest(last.rows, g.grown_to) + g.row_growth
-           FOR UPDATE OF g SKIP LOCKED
+           FOR UPDATE OF g, e SKIP LOCKED
     LOOP
         UPDATE scrim_state.training_schedules g SET grown_to = s.rows WHERE g.encoder_id = s.encoder_id;  -- not again if that training fails
         RETURN NEXT scrim.enqueue_scheduled(s.encoder_id, 'row growth');
