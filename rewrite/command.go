@@ -170,7 +170,8 @@ var leads = []lead{
 	{"SHOW VERSIONS IN ENCODER", (*parser).showVersions},
 	{"TRAIN ENCODER", (*parser).trainEncoder},
 	{"CANCEL TRAINING JOB", (*parser).cancelTraining},
-	{"SHOW TRAINING JOBS", show(`SELECT * FROM scrim.training_jobs ORDER BY id`)},
+	{"SHOW TRAINING JOBS", show(`SELECT id, encoder, state, attempt, step, epoch, epochs, loss, round(rows_per_second) AS rows_per_second, eta, version, error, requested_by, started_at, finished_at
+		FROM scrim.training_jobs ORDER BY id`)},
 	{"EXPLAIN MASKING", nil},
 	{"CREATE MODEL", nil},
 	{"ALTER MODEL", nil},

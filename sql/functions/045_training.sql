@@ -8,7 +8,7 @@ CREATE VIEW scrim.training_jobs AS
                 WHEN r.state IN ('cancelled', 'discarded') THEN 'failed'
                 WHEN r.state = 'running' AND t.step IS NOT NULL THEN 'running'
                 ELSE 'queued' END AS state,
-           r.attempt, r.max_attempts, t.step, t.epoch, t.epochs, t.loss, t.rows_per_second, t.eta, t.version, t.code, t.error, t.hint, t.notices, t.reason,
+           r.attempt, r.max_attempts, t.step, t.epoch, t.epochs, t.loss, t.rows_per_second, date_trunc('second', t.eta) AS eta, t.version, t.code, t.error, t.hint, t.notices, t.reason,
            (SELECT o.rolname::text FROM pg_catalog.pg_roles o WHERE o.oid = t.requester) AS requested_by,
            r.created_at, r.attempted_at AS started_at, r.finalized_at AS finished_at
       FROM scrim_state.training_jobs t JOIN scrim_state.river_job r ON r.id = t.job;
