@@ -138,9 +138,10 @@ func (s *secure) encrypt(t *testing.T, admin *pgx.Conn, c certificate) {
 
 // proxied is a proxy before a secure server.
 type proxied struct {
-	addr string
-	srv  *proxy.Server
-	log  *lockedBuffer
+	addr    string
+	srv     *proxy.Server
+	catalog *catalog.Catalog
+	log     *lockedBuffer
 }
 
 // open starts a proxy. What cfg lacks is filled in; dsn is the catalog's, the superuser's if empty.
@@ -160,6 +161,7 @@ func (s *secure) open(t *testing.T, cfg proxy.Config, dsn string) *proxied {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
+	p.catalog = c
 	cfg.Catalog, cfg.Library = c, udf.NewLibrary(s.rt, store)
 	if cfg.Upstream == "" {
 		cfg.Upstream = s.server.Addr()
@@ -228,6 +230,7 @@ func TestSecureLogin(t *testing.T) {
 		t.Run("sslmode", s.testUpstreamModes)
 		t.Run("cancel", s.testCancelOverTLS)
 		t.Run("reload", s.testReload)
+		t.Run("console", s.testConsole)
 		t.Run("injection", s.testInjection)
 	})
 }

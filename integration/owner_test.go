@@ -264,7 +264,7 @@ func TestOwnersStatements(t *testing.T) {
 			{"42501", `SELECT scrim.close_trainers()`},
 			{"42501", `SELECT scrim.prepare_trainer('risk'::regrole)`},
 			{"42501", `SELECT scrim.enqueue_training(1, '$ALICE'::regrole, 'statement')`},
-			{"42501", `SELECT scrim.run_schedule(1, now(), now())`},
+			{"42501", `SELECT scrim.run_schedule(1, '1 day', now(), now())`},
 			{"42501", `SELECT scrim.rescue_training()`},
 			{"42501", `SELECT scrim.create_masking_policy('x', '$VIEW', '{id}', '{}', '$ALICE')`},
 			// her own table, after the policy

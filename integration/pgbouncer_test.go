@@ -5,8 +5,10 @@ package integration_test
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/scrimdb/scrim/integration/internal/pgbouncer"
@@ -30,6 +32,15 @@ func TestBehindPgBouncer(t *testing.T) {
 			}
 			t.Cleanup(p.close)
 			p.world, p.database = e.world, e.database
+			web := openConsole(t, p.catalog, p.proxy, nil)
+			for range 3 {
+				if a := visit(t, web, analyst, analyst); a.status != http.StatusForbidden || !strings.Contains(a.body, "GRANT scrim_user") {
+					t.Errorf("%s pooling: the console: %d %s", mode, a.status, a.body)
+				}
+			}
+			if a := visit(t, web, analyst, "wrong"); a.status != http.StatusUnauthorized {
+				t.Errorf("%s pooling: a wrong password at the console: %d %s", mode, a.status, a.body)
+			}
 			conn := p.connect(t, analyst)
 			cases = append(cases, `SELECT id, income FROM customers ORDER BY id LIMIT 20`, `SELECT region, max(income), count(*) FROM customers WHERE age > 0 GROUP BY 1 ORDER BY 1`,
 				`SELECT id FROM customers ORDER BY income LIMIT 5`, `CREATE TEMP TABLE t AS SELECT income FROM customers WHERE id < 5 ;; DROP TABLE t`)

@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,6 +83,9 @@ func TestHotStandby(t *testing.T) {
 				_, _ = conn.Exec(ctx, `DEALLOCATE ALL`)
 				_, _ = want.Exec(ctx, `DEALLOCATE ALL`)
 			}
+		}
+		if a := visit(t, openConsole(t, e.catalog, e.proxy, nil)+"encoders/enc", olga, olga); a.status != http.StatusOK || !strings.Contains(a.body, "neighbourhood overlap") {
+			t.Errorf("the console: %d %s", a.status, a.body)
 		}
 		// The standby seals with the old key until it hears of the new one.
 		const masked = `SELECT id, income FROM customers ORDER BY id ;; SELECT max(income) FROM customers`

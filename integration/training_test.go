@@ -49,7 +49,7 @@ func consistent(t *testing.T, e *env, encoder string) {
 		FROM scrim_state.trainers t JOIN pg_roles r ON r.oid = t.role AND r.rolname = scrim.trainer_name(t.table_owner) JOIN pg_authid a ON a.oid = r.oid
 		LEFT JOIN pg_shdepend d ON d.refclassid = 'pg_authid'::regclass AND d.refobjid = r.oid`
 	if got := mustText(t, admin, trainers); got != "0|0|0\n" {
-		t.Errorf("trainers that can log in, or have privileges, or passwords or memberships: %s", got)
+		t.Errorf("trainers that can log in or see all rows, or have privileges, or passwords or memberships: %s", got)
 	}
 	rows, err := admin.Query(t.Context(), `SELECT v.sha256 FROM scrim_state.encoder_versions v JOIN scrim_state.encoders e ON e.id = v.encoder_id WHERE e.name = $1`, encoder)
 	if err != nil {
@@ -128,12 +128,23 @@ func TestTrainingJobs(t *testing.T) {
 				t.Fatalf("%s: %s", mode, explain(err))
 			}
 			until(t, owner, `SELECT state FROM scrim.training_jobs WHERE id = `+fmt.Sprint(id), "completed\n")
+			waited, err := owner.Query(t.Context(), `TRAIN ENCODER jobs WAIT`, mode)
+			if err != nil {
+				t.Fatalf("%s: %s", mode, explain(err))
+			}
+			waited.Close()
+			if err := waited.Err(); err != nil || waited.CommandTag().String() != "TRAIN ENCODER" {
+				t.Errorf("WAIT, %s: %q, %s", mode, waited.CommandTag(), explain(err))
+			}
 		}
-		if got := mustText(t, owner, `SELECT string_agg(version || CASE WHEN active THEN '*' ELSE '' END, ' ' ORDER BY version), count(DISTINCT sha256) FROM scrim.encoder_versions WHERE encoder = 'jobs'`); got != "1 2 3 4 5*|1\n" {
-			t.Errorf("five trainings on the same rows made %s", got)
+		if got := mustText(t, owner, `SELECT string_agg(version || CASE WHEN active THEN '*' ELSE '' END, ' ' ORDER BY version), count(DISTINCT sha256) FROM scrim.encoder_versions WHERE encoder = 'jobs'`); got != "1 2 3 4 5 6 7 8 9*|1\n" {
+			t.Errorf("nine trainings on the same rows made %s", got)
 		}
-		if tag, err := owner.Exec(t.Context(), `TRAIN ENCODER jobs WAIT`); err != nil || tag.String() != "TRAIN ENCODER" {
-			t.Errorf("%q, %s", tag, explain(err))
+		pipeline := &pgx.Batch{}
+		pipeline.Queue(`SELECT 1`)
+		pipeline.Queue(`TRAIN ENCODER jobs WAIT`)
+		if err := owner.SendBatch(t.Context(), pipeline).Close(); code(err) != "25001" {
+			t.Errorf("WAIT in the middle of a pipeline: %v", explain(err))
 		}
 		for _, begin := range []string{`BEGIN`, `BEGIN ISOLATION LEVEL SERIALIZABLE`} {
 			e.exec(t, owner, begin)
@@ -236,6 +247,49 @@ func TestCancelTraining(t *testing.T) {
 	})
 }
 
+// TestWaiting: a job ends when the client that waits for it cancels the statement, and goes on when it is gone.
+func TestWaiting(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.trains(t)
+		owner, client := e.connect(t, olga), e.connect(t, olga)
+		const create = `CREATE ENCODER long ON customers (age, income) WITH (epochs = 10000, batch_size = 16) WAIT`
+		const last = `SELECT state FROM scrim.training_jobs WHERE encoder = 'long' ORDER BY id DESC LIMIT 1`
+		const epoch = `SELECT max(epoch) FROM scrim.training_jobs WHERE encoder = 'long' AND state = 'running'`
+		underWay := strings.Replace(epoch, "max(epoch)", "count(*)", 1) + ` AND epoch > 0`
+
+		waited := make(chan error, 1)
+		go func() {
+			_, err := client.PgConn().Exec(t.Context(), create).ReadAll()
+			waited <- err
+		}()
+		until(t, owner, underWay, "1\n")
+		if err := client.PgConn().CancelRequest(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-waited; code(err) != "57014" {
+			t.Errorf("who cancelled heard %v", explain(err))
+		}
+		until(t, client, last, "cancelled\n")
+		if got := mustText(t, client, `SELECT count(*) FROM scrim.encoders WHERE name = 'long'`); got != "0\n" {
+			t.Errorf("encoders: %s", got)
+		}
+
+		psql := exec.Command("psql", "-c", create, e.dsn(olga)) // pgx would cancel when its connection is closed
+		if err := psql.Start(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, owner, underWay, "1\n")
+		_ = psql.Process.Kill()
+		_ = psql.Wait()
+		gone := strings.TrimSpace(mustText(t, owner, epoch))
+		time.Sleep(1500 * time.Millisecond) // it would be told of progress every second
+		until(t, owner, strings.Replace(epoch, "max(epoch)", "max(epoch) > "+gone, 1), "t\n")
+		e.exec(t, owner, `DROP ENCODER long`)
+		until(t, owner, last, "cancelled\n")
+		consistent(t, e, "long")
+	})
+}
+
 // TestOneTrainingAtATime: of several workers in several processes one trains, and all jobs are done.
 func TestOneTrainingAtATime(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
@@ -297,7 +351,7 @@ func TestKilledWorker(t *testing.T) {
 		versions := 1
 		for _, step := range []string{
 			"begin", "read", "reading", "train", "epoch", "report", "publish", "file-written", "file-synced", "file-renamed", "file-published",
-			"register", "complete", "commit", "committed",
+			"register", "commit", "committed",
 		} {
 			job := startTraining(t, owner, `TRAIN ENCODER enc`)
 			died := startOtherWorker(t, e, step)
@@ -368,18 +422,41 @@ func startOtherWorker(t *testing.T, e *env, step string) <-chan struct{} {
 	return died
 }
 
-// TestLostSlot: a worker whose connection to the slot is cut publishes nothing; the job is tried again.
+// TestLostSlot: a worker whose connections are cut, as by a restart of the server, publishes nothing; the job is tried again, and done once.
 func TestLostSlot(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		owner, admin := e.connect(t, olga), e.admin(t)
-		cut := make(chan struct{})
-		var once sync.Once
+		for i, step := range []string{"reading", "publish", "commit"} {
+			cut := make(chan struct{})
+			var once sync.Once
+			stop, err := startWorker(t.Context(), e, func(s string) {
+				if s == step {
+					once.Do(func() {
+						mustText(t, admin, `SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE datname = current_database()
+							AND application_name IN ('scrim worker', 'scrim training slot', 'scrim training')`)
+						close(cut)
+					})
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			job := startTraining(t, owner, `TRAIN ENCODER enc`)
+			<-cut
+			until(t, owner, `SELECT state, attempt, version FROM scrim.training_jobs WHERE id = `+job, fmt.Sprintf("completed|2|%d\n", i+2))
+			consistent(t, e, "enc")
+			stop()
+		}
+	})
+}
+
+// TestLateReport: what a worker that had lost a job says of it to the queue, while another one trains, changes nothing: the job is done once.
+func TestLateReport(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
 		stop, err := startWorker(t.Context(), e, func(step string) {
-			if step == "publish" {
-				once.Do(func() {
-					mustText(t, admin, `SELECT pg_terminate_backend(pid, 10000) FROM scrim_state.training_slot`)
-					close(cut)
-				})
+			if step == "publish" { // what River says for a worker whose attempt failed
+				e.exec(t, admin, `UPDATE scrim_state.river_job SET state = 'available', scheduled_at = now() + interval '3 seconds' WHERE state = 'running'`)
 			}
 		})
 		if err != nil {
@@ -387,9 +464,88 @@ func TestLostSlot(t *testing.T) {
 		}
 		defer stop()
 		job := startTraining(t, owner, `TRAIN ENCODER enc`)
-		<-cut
-		until(t, owner, `SELECT state, attempt, version FROM scrim.training_jobs WHERE id = `+job, "completed|2|2\n")
+		until(t, owner, stateOf(job), "completed|2\n")
+		if got := mustText(t, admin, `SELECT state FROM scrim_state.river_job WHERE id = `+job); got != "completed\n" {
+			t.Errorf("the queue has the job as %s", got)
+		}
 		consistent(t, e, "enc")
+	})
+}
+
+// TestCancelInTransaction: a job goes on until its cancelling commits, and does not end before that is known.
+func TestCancelInTransaction(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, other, admin := e.connect(t, olga), e.connect(t, olga), e.admin(t)
+		training, goOn := make(chan struct{}), make(chan struct{})
+		stop, err := startWorker(t.Context(), e, func(step string) {
+			if step == "train" {
+				training <- struct{}{}
+				<-goOn
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stop()
+
+		job := startTraining(t, owner, `TRAIN ENCODER enc`)
+		<-training
+		e.exec(t, other, `BEGIN`, `CANCEL TRAINING JOB '`+job+`'`, `SELECT pg_sleep(1.5)`, `ROLLBACK`) // progress is told meanwhile
+		goOn <- struct{}{}
+		until(t, owner, `SELECT state, version, attempt FROM scrim.training_jobs WHERE id = `+job, "completed|2|1\n")
+
+		job = startTraining(t, owner, `TRAIN ENCODER enc`)
+		<-training
+		e.exec(t, other, `BEGIN`, `CANCEL TRAINING JOB '`+job+`'`)
+		goOn <- struct{}{}
+		until(t, admin, `SELECT wait_event_type FROM pg_stat_activity WHERE application_name = 'scrim training slot' AND datname = current_database()`, "Lock\n")
+		e.exec(t, other, `COMMIT`)
+		until(t, owner, stateOf(job), "cancelled|∅\n")
+		consistent(t, e, "enc")
+	})
+}
+
+// TestEndOfAttempt: between the end of an attempt and River's note of it nobody takes the job for dead; and what River ends by itself is
+// told as an error.
+func TestEndOfAttempt(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		const create = `CREATE ENCODER ends ON customers (age, income)`
+		running := func(job string) {
+			e.exec(t, admin, `UPDATE scrim_state.river_job SET state = 'running', attempt = 1, attempted_at = now() - interval '1 hour' WHERE id = `+job)
+		}
+		is := func(query, want string) {
+			t.Helper()
+			if got := mustText(t, admin, query); got != want {
+				t.Errorf("%s\nis %q, not %q", query, got, want)
+			}
+		}
+		job := startTraining(t, owner, create)
+		running(job)
+		e.exec(t, admin, `SELECT scrim.end_training(`+job+`, 1, '53100', 'disk full', NULL, false)`)
+		is(`SELECT count(*) FROM scrim.rescue_training()`, "0\n")
+		e.exec(t, admin, `UPDATE scrim_state.training_jobs SET ended_at = now() - interval '11 seconds' WHERE job = `+job) // River's note was lost
+		is(`SELECT scrim.rescue_training()`, job+"\n")
+		is(`SELECT state, code FROM scrim.training_jobs WHERE id = `+job, "queued|57P01\n")
+
+		running(job)
+		e.exec(t, admin, `SELECT scrim.end_training(`+job+`, 1, '22023', 'no', NULL, true)`)
+		is(`SELECT count(*) FROM scrim.rescue_training()`, "0\n")
+		is(`SELECT state, code, (SELECT count(*) FROM scrim.encoders WHERE name = 'ends') FROM scrim.training_jobs WHERE id = `+job, "failed|22023|0\n")
+
+		job = startTraining(t, owner, create)
+		e.exec(t, admin, `UPDATE scrim_state.river_job SET state = 'discarded', finalized_at = now() WHERE id = `+job)
+		is(`SELECT count(*) FROM scrim.rescue_training()`, "0\n")
+		is(`SELECT state, code, (SELECT count(*) FROM scrim.encoders WHERE name = 'ends') FROM scrim.training_jobs WHERE id = `+job, "failed|XX000|0\n")
+
+		// One that was cancelled while it runs, and is asked for again: the end of the first leaves the encoder to the second.
+		first := startTraining(t, owner, create)
+		running(first)
+		e.exec(t, owner, `CANCEL TRAINING JOB '`+first+`'`)
+		second := startTraining(t, owner, `TRAIN ENCODER ends`)
+		e.exec(t, admin, `SELECT scrim.end_training(`+first+`, 1, '57014', 'cancelled', NULL, true)`)
+		e.trains(t)
+		until(t, owner, stateOf(second), "completed|1\n")
 	})
 }
 
@@ -434,6 +590,16 @@ func TestTrainer(t *testing.T) {
 		}
 		if strings.Count(lines, "\n") != 16 {
 			t.Errorf("the spy said only: %s", lines)
+		}
+
+		// What an error quotes is for those to see who may see rows, not for everybody who may see jobs.
+		e.exec(t, owner, `CREATE VIEW notes AS SELECT ('note ' || score)::float8 AS score FROM customers`)
+		_, err = text(t, owner, `CREATE ENCODER noted ON notes (score) WITH (latent_dims = 1, epochs = 1) WAIT`)
+		if code(err) != "22P02" || strings.Contains(explain(err), "note ") {
+			t.Errorf("an error that quotes a value: %s", explain(err))
+		}
+		if got := mustText(t, admin, `SELECT count(*) FROM scrim_state.river_job WHERE errors::text ~ 'note '`) + mustText(t, owner, `SELECT count(*) FROM scrim.training_jobs j WHERE j::text ~ 'note '`); got != "0\n0\n" {
+			t.Errorf("jobs that quote it: %s", got)
 		}
 		consistent(t, e, "trapped")
 	})
@@ -525,7 +691,8 @@ func TestSchedules(t *testing.T) {
 			`ALTER ENCODER enc SET SCHEDULE '0 seconds'`: "22023", `ALTER ENCODER enc SET SCHEDULE '-1 day'`: "22023", `ALTER ENCODER enc SET SCHEDULE '60 * * * *'`: "22023",
 			`ALTER ENCODER enc SET SCHEDULE '* 24 * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '* * 0 * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '* * * 13 *'`: "22023",
 			`ALTER ENCODER enc SET SCHEDULE '* * * * 8'`: "22023", `ALTER ENCODER enc SET SCHEDULE '5-1 * * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '*/0 * * * *'`: "22023",
-			`ALTER ENCODER enc SET SCHEDULE '* * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '1 day' ROW GROWTH 0`: "22023", `ALTER ENCODER enc SET SCHEDULE 1`: "42601",
+			`ALTER ENCODER enc SET SCHEDULE '* * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '* * * * fri-mon'`: "22023", `ALTER ENCODER enc SET SCHEDULE '* * * jan1 *'`: "22023",
+			`ALTER ENCODER enc SET SCHEDULE '9-99 * * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '1-2-3 * * * *'`: "22023", `ALTER ENCODER enc SET SCHEDULE '280000 years'`: "22023", `ALTER ENCODER enc SET SCHEDULE '1 day' ROW GROWTH 0`: "22023", `ALTER ENCODER enc SET SCHEDULE 1`: "42601",
 			`ALTER ENCODER seen SET SCHEDULE '1 day' ROW GROWTH 5`: "0A000", `ALTER ENCODER enc`: "42601",
 			`ALTER ENCODER enc SET SCHEDULE '*/5 0-6,12 1,15 jan-mar mon-fri'`: "", `ALTER ENCODER enc SET SCHEDULE '@daily'`: "", `ALTER ENCODER enc SET SCHEDULE '0 0 31 2 *'`: "",
 			`ALTER ENCODER enc SET SCHEDULE '1 month 2 days'`: "", `SELECT scrim.schedule_training('enc', NULL, 100)`: "",
@@ -540,10 +707,15 @@ func TestSchedules(t *testing.T) {
 			}
 		}
 		// What the server takes for a cron expression the library must take too: it is worked out at once.
-		for _, schedule := range []string{`*/5 0-6,12 1,15 jan-mar mon-fri`, `@daily`, `0 0 31 2 *`, `0 3 * * SUN`} {
+		for _, schedule := range []string{`*/5 0-6,12 1,15 jan-mar mon-fri`, ` @Daily `, `0 0 31 2 *`, `0 3 * Dec SUN`, `5/10 * 01 2-12/3 *`} {
 			e.exec(t, owner, `ALTER ENCODER enc SET SCHEDULE '`+schedule+`'`)
 			until(t, owner, `SELECT next_training > now() FROM scrim.encoders WHERE name = 'enc'`, "t\n")
 		}
+
+		// One that cannot be started does not keep the others.
+		e.exec(t, admin, `UPDATE scrim_state.training_schedules SET schedule = 'nonsense', is_cron = true, next_at = NULL`)
+		e.exec(t, owner, `ALTER ENCODER seen SET SCHEDULE '1 hour'`)
+		until(t, owner, `SELECT next_training > now() FROM scrim.encoders WHERE name = 'seen'`, "t\n")
 	})
 }
 

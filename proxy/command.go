@@ -116,7 +116,8 @@ func (f *frontend) wait(ctx context.Context, c rewrite.Wait) error {
 		return err
 	}
 	err = f.follow(ctx, job)
-	if ctx.Err() != nil && !errors.Is(err, errUpstreamGone) && !errors.Is(err, errClientGone) {
+	var asked *Error // else the session is ended
+	if errors.As(context.Cause(ctx), &asked) && !errors.Is(err, errUpstreamGone) && !errors.Is(err, errClientGone) {
 		ending, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer done()
 		if f.askAlone(ending, `SELECT scrim.cancel_training_job($1)`, []string{job}, nil) == nil {

@@ -436,6 +436,7 @@ func (f *frontend) describe(ctx context.Context, msg []byte) error {
 func (f *frontend) execute(ctx context.Context, msg []byte) error {
 	name, rest := cutString(msg[headerSize:])
 	p := f.s.portal(name)
+	ran := f.ran
 	f.ran = true
 	if f.trial != nil && (f.trial.bind.DestinationPortal != name || p == nil) {
 		if err := f.endTrial(); err != nil {
@@ -448,7 +449,10 @@ func (f *frontend) execute(ctx context.Context, msg []byte) error {
 	case f.trial != nil:
 		return f.executeStaged(ctx, msg, name, p)
 	case p.stmt.command != nil && p.results.tag == "":
-		return f.command(ctx, p.stmt, false)
+		f.ran = ran // what came before it is for it to know
+		err := f.command(ctx, p.stmt, false)
+		f.ran = ran || !errors.Is(err, errWaits)
+		return err
 	case p.cursor && p.results.fills() && len(rest) == 4:
 		return f.executeCursor(name, p, binary.BigEndian.Uint32(rest))
 	case p.cursor:

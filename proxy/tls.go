@@ -181,3 +181,17 @@ func (srv *Server) ReloadTLS(ctx context.Context) error {
 	}
 	return err
 }
+
+// HTTPS is the TLS of a web server beside the proxy: it shows the proxy's certificate, as last read. It fails where there is none,
+// and where clients must show one of theirs: a browser's would have to be checked against the role, too.
+func (srv *Server) HTTPS() (*tls.Config, error) {
+	switch {
+	case srv.tls.client.Load() == nil:
+		return nil, errors.New("it needs the proxy's certificate and private key (--tls-cert, --tls-key)")
+	case srv.tls.clientConfig.ClientCert != "":
+		return nil, errors.New("it cannot ask for client certificates (--tls-clientcert)")
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return &srv.tls.client.Load().config.Certificates[0], nil
+	}}, nil
+}

@@ -117,6 +117,9 @@ func (cfg UpstreamTLS) mode() (string, error) {
 // errNoTLS is libpq's complaint. The server answered the SSLRequest with N.
 var errNoTLS = errors.New("server does not support SSL, but SSL was required")
 
+// Dial connects to the server, encrypted as configured, for whoever speaks PostgreSQL's protocol there: from the startup packet on.
+func (srv *Server) Dial(ctx context.Context) (net.Conn, error) { return srv.dial(ctx) }
+
 // dial connects to the server, encrypted as configured.
 func (srv *Server) dial(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, srv.startup)

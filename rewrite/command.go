@@ -425,7 +425,7 @@ func (p *parser) ifNotExists() bool { return p.try("IF", "NOT", "EXISTS") }
 
 func (p *parser) createEncoder() Command {
 	c := createEncoder{
-		OrReplace: p.replace, IfNotExists: p.ifNotExists(), LatentDims: defaultLatentDims, Epochs: defaultEpochs, BatchSize: defaultBatchSize, Device: defaultDevice,
+		OrReplace: p.replace, IfNotExists: !p.replace && p.ifNotExists(), LatentDims: defaultLatentDims, Epochs: defaultEpochs, BatchSize: defaultBatchSize, Device: defaultDevice,
 	}
 	c.Name = p.ident("an encoder name")
 	p.need("ON")

@@ -8,8 +8,8 @@
 //
 // Of all workers on a database one trains. The row of scrim_state.training_slot names the job and the connection that holds it: the
 // process id and start of its backend. The slot is taken with one UPDATE, which succeeds while the row is empty or names a backend
-// that is gone. The same connection registers the version in the end, in the transaction that gives the slot back and tells River that the job is
-// done. So a worker that lost its connection cannot publish, and one that is killed leaves nothing to clean up by hand: within a
+// that is gone. The same connection registers the version in the end, in the transaction that gives the slot back and ends the
+// job. So a worker that lost its connection cannot publish, and one that is killed leaves nothing to clean up by hand: within a
 // second or two another one calls scrim.rescue_training, and the job is tried again, three times in all.
 //
 // # Who reads
@@ -28,7 +28,7 @@
 //
 // # Files
 //
-// [Sweep] removes files that no registered version has: of encoders that were dropped, of a statement that was rolled back after it had
+// [Sweep] removes files that no registered version has: of encoders that were dropped, of a job that was cancelled after it had
 // published, and what a crash left half-written. It decides by what is registered alone, so nothing has to be written down when something is dropped.
 // Two rules keep it from files that are needed: it lists files before it reads the registry, and publishing and sweeping exclude
 // each other (see [Sweep]).

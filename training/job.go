@@ -5,13 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/udf"
@@ -81,13 +82,12 @@ func (j *job) tell(format string, args ...any) {
 
 // Work implements river.Worker.
 func (t *trainer) Work(ctx context.Context, row *river.Job[task]) error {
-	holder, err := t.connect(ctx)
-	if err != nil {
-		return err
+	j := &job{Worker: t.Worker, row: row}
+	err := j.connect(ctx)
+	if err == nil {
+		defer func() { _ = j.holder.Close(context.WithoutCancel(ctx)) }()
+		err = j.run(ctx)
 	}
-	defer func() { _ = holder.Close(context.WithoutCancel(ctx)) }()
-	j := &job{Worker: t.Worker, row: row, holder: holder}
-	err = j.run(ctx)
 	switch {
 	case err == nil:
 		if err := t.sweep(ctx); err != nil { // what an earlier attempt has left, for example
@@ -97,7 +97,7 @@ func (t *trainer) Work(ctx context.Context, row *river.Job[task]) error {
 	case errors.Is(err, errBusy):
 		return river.JobSnooze(time.Second)
 	case errors.Is(err, errLost):
-		return err // what becomes of the job is decided already: River will find it changed
+		return err // who has the slot publishes, whatever River makes of this
 	case ctx.Err() != nil: // this worker stops
 		j.end(ctx, nil, false)
 		return river.JobSnooze(0)
@@ -116,19 +116,22 @@ var (
 	errLost = errors.New("the job is another worker's now")
 )
 
-// connect opens the connection that holds the slot. A worker's machine that is gone must not hold it for long.
-func (w *Worker) connect(ctx context.Context) (*pgx.Conn, error) {
-	cfg := w.dsn.Copy()
-	cfg.RuntimeParams["application_name"] = "scrim training slot"
-	cfg.RuntimeParams["tcp_keepalives_idle"] = "5"
-	cfg.RuntimeParams["tcp_keepalives_interval"] = "5"
-	cfg.RuntimeParams["tcp_keepalives_count"] = "3"
-	cfg.RuntimeParams["lock_timeout"] = "500ms" // for a policy that is being made in a long transaction: see begin
-	conn, err := pgx.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
+// connect opens the connection that holds the slot. A worker's machine that is gone must not hold it for long, nor may settings of the
+// role's or the database's end it.
+func (j *job) connect(ctx context.Context) (err error) {
+	cfg := j.dsn.Copy()
+	cfg.ConnectTimeout = 5 * time.Second // scrim.rescue_training gives a job ten to begin
+	for name, value := range map[string]string{
+		"application_name":    "scrim training slot",
+		"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3", "tcp_user_timeout": "20000",
+		"lock_timeout": "0", "statement_timeout": "0", "idle_session_timeout": "0", "idle_in_transaction_session_timeout": "0",
+	} {
+		cfg.RuntimeParams[name] = value
 	}
-	return conn, nil
+	if j.holder, err = pgx.ConnectConfig(ctx, cfg); err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	return nil
 }
 
 // run does one attempt. On return the slot is free if the job is done, and else for end to free.
@@ -218,11 +221,13 @@ func (j *job) watch(ctx context.Context, cancel context.CancelCauseFunc) {
 		step, p := j.step, j.progress
 		j.mu.Unlock()
 		var cancelled bool
-		// Not under ctx: the end of it must not cost the connection. The server answers, or its keepalives end the wait.
+		// Not under ctx: the end of it must not cost the connection. A server that does not answer does.
+		asking, done := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		j.conn.Lock()
-		err := j.holder.QueryRow(context.WithoutCancel(ctx), `SELECT scrim.training_progress($1, $2, $3, $4, $5, $6)`,
+		err := j.holder.QueryRow(asking, `SELECT scrim.training_progress($1, $2, $3, $4, $5, $6)`,
 			j.row.ID, step, p.Epoch, p.Loss, p.RowsPerSecond, p.ETA.Seconds()).Scan(&cancelled)
 		j.conn.Unlock()
+		done()
 		switch {
 		case err != nil:
 			cancel(fmt.Errorf("the training slot's connection: %w", err))
@@ -245,6 +250,9 @@ func (j *job) train(ctx context.Context, password string) (trained, error) {
 	cfg := train.Config{Features: o.Features, LatentDims: o.LatentDims, Epochs: o.Epochs, BatchSize: o.BatchSize, Seed: o.Seed, Device: udf.Device(o.Device)}
 	if err := j.cfg.Library.Runtime().Device(cfg.Device); err != nil {
 		return trained{}, err // before anything is read
+	}
+	if err := j.claim(ctx); err != nil {
+		return trained{}, err
 	}
 	j.cfg.AtStep("read")
 	data, target, err := j.read(ctx, password)
@@ -288,13 +296,10 @@ func (j *job) train(ctx context.Context, password string) (trained, error) {
 	return trained{result, []byte(figures)}, err
 }
 
-// publish writes the file and then, in one transaction, registers it, gives the slot back, and tells River that the job is done. After a
+// publish writes the file and then, in one transaction, registers it, gives the slot back, and ends the job. After a
 // crash at any moment the encoder has the old version or the new one, and the job is done or tried again.
 func (j *job) publish(ctx context.Context, model trained) error {
 	j.cfg.AtStep("publish")
-	if err := j.claim(ctx); err != nil {
-		return err
-	}
 	hash, err := j.cfg.Library.Store().Publish(j.order.Encoder, j.order.Version, model.Model)
 	if err != nil {
 		return err
@@ -333,10 +338,6 @@ func (j *job) register(ctx context.Context, model trained, hash string, notices 
 		if err != nil {
 			return err
 		}
-		j.cfg.AtStep("complete")
-		if _, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, j.row); err != nil {
-			return err
-		}
 		j.cfg.AtStep("commit")
 		return nil
 	})
@@ -360,11 +361,12 @@ func (j *job) end(ctx context.Context, cause error, last bool) {
 	code, message, hint := described(cause)
 	const sql = `SELECT scrim.end_training($1, $2, $3, $4, $5, $6)`
 	args := []any{j.row.ID, j.row.Attempt, code, message, hint, last}
-	_, err := j.holder.Exec(ctx, sql, args...)
-	if err != nil {
-		_, err = j.pool.Exec(ctx, sql, args...)
+	if j.holder != nil {
+		if _, err := j.holder.Exec(ctx, sql, args...); err == nil {
+			return
+		}
 	}
-	if err != nil {
+	if _, err := j.pool.Exec(ctx, sql, args...); err != nil {
 		j.log.WarnContext(ctx, "the end of a training could not be noted", "job", j.row.ID, "error", err)
 	}
 }
@@ -396,6 +398,7 @@ func described(err error) (code, message, hint *string) {
 	var refused *pgconn.PgError
 	var unfit *train.Error
 	var device *udf.DeviceError
+	var file *fs.PathError
 	switch {
 	case errors.As(err, &device):
 		c, m, h = "0A000", device.Message, device.Hint
@@ -405,6 +408,10 @@ func described(err error) (code, message, hint *string) {
 		c, m, h = "22023", unfit.Message, unfit.Hint
 	case errors.As(err, &refused):
 		c, m, h = refused.Code, refused.Message, refused.Hint
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		c, h = "53100", "Make room in the folder of models."
+	case errors.As(err, &file):
+		c, h = "58030", "The folder of models must be there and writable for every worker."
 	}
 	return &c, &m, &h
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,24 +31,27 @@ func (w *Worker) startDue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var failed []error // one that cannot be kept does not keep the others
+	var failed []error
 	for _, d := range list {
-		next, err := d.next()
-		if err != nil {
-			w.log.WarnContext(ctx, "a schedule cannot be read", "schedule", d.Schedule, "error", err)
-			continue
-		}
-		var job *int64
-		if err := w.pool.QueryRow(ctx, `SELECT scrim.run_schedule($1, $2, $3)`, d.EncoderID, d.NextAt, next).Scan(&job); err != nil {
-			failed = append(failed, err)
-			continue
-		}
-		if job != nil {
-			w.log.InfoContext(ctx, "training by schedule", "job", *job)
-		}
+		failed = append(failed, w.start(ctx, d)) // one that cannot be started does not keep the others
 	}
 	_, err = w.pool.Exec(ctx, `SELECT scrim.run_growth()`)
 	return errors.Join(append(failed, err)...)
+}
+
+func (w *Worker) start(ctx context.Context, d due) error {
+	next, err := d.next()
+	if err != nil {
+		return err
+	}
+	var job *int64
+	if err := w.pool.QueryRow(ctx, `SELECT scrim.run_schedule($1, $2, $3, $4)`, d.EncoderID, d.Schedule, d.NextAt, next).Scan(&job); err != nil {
+		return fmt.Errorf("schedule %q: %w", d.Schedule, err)
+	}
+	if job != nil {
+		w.log.InfoContext(ctx, "training by schedule", "job", *job)
+	}
+	return nil
 }
 
 // next is when a cron schedule is due after now; nil for an interval, which the server adds.
@@ -55,9 +59,9 @@ func (d due) next() (*time.Time, error) {
 	if !d.IsCron {
 		return nil, nil //nolint:nilnil // see above
 	}
-	schedule, err := cron.ParseStandard(d.Schedule)
+	schedule, err := cron.ParseStandard(strings.ToLower(strings.TrimSpace(d.Schedule))) // as scrim.is_cron reads it
 	if err != nil {
-		return nil, fmt.Errorf("cron: %w", err)
+		return nil, fmt.Errorf("schedule %q: %w", d.Schedule, err)
 	}
 	next := schedule.Next(d.Now.UTC())
 	if next.IsZero() { // the 31st of February

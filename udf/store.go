@@ -128,7 +128,7 @@ func (s *Store) Claim(owner string) error {
 		s.dir, found, owner, path)
 }
 
-// folderName and fileName are what names of encoders (scrim.check_new_encoder) make of folders and files.
+// folderName and fileName are what names of encoders (scrim.check_encoder_name) make of folders and files.
 var (
 	folderName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$-]{0,62}$`)
 	fileName   = regexp.MustCompile(`^(.+)_v[1-9][0-9]*-[0-9a-f]{16}\.onnx$`)

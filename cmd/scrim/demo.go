@@ -40,6 +40,7 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) (err 
 	once := fs.Bool("once", false, "exit after the side-by-side")
 	keep := fs.String("keep", "", "folder to keep the data in; it must be empty or not there")
 	listen := fs.String("listen", "127.0.0.1:6432", "address of the proxy; another port is taken when it is in use")
+	console := fs.String("console", "127.0.0.1:6480", "address of the web page, likewise; empty for none")
 	if err := parse(fs, args); err != nil {
 		return err
 	}
@@ -56,7 +57,7 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) (err 
 	}
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	ended, err := d.startProxy(serving, *listen)
+	ended, err := d.startProxy(serving, *listen, *console)
 	if err != nil {
 		return err
 	}
@@ -177,17 +178,10 @@ func (d *demo) load(ctx context.Context) error {
 	})
 }
 
-func (d *demo) startProxy(ctx context.Context, listen string) (<-chan error, error) {
-	listener, err := net.Listen("tcp", listen)
+func (d *demo) startProxy(ctx context.Context, listen, console string) (<-chan error, error) {
+	listener, err := d.listen(listen)
 	if err != nil {
-		host, _, splitErr := net.SplitHostPort(listen)
-		if splitErr != nil {
-			return nil, err
-		}
-		d.step("%v: taking another port", err)
-		if listener, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	d.proxyAddr = listener.Addr().String()
 	d.step("Starting the proxy on %s", d.proxyAddr)
@@ -196,9 +190,40 @@ func (d *demo) startProxy(ctx context.Context, listen string) (<-chan error, err
 	if d.service, err = openService(ctx, cfg, dsn, filepath.Join(d.dir, "models"), d.stderr); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
+	if console != "" {
+		if err := d.startConsole(console); err != nil {
+			return nil, errors.Join(err, listener.Close())
+		}
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- d.service.serve(ctx, listener) }()
 	return ended, nil
+}
+
+func (d *demo) startConsole(addr string) error {
+	listener, err := d.listen(addr)
+	if err != nil {
+		return err
+	}
+	if err := d.service.openConsole(listener); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	d.step("Starting the console on %s", d.service.console.URL())
+	return nil
+}
+
+// listen takes another port when the one of addr is in use.
+func (d *demo) listen(addr string) (net.Listener, error) {
+	listener, err := net.Listen("tcp", addr)
+	if err == nil {
+		return listener, nil
+	}
+	host, _, splitErr := net.SplitHostPort(addr)
+	if splitErr != nil {
+		return nil, err
+	}
+	d.step("%v: taking another port", err)
+	return net.Listen("tcp", net.JoinHostPort(host, "0"))
 }
 
 // connect connects as a role of the demo: through the proxy, or to the server itself.
@@ -306,13 +331,13 @@ func (d *demo) show(ctx context.Context, conn *pgx.Conn) error {
 func (d *demo) invite() {
 	fmt.Fprintf(d.stdout, `
 Try it yourself:
-
   psql %s        # the analyst, through Scrim
   psql %s   # the risk officer, through Scrim
   psql %s  # the data engineer: SHOW MASKING POLICIES
   psql %s       # the analyst, around Scrim
-
-Ctrl-C stops everything%s.
-`, d.dsn(d.proxyAddr, "analyst"), d.dsn(d.proxyAddr, "risk_officer"), d.dsn(d.proxyAddr, "data_engineer"), d.dsn(d.server.Addr(), "analyst"),
-		map[bool]string{true: " and leaves nothing behind", false: ""}[d.temporary])
+`, d.dsn(d.proxyAddr, "analyst"), d.dsn(d.proxyAddr, "risk_officer"), d.dsn(d.proxyAddr, "data_engineer"), d.dsn(d.server.Addr(), "analyst"))
+	if d.service.console != nil {
+		fmt.Fprintf(d.stdout, "  %-61s # the console: log in as data_engineer, password data_engineer\n", d.service.console.URL())
+	}
+	fmt.Fprintf(d.stdout, "Ctrl-C stops everything%s.\n", map[bool]string{true: " and leaves nothing behind", false: ""}[d.temporary])
 }

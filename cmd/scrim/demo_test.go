@@ -24,7 +24,7 @@ func TestDemo(t *testing.T) {
 	}
 	t.Setenv("TMPDIR", temp)
 	var out, errs bytes.Buffer
-	if err := run(context.Background(), []string{"demo", "--once", "--listen", "127.0.0.1:0"}, &out, &errs); err != nil {
+	if err := run(context.Background(), []string{"demo", "--once", "--listen", "127.0.0.1:0", "--console", "127.0.0.1:0"}, &out, &errs); err != nil {
 		t.Fatalf("%v\n%s\n%s", err, out.String(), errs.String())
 	}
 	views := strings.Split(out.String(), "SELECT * FROM customers WHERE region = 'EU' ORDER BY id LIMIT 5;")
@@ -39,6 +39,9 @@ func TestDemo(t *testing.T) {
 	}
 	if !strings.Contains(views[3], "permission denied for table customers") {
 		t.Errorf("around the proxy:\n%s", views[3])
+	}
+	if !strings.Contains(out.String(), "Starting the console on http://127.0.0.1:") {
+		t.Errorf("no console in:\n%s", out.String())
 	}
 	if left, _ := os.ReadDir(temp); len(left) > 0 {
 		t.Errorf("left behind: %v", left)

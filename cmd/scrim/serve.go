@@ -21,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/console"
 	"github.com/scrimdb/scrim/native"
 	"github.com/scrimdb/scrim/proxy"
 	"github.com/scrimdb/scrim/training"
@@ -56,6 +57,7 @@ func runServe(ctx context.Context, args []string, stderr io.Writer) error {
 	dsn := fs.String("catalog", "", "connection string of the role that ran scrim init")
 	listen := fs.String("listen", "127.0.0.1:6432", "address to accept clients at")
 	models := fs.String("models", "models", "folder of model files, made if it is not there; all proxies of a database share it")
+	consoleAddr := fs.String("console", "", "address of the web page, 127.0.0.1:6480 for example; one that is not loopback takes --tls-cert, and HTTPS")
 	cfg := proxy.Config{}
 	limitFlags(fs, &cfg)
 	tlsFlags(fs, &cfg)
@@ -76,6 +78,17 @@ func runServe(ctx context.Context, args []string, stderr io.Writer) error {
 		return err
 	}
 	defer s.close()
+	if *consoleAddr != "" {
+		web, err := net.Listen("tcp", *consoleAddr)
+		if err != nil {
+			return fmt.Errorf("console: %w", err)
+		}
+		defer func() { _ = web.Close() }()
+		if err := s.openConsole(web); err != nil {
+			return err
+		}
+		cfg.Logger.InfoContext(ctx, "console", "url", s.console.URL())
+	}
 	defer s.reloadOnHangup(ctx, cfg.Logger)()
 	cfg.Logger.InfoContext(ctx, "serving", "listen", listener.Addr(), "upstream", *upstream, "database", s.catalog.Database(), "models", *models)
 	err = s.serve(ctx, listener)
@@ -130,12 +143,13 @@ func runWorker(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer known.Close()
+	database := known.Database()
+	known.Close()
 	worker, err := training.Open(ctx, training.Config{DSN: *dsn, Library: library, Logger: log})
 	if err != nil {
 		return err
 	}
-	log.InfoContext(ctx, "training what is asked for", "database", known.Database(), "models", *models)
+	log.InfoContext(ctx, "training what is asked for", "database", database, "models", *models)
 	if err := worker.Run(ctx); err != nil && ctx.Err() == nil {
 		return err
 	}
@@ -170,6 +184,8 @@ type service struct {
 	library *udf.Library
 	proxy   *proxy.Server
 	worker  *training.Worker
+	console *console.Server // nil for none
+	log     *slog.Logger
 }
 
 // openService opens everything that cfg lacks. The catalog must have been initialised.
@@ -178,11 +194,11 @@ func openService(ctx context.Context, cfg proxy.Config, dsn, models string, prog
 	if err != nil {
 		return nil, err
 	}
-	s := &service{library: library}
+	s := &service{library: library, log: cmp.Or(cfg.Logger, slog.Default())}
 	cfg.Library = library
 	prepare := func(ctx context.Context, snapshot *catalog.Snapshot) {
 		if err := cfg.Library.Prepare(ctx, proxy.Encoders(snapshot)); err != nil {
-			cmp.Or(cfg.Logger, slog.Default()).WarnContext(ctx, "not all encoders are loaded, statements will try again", "error", err)
+			s.log.WarnContext(ctx, "not all encoders are loaded, statements will try again", "error", err)
 		}
 	}
 	retain := func(snapshot *catalog.Snapshot) { cfg.Library.Retain(proxy.Encoders(snapshot)) }
@@ -200,12 +216,25 @@ func openService(ctx context.Context, cfg proxy.Config, dsn, models string, prog
 	return s, nil
 }
 
+// openConsole adds the console. It must be called before serve.
+func (s *service) openConsole(listener net.Listener) (err error) {
+	s.console, err = console.New(console.Config{Listener: listener, Catalog: s.catalog, Proxy: s.proxy, Logger: s.log})
+	return err
+}
+
 // serve runs until ctx ends. The catalog is followed a little longer: sessions may end their transactions.
 func (s *service) serve(ctx context.Context, listener net.Listener) error {
 	following, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var followed sync.WaitGroup
 	followed.Go(func() { _ = s.catalog.Run(following) }) // ends with its context only
 	followed.Go(func() { _ = s.worker.Run(ctx) })
+	if s.console != nil {
+		followed.Go(func() {
+			if err := s.console.Serve(ctx); err != nil {
+				s.log.ErrorContext(ctx, "the console has stopped", "error", err)
+			}
+		})
+	}
 	err := s.proxy.Serve(ctx, listener)
 	stop()
 	followed.Wait()

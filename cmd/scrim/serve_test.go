@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -60,7 +61,7 @@ func TestServeReloads(t *testing.T) {
 	go func() {
 		ended <- run(ctx, []string{
 			"serve", "--upstream", upstream, "--catalog", dsn, "--listen", "127.0.0.1:0", "--models", filepath.Join(dir, "models"), "--tls-cert", cert, "--tls-key", key,
-			"--upstream-sslmode", "prefer",
+			"--upstream-sslmode", "prefer", "--console", "127.0.0.1:0",
 		}, log, log)
 	}()
 	listening := regexp.MustCompile(`msg=serving listen=(\S+)`)
@@ -69,6 +70,15 @@ func TestServeReloads(t *testing.T) {
 	if got := offered(t, addr); got != "first" {
 		t.Fatalf("the certificate is %s", got)
 	}
+	health, err := http.Get(regexp.MustCompile(`msg=console url=(\S+)`).FindStringSubmatch(log.String())[1] + "healthz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = health.Body.Close()
+	if health.StatusCode != http.StatusOK {
+		t.Errorf("healthz: %s", health.Status)
+	}
+	http.DefaultClient.CloseIdleConnections()
 	writeCertificate(t, cert, key, "second")
 	hangUp(t)
 	await(t, log, "the certificate is renewed", func() bool { return offered(t, addr) == "second" })
@@ -103,6 +113,8 @@ func TestServeRefusesTLS(t *testing.T) {
 		{"--upstream-sslnegotiation fast", "sslnegotiation is postgres or direct"},
 		{"--upstream-sslmode require --upstream-sslcert x", "sslkey"},
 		{"--upstream-sslmode verify-ca --upstream-sslrootcert /nowhere", "unable to read CA file"},
+		{"--console 0.0.0.0:0", "not a loopback address, so it takes passwords by HTTPS only: it needs the proxy's certificate"},
+		{"--console 127.0.0.1", "console: "},
 	} {
 		log := &serverLog{}
 		args := append([]string{"serve", "--upstream", upstream, "--catalog", dsn, "--listen", "127.0.0.1:0", "--models", t.TempDir()}, strings.Fields(c.flags)...)

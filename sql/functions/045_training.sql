@@ -88,6 +88,13 @@ BEGIN
     PERFORM scrim.target_expression(source, target, 't');
 END $$;
 
+-- The training of an encoder that is queued or running, and not cancelled; NULL for none.
+CREATE FUNCTION scrim.training_under_way(encoder_id bigint) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT j.id FROM scrim.training_jobs j JOIN scrim_state.training_jobs t ON t.job = j.id
+     WHERE t.encoder_id = training_under_way.encoder_id AND j.state IN ('queued', 'running') AND NOT t.cancel
+$$;
+
 -- Asks for a training, and returns its job. What a job is made of besides is read when it begins.
 CREATE FUNCTION scrim.enqueue_training(encoder_id bigint, requester oid, reason text) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -97,9 +104,8 @@ DECLARE
     new_job bigint;
 BEGIN
     SELECT e.* INTO STRICT enc FROM scrim_state.encoders e WHERE e.id = encoder_id FOR UPDATE;
-    SELECT j.id INTO active FROM scrim.training_jobs j JOIN scrim_state.training_jobs t ON t.job = j.id
-     WHERE t.encoder_id = enc.id AND j.state IN ('queued', 'running') AND NOT t.cancel;
-    IF FOUND THEN
+    active := scrim.training_under_way(enc.id);
+    IF active IS NOT NULL THEN
         RAISE EXCEPTION 'encoder "%" is being trained', enc.name USING ERRCODE = 'object_in_use',
             DETAIL = format('Training job %s is under way.', active), HINT = format('Wait for it, or CANCEL TRAINING JOB ''%s''.', active);
     END IF;
@@ -190,12 +196,12 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
                                 allow_identifiers => allow_identifiers, or_replace => true)
 $$;
 
--- A training that came to nothing leaves no encoder that was never trained.
+-- A training that came to nothing leaves no encoder that was never trained, unless another one of it was asked for.
 CREATE FUNCTION scrim.drop_untrained(encoder_id bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     -- A DELETE of nothing would change the version of the catalog too, and wait for whoever else does.
-    IF EXISTS (SELECT 1 FROM scrim_state.encoders e WHERE e.id = drop_untrained.encoder_id AND e.default_version IS NULL) THEN
+    IF EXISTS (SELECT 1 FROM scrim_state.encoders e WHERE e.id = drop_untrained.encoder_id AND e.default_version IS NULL) AND scrim.training_under_way(encoder_id) IS NULL THEN
         DELETE FROM scrim_state.encoders e WHERE e.id = drop_untrained.encoder_id AND e.default_version IS NULL;
     END IF;
 END $$;
@@ -289,11 +295,11 @@ $$;
 
 -- Begins a job on the connection that calls: takes the slot for it, and lets the trainer in under a password of which verifier is the
 -- SCRAM form. outcome is 'busy' while another trains, 'lost' when the job is not this attempt's any more, 'cancelled', or 'begun'. What speaks
--- against the training raises.
+-- against the training raises, and so does waiting for a policy that is being made in a long transaction.
 CREATE FUNCTION scrim.begin_training(
     job bigint, attempt int, verifier text, OUT outcome text, OUT encoder text, OUT version int, OUT features text[], OUT latent_dims int, OUT epochs int,
     OUT batch_size int, OUT seed bigint, OUT device text, OUT max_leakage float8, OUT target text, OUT target_is_label boolean, OUT query text, OUT reader text)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$
 #variable_conflict use_column
 DECLARE
     asked scrim_state.training_jobs;
@@ -372,19 +378,20 @@ BEGIN
     query := scrim.feature_query(enc.source, enc.feature_columns, enc.target);
 END $$;
 
--- Notes how far the job is, and tells whether it shall end.
+-- Notes how far the job is, and tells whether it shall end. It does not wait for who cancels it in a transaction that is still open.
 CREATE FUNCTION scrim.training_progress(job bigint, step text, epoch int, loss float8, rows_per_second float8, eta float8) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE scrim_state.training_jobs t
        SET step = training_progress.step, epoch = training_progress.epoch, loss = training_progress.loss, rows_per_second = training_progress.rows_per_second,
            eta = make_interval(secs => training_progress.eta)
-     WHERE t.job = training_progress.job AND (t.step, t.epoch) IS DISTINCT FROM (training_progress.step, training_progress.epoch);
+     WHERE t.job = (SELECT u.job FROM scrim_state.training_jobs u WHERE u.job = training_progress.job FOR UPDATE SKIP LOCKED)
+       AND (t.step, t.epoch) IS DISTINCT FROM (training_progress.step, training_progress.epoch);
     RETURN (SELECT t.cancel FROM scrim_state.training_jobs t WHERE t.job = training_progress.job);
 END $$;
 
--- Registers the version that was trained, whose file is published, and gives the slot back. In the same transaction the worker tells River
--- that the job is done.
+-- Registers the version that was trained, whose file is published, gives the slot back, and makes the job one that River is done with. The slot
+-- says whose job it is, not River's state: a worker that had lost the job before may have changed that just now.
 CREATE FUNCTION scrim.publish_version(job bigint, version int, sha256 text, trained_on bigint, loss float8, report jsonb, notices jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -392,7 +399,7 @@ DECLARE
 BEGIN
     PERFORM 1 FROM scrim_state.training_slot s WHERE s.job = publish_version.job AND s.pid = pg_backend_pid() FOR UPDATE;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'training job % has lost its slot', job USING ERRCODE = 'object_not_in_prerequisite_state';
+        RAISE EXCEPTION 'training job % has lost its slot', job USING ERRCODE = 'transaction_rollback';
     END IF;
     UPDATE scrim_state.training_jobs t
        SET version = publish_version.version, notices = publish_version.notices, step = 'published', epoch = t.epochs, loss = publish_version.loss, eta = NULL
@@ -404,6 +411,10 @@ BEGIN
     VALUES (encoder, publish_version.version, publish_version.sha256, publish_version.trained_on, publish_version.loss);
     INSERT INTO scrim_state.encoder_reports (encoder_id, version, report) VALUES (encoder, publish_version.version, publish_version.report);
     UPDATE scrim_state.encoders e SET default_version = publish_version.version WHERE e.id = encoder;
+    UPDATE scrim_state.river_job r SET state = 'completed', finalized_at = now() WHERE r.id = publish_version.job AND r.finalized_at IS NULL;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'training job % has ended already', job USING ERRCODE = 'transaction_rollback';
+    END IF;
     PERFORM scrim.release_slot(job);
 END $$;
 
@@ -423,7 +434,8 @@ BEGIN
     RETURN (SELECT coalesce(s.encoder, '') FROM scrim_state.training_slot s FOR UPDATE);
 END $$;
 
--- Ends an attempt that came to nothing: notes why, and gives the slot back. code is NULL when it was only put off.
+-- Ends an attempt that came to nothing: notes why, and gives the slot back. code is NULL when it was only put off. What is for good is so at
+-- once; when to try again is River's to say.
 CREATE FUNCTION scrim.end_training(job bigint, attempt int, code text, error text, hint text, for_good boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -431,8 +443,11 @@ BEGIN
         RETURN;  -- it was taken from this worker
     END IF;
     PERFORM scrim.release_slot(job);
-    UPDATE scrim_state.training_jobs t SET step = NULL, code = end_training.code, error = end_training.error, hint = end_training.hint WHERE t.job = end_training.job;
+    UPDATE scrim_state.training_jobs t
+       SET step = NULL, ended_at = clock_timestamp(), code = end_training.code, error = end_training.error, hint = end_training.hint
+     WHERE t.job = end_training.job;
     IF for_good THEN
+        UPDATE scrim_state.river_job r SET state = 'cancelled', finalized_at = now() WHERE r.id = end_training.job;
         BEGIN
             PERFORM scrim.drop_untrained(t.encoder_id) FROM scrim_state.training_jobs t WHERE t.job = end_training.job;
         EXCEPTION WHEN lock_not_available THEN
@@ -457,7 +472,8 @@ BEGIN
           JOIN scrim_state.training_jobs t ON t.job = r.id
           LEFT JOIN scrim_state.training_slot s ON s.job = r.id
          -- Without the slot a job is between fetching and beginning, or between its end and River's note of it, for less than a second.
-         WHERE r.state = 'running' AND CASE WHEN s.job IS NULL THEN r.attempted_at < clock_timestamp() - interval '10 seconds' ELSE scrim.slot_is_free() END
+         WHERE r.state = 'running'
+           AND CASE WHEN s.job IS NULL THEN greatest(r.attempted_at, t.ended_at) < clock_timestamp() - interval '10 seconds' ELSE scrim.slot_is_free() END
     LOOP
         UPDATE scrim_state.river_job r
            SET state = CASE WHEN dead.cancel THEN 'cancelled' WHEN dead.was_last THEN 'discarded' ELSE 'available' END::scrim_state.river_job_state,
@@ -469,6 +485,15 @@ BEGIN
             PERFORM scrim.drop_untrained(dead.encoder_id);
         END IF;
         RETURN NEXT dead.id;
+    END LOOP;
+    FOR dead IN  -- what River ended by itself: a worker that panicked, or could not say why it failed
+        UPDATE scrim_state.training_jobs t SET step = NULL, code = 'XX000', error = 'the training ended without telling why'
+          FROM scrim_state.river_job r
+         WHERE r.id = t.job AND r.state IN ('cancelled', 'discarded') AND t.version IS NULL AND t.code IS NULL
+           AND NOT (t.cancel AND t.step IS NULL)  -- cancelled while it waited
+        RETURNING t.encoder_id
+    LOOP
+        PERFORM scrim.drop_untrained(dead.encoder_id);
     END LOOP;
     IF (SELECT s.job IS NOT NULL FROM scrim_state.training_slot s) AND scrim.slot_is_free() THEN
         PERFORM scrim.release_slot(s.job) FROM scrim_state.training_slot s;
@@ -502,10 +527,14 @@ END $$;
 CREATE FUNCTION scrim.is_cron(schedule text) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    ranges text[] := ARRAY['[0-5]?\d', '[01]?\d|2[0-3]', '0?[1-9]|[12]\d|3[01]', '0?[1-9]|1[0-2]|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec', '[0-6]|sun|mon|tue|wed|thu|fri|sat'];
+    least_values int[] := ARRAY[0, 0, 1, 1, 0];
+    most_values int[] := ARRAY[59, 23, 31, 12, 6];
+    names text[] := ARRAY['', '', '', 'jan,feb,mar,apr,may,jun,jul,aug,sep,oct,nov,dec', 'sun,mon,tue,wed,thu,fri,sat'];
     fields text[] := regexp_split_to_array(lower(trim(schedule)), '\s+');
+    numbers text;
+    name record;
     item text;
-    reversed boolean;
+    bounds int[];
 BEGIN
     IF schedule IS NULL THEN
         RETURN NULL;
@@ -513,14 +542,15 @@ BEGIN
     IF trim(schedule) ~* '^@(yearly|annually|monthly|weekly|daily|midnight|hourly)$' THEN
         RETURN true;
     END IF;
-    IF cardinality(fields) = 5 AND schedule !~ '[a-z]{4}' THEN
+    IF cardinality(fields) = 5 AND schedule !~* '[a-z]{4}' THEN
         FOR i IN 1..5 LOOP
-            FOREACH item IN ARRAY string_to_array(fields[i], ',') LOOP
-                reversed := false;
-                IF item ~ '^\d+-\d+' THEN
-                    reversed := split_part(split_part(item, '/', 1), '-', 1)::numeric > split_part(split_part(item, '/', 1), '-', 2)::numeric;
-                END IF;
-                IF reversed OR item !~ format('^(\*|(%1$s)(-(%1$s))?)(/[1-9]\d{0,2})?$', ranges[i]) THEN
+            numbers := fields[i];
+            FOR name IN SELECT n.word, n.ord - 1 + least_values[i] AS number FROM unnest(string_to_array(names[i], ',')) WITH ORDINALITY AS n(word, ord) LOOP
+                numbers := regexp_replace(numbers, format('\m%s\M', name.word), name.number::text, 'g');
+            END LOOP;
+            FOREACH item IN ARRAY string_to_array(numbers, ',') LOOP
+                bounds := regexp_match(item, '^(?:\*|(\d{1,2})(?:-(\d{1,2}))?)(?:/[1-9]\d{0,2})?$');
+                IF bounds IS NULL OR bounds[1] NOT BETWEEN least_values[i] AND most_values[i] OR bounds[2] NOT BETWEEN bounds[1] AND most_values[i] THEN
                     RAISE EXCEPTION 'invalid schedule "%": field % is "%"', schedule, i, fields[i] USING ERRCODE = 'invalid_parameter_value',
                         HINT = 'The fields of a cron expression are minute, hour, day of month, month and day of week.';
                 END IF;
@@ -529,7 +559,7 @@ BEGIN
         RETURN true;
     END IF;
     BEGIN
-        IF schedule::interval >= interval '1 second' AND isfinite(now() + schedule::interval) THEN
+        IF schedule::interval BETWEEN interval '1 second' AND interval '100 years' THEN  -- more is beyond what a timestamp can hold
             RETURN false;
         END IF;
     EXCEPTION WHEN data_exception THEN
@@ -543,16 +573,15 @@ END $$;
 CREATE FUNCTION scrim.enqueue_scheduled(encoder_id bigint, reason text) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF EXISTS (SELECT 1 FROM scrim.training_jobs j JOIN scrim_state.training_jobs t ON t.job = j.id
-                WHERE t.encoder_id = enqueue_scheduled.encoder_id AND j.state IN ('queued', 'running')) THEN
+    IF scrim.training_under_way(encoder_id) IS NOT NULL THEN
         RETURN NULL;
     END IF;
     RETURN (SELECT scrim.enqueue_training(s.encoder_id, s.requester, reason) FROM scrim_state.training_schedules s WHERE s.encoder_id = enqueue_scheduled.encoder_id);
 END $$;
 
--- Starts what is due by the clock. A schedule that was missed, once or often, runs once. next holds the next time of the cron schedules
--- that due_schedules has listed; whoever is second finds another next_at, and starts nothing.
-CREATE FUNCTION scrim.run_schedule(encoder_id bigint, seen timestamptz, next timestamptz) RETURNS bigint
+-- Starts what is due by the clock. A schedule that was missed, once or often, runs once. next is the next time of a cron schedule
+-- that due_schedules has listed; whoever is second finds another next_at, or another schedule, and starts nothing.
+CREATE FUNCTION scrim.run_schedule(encoder_id bigint, schedule text, seen timestamptz, next timestamptz) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM 1 FROM scrim_state.training_schedules s JOIN scrim_state.encoders e ON e.id = s.encoder_id
@@ -561,7 +590,7 @@ BEGIN
         RETURN NULL;  -- somebody is changing it, and the other schedules shall not wait for that
     END IF;
     UPDATE scrim_state.training_schedules s SET next_at = coalesce(next, now() + s.schedule::interval)
-     WHERE s.encoder_id = run_schedule.encoder_id AND s.next_at IS NOT DISTINCT FROM seen;
+     WHERE s.encoder_id = run_schedule.encoder_id AND s.schedule = run_schedule.schedule AND s.next_at IS NOT DISTINCT FROM seen;
     IF NOT FOUND OR seen IS NULL THEN
         RETURN NULL;
     END IF;

@@ -18,6 +18,7 @@ CREATE TABLE scrim_state.training_jobs (
     reason          text NOT NULL CHECK (reason IN ('statement', 'schedule', 'row growth')),
     cancel          boolean NOT NULL DEFAULT false,
     step            text,                           -- reading, training, reporting, publishing
+    ended_at        timestamptz,                    -- when the last attempt that came to nothing gave the slot back
     epoch           integer,
     epochs          integer,
     loss            double precision,
