@@ -332,3 +332,31 @@ func TestTrainingHostileNames(t *testing.T) {
 		consistent(t, e, "odd")
 	})
 }
+
+// TestTrainingRunsNoStrangersCode: rows are not read where code of somebody runs who may not read them: whoever owns a table or a function
+// of another's view, or a function in an index.
+func TestTrainingRunsNoStrangersCode(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, admin := e.connect(t, olga), e.admin(t)
+		name := extraRole(t, e, "scrim_user")
+		e.exec(t, admin, `GRANT CREATE ON SCHEMA public TO `+name)
+		stranger := e.directly(t, name)
+		e.exec(t, stranger, `CREATE TABLE theirs (id int)`, `INSERT INTO theirs SELECT generate_series(1, 2000)`, `GRANT SELECT ON theirs TO olga`,
+			`CREATE FUNCTION peek() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ DECLARE s float8; BEGIN
+				EXECUTE 'SELECT max(age) FROM public.joined' INTO s; PERFORM pg_notify('peek', session_user || ' reads ' || s); RETURN true;
+			EXCEPTION WHEN OTHERS THEN RETURN true; END $$`,
+			`CREATE FUNCTION helper(x int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN x; END $$`,
+			`CREATE INDEX trap ON theirs (id) WHERE peek()`)
+		e.exec(t, owner, `CREATE VIEW joined AS SELECT c.age FROM customers c JOIN theirs ON theirs.id = c.id`, `CREATE VIEW deeper AS SELECT age FROM joined`,
+			`CREATE VIEW calls AS SELECT helper(age) AS age FROM customers`, `CREATE TABLE indexed AS SELECT age FROM customers`, `CREATE INDEX ON indexed (helper(age))`)
+		e.trains(t)
+		for source, what := range map[string]string{"joined": "public.peek()", "deeper": "public.peek()", "calls": "helper(integer)", "indexed": "helper(integer)"} {
+			_, err := text(t, owner, fmt.Sprintf(`CREATE ENCODER %[1]s ON %[1]s (age) WITH (latent_dims = 1, epochs = 1) WAIT`, source))
+			if code(err) != "42501" || !strings.Contains(explain(err), what+` belongs to "`+name) {
+				t.Errorf("%s: %v", source, explain(err))
+			}
+		}
+		e.exec(t, owner, `GRANT SELECT ON calls TO `+name, `CREATE ENCODER calls ON calls (age) WITH (latent_dims = 1, epochs = 1) WAIT`)
+		e.exec(t, owner, `DROP VIEW joined, deeper, calls CASCADE`, `DROP TABLE indexed`)
+	})
+}

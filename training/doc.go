@@ -14,7 +14,8 @@
 //
 // # Who reads
 //
-// Whoever plans a query on a table runs its owner's code: functions in its indexes, in its row-security policies, in the views above it.
+// Whoever plans a query on a table runs its owner's code: functions in its indexes, in its row-security policies, in the views above it. Code
+// of others who may not read the features is looked for beforehand (scrim.code_below), and refused.
 // So rows are read in a session that logs in as a role of Scrim's for that table's owner alone. It is granted SELECT on
 // the features for the time of the job, read-only, under a password made for the job and known to its worker only. Where the table has row
 // security it is made a member of the owner for that time: BYPASSRLS would show the owner's code other people's rows. pg_hba.conf must

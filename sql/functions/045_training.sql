@@ -13,12 +13,39 @@ CREATE VIEW scrim.training_jobs AS
            r.created_at, r.attempted_at AS started_at, r.finalized_at AS finished_at
       FROM scrim_state.training_jobs t JOIN scrim_state.river_job r ON r.id = t.job;
 
+-- What has code that runs where a relation is read, and whose it is: what a view reads and calls, parts of a table, and what they call in
+-- indexes, constraints, policies, defaults and statistics.
+CREATE FUNCTION scrim.code_below(relation oid) RETURNS TABLE (owner oid, object text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE below(oid) AS (
+        SELECT relation
+        UNION
+        SELECT n.oid FROM below b JOIN pg_class c ON c.oid = b.oid,
+               LATERAL (SELECT d.refobjid
+                          FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+                         WHERE r.ev_class = b.oid AND c.relkind = 'v'
+                        UNION ALL
+                        SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = b.oid) n(oid)),
+    used(classid, objid) AS (
+        SELECT 'pg_rewrite'::regclass::oid, r.oid FROM below b JOIN pg_class c ON c.oid = b.oid AND c.relkind = 'v' JOIN pg_rewrite r ON r.ev_class = b.oid
+        UNION
+        SELECT d.classid, d.objid FROM below b JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = b.oid
+         WHERE d.classid IN ('pg_class'::regclass, 'pg_constraint'::regclass, 'pg_policy'::regclass, 'pg_attrdef'::regclass, 'pg_statistic_ext'::regclass)
+        UNION
+        SELECT d.refclassid, d.refobjid FROM used u JOIN pg_depend d ON d.classid = u.classid AND d.objid = u.objid
+         WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass))
+    SELECT c.relowner, c.oid::regclass::text FROM below b JOIN pg_class c ON c.oid = b.oid WHERE c.oid <> relation
+    UNION ALL
+    SELECT p.proowner, p.oid::regprocedure::text FROM used u JOIN pg_proc p ON u.classid = 'pg_proc'::regclass AND p.oid = u.objid
+$$;
+
 -- Raises unless a role may train on these columns: it must be able to SELECT them, all rows of them.
 CREATE FUNCTION scrim.check_source(requester oid, source regclass, features text[], passthrough text[], target text, allow_identifiers boolean) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel pg_class;
     bad text;
+    stranger record;
 BEGIN
     SELECT c.* INTO rel FROM pg_class c WHERE c.oid = source;
     IF NOT FOUND OR rel.relkind NOT IN ('r', 'p', 'v', 'm', 'f') THEN
@@ -46,6 +73,17 @@ BEGIN
         RAISE EXCEPTION 'cannot train on %: its row security is forced on its owner', source USING ERRCODE = 'feature_not_supported',
             HINT = 'Rows are read with no more rights than the owner''s. ALTER TABLE ... NO FORCE ROW LEVEL SECURITY.';
     END IF;
+    FOR stranger IN  -- Scrim's own session must not lend them the owner's rights
+        SELECT b.object, r.rolname, r.oid FROM scrim.code_below(source) b JOIN pg_roles r ON r.oid = b.owner
+         WHERE NOT r.rolsuper AND r.oid <> (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'scrim_state')
+           AND (rel.relrowsecurity AND NOT pg_has_role(r.oid, rel.relowner, 'USAGE')
+                OR EXISTS (SELECT 1 FROM unnest(features || target) f WHERE f IS NOT NULL AND NOT has_column_privilege(r.oid, source, f, 'SELECT')))
+         ORDER BY 1 LIMIT 1
+    LOOP
+        RAISE EXCEPTION 'cannot train on %: % belongs to "%"', source, stranger.object, stranger.rolname USING ERRCODE = 'insufficient_privilege',
+            DETAIL = 'Its code would run where rows are read, and could see those that it may not read.',
+            HINT = CASE WHEN NOT rel.relrowsecurity THEN format('GRANT SELECT ON %s TO %s, or train on a copy.', source, quote_ident(stranger.rolname)) END;
+    END LOOP;
     PERFORM scrim.check_passthrough(requester, source, features, passthrough, allow_identifiers);
     PERFORM scrim.target_expression(source, target, 't');
 END $$;
