@@ -450,7 +450,7 @@ func TestRulesOfTrainingData(t *testing.T) {
 			{on: `rows (a, not_too_big)` + batch},
 			{on: `empty (a)` + batch, refusal: "22023: no rows to train on", hint: "choose a table that has rows"},
 			{on: `single (a, b)` + batch, refusal: "22023: one row is not enough to train on", hint: "an encoder learns how rows differ: choose a table that has more"},
-			{on: `wide (` + strings.Join(many, ", ") + `)` + batch, refusal: "22023: 63 features, at most 62 are possible", hint: "train on fewer columns"},
+			{on: `wide (` + strings.Join(many, ", ") + `)` + batch, refusal: "22023: 63 features, at most 62 are possible", hint: "Train on fewer columns."},
 			{on: `wide (` + strings.Join(many[:62], ", ") + `)` + batch, refusal: "22023: no rows to train on", hint: "choose a table that has rows"},
 			{on: `rows (a, a)` + batch, refusal: `42701: column "a" is listed twice`},
 			{on: `rows (a, missing)` + batch, refusal: `42703: column "missing" of relation public.rows does not exist`},

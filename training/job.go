@@ -83,7 +83,14 @@ func (j *job) tell(format string, args ...any) {
 // Work implements river.Worker.
 func (t *trainer) Work(ctx context.Context, row *river.Job[task]) error {
 	j := &job{Worker: t.Worker, row: row}
-	err := j.connect(ctx)
+	var free bool
+	err := t.pool.QueryRow(ctx, `SELECT scrim.slot_is_free()`).Scan(&free)
+	if err == nil && !free {
+		return river.JobSnooze(time.Second) // begin would find out too, at the cost of a connection and a password
+	}
+	if err == nil {
+		err = j.connect(ctx)
+	}
 	if err == nil {
 		defer func() { _ = j.holder.Close(context.WithoutCancel(ctx)) }()
 		err = j.run(ctx)

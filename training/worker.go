@@ -15,8 +15,11 @@ import (
 	"github.com/scrimdb/scrim/udf"
 )
 
-// queue is the queue of River's that trainings wait in.
-const queue = "training"
+// The queues of River's that trainings wait in: those on a GPU have one of their own, of which workers take that have one.
+const (
+	queue     = "training"
+	queueCUDA = "training_cuda"
+)
 
 // Config of a worker.
 type Config struct {
@@ -60,6 +63,10 @@ func Open(ctx context.Context, cfg Config) (*Worker, error) {
 	}
 	workers := river.NewWorkers()
 	river.AddWorker(workers, &trainer{Worker: w})
+	queues := map[string]river.QueueConfig{queue: {MaxWorkers: 1}}
+	if cfg.Library.Runtime().Device(udf.CUDA) == nil {
+		queues[queueCUDA] = river.QueueConfig{MaxWorkers: 1}
+	}
 	const month = 30 * 24 * time.Hour
 	w.client, err = river.NewClient(riverpgxv5.New(w.pool), &river.Config{
 		Schema:     "scrim_state",

@@ -110,7 +110,8 @@ BEGIN
             DETAIL = format('Training job %s is under way.', active), HINT = format('Wait for it, or CANCEL TRAINING JOB ''%s''.', active);
     END IF;
     INSERT INTO scrim_state.river_job (kind, queue, args, max_attempts)
-    VALUES ('train', 'training', jsonb_build_object('encoder', enc.name), 3) RETURNING id INTO new_job;
+    VALUES ('train', CASE enc.device WHEN 'cpu' THEN 'training' ELSE 'training_' || enc.device END,  -- workers ask for what they can do
+            jsonb_build_object('encoder', enc.name), 3) RETURNING id INTO new_job;
     INSERT INTO scrim_state.training_jobs (job, encoder, encoder_id, requester, reason, epochs) VALUES (new_job, enc.name, enc.id, requester, reason, enc.epochs);
     RETURN new_job;
 END $$;
@@ -145,10 +146,14 @@ BEGIN
     LOOP
         RAISE EXCEPTION '% is outside the valid range of % (1 .. %)', coalesce(bad.value::text, 'NULL'), bad.what, bad.most USING ERRCODE = 'invalid_parameter_value';
     END LOOP;
-    IF device NOT IN ('cpu', 'cuda') OR (max_leakage > 0 AND max_leakage <= 1) IS FALSE OR seed IS NULL OR device IS NULL OR allow_identifiers IS NULL THEN
-        RAISE EXCEPTION 'unknown device, or max_leakage outside of 0 to 1, or a NULL' USING ERRCODE = 'invalid_parameter_value';
+    IF device IN ('cpu', 'cuda') IS NOT TRUE THEN
+        RAISE EXCEPTION 'unrecognized device "%"', device USING ERRCODE = 'invalid_parameter_value', HINT = 'Devices are cpu and cuda.';
+    ELSIF NOT (max_leakage > 0 AND max_leakage <= 1) THEN
+        RAISE EXCEPTION '% is outside the valid range of max_leakage (above 0, up to 1)', max_leakage USING ERRCODE = 'invalid_parameter_value';
+    ELSIF seed IS NULL OR allow_identifiers IS NULL THEN
+        RAISE EXCEPTION 'seed and allow_identifiers must not be NULL' USING ERRCODE = 'null_value_not_allowed';
     ELSIF cardinality(features) BETWEEN 1 AND 62 IS NOT TRUE THEN
-        RAISE EXCEPTION '% features, at most 62 are possible', coalesce(cardinality(features), 0) USING ERRCODE = 'invalid_parameter_value', HINT = 'train on fewer columns';
+        RAISE EXCEPTION '% features, at most 62 are possible', coalesce(cardinality(features), 0) USING ERRCODE = 'invalid_parameter_value', HINT = 'Train on fewer columns.';
     ELSIF (target IS NULL OR target = ANY (passthrough)) IS NOT TRUE THEN
         RAISE EXCEPTION 'target "%" is not a passthrough column', target USING ERRCODE = 'undefined_column';
     END IF;
