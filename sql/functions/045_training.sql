@@ -398,7 +398,7 @@ END $$;
 -- Registers the version that was trained, whose file is published, gives the slot back, and makes the job one that River is done with. The slot
 -- says whose job it is, not River's state: a worker that had lost the job before may have changed that just now.
 CREATE FUNCTION scrim.publish_version(job bigint, version int, sha256 text, trained_on bigint, loss float8, report jsonb, notices jsonb) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '500ms' AS $$  -- the worker tries again, so that CANCEL gets in between
 DECLARE
     encoder bigint;
 BEGIN
@@ -454,6 +454,7 @@ BEGIN
     IF for_good THEN
         UPDATE scrim_state.river_job r SET state = 'cancelled', finalized_at = now() WHERE r.id = end_training.job;
         BEGIN
+            PERFORM set_config('lock_timeout', '500ms', true);
             PERFORM scrim.drop_untrained(t.encoder_id) FROM scrim_state.training_jobs t WHERE t.job = end_training.job;
         EXCEPTION WHEN lock_not_available THEN
             NULL;  -- somebody's transaction that changes the catalog stays open: better an encoder too many than an end that is not noted
