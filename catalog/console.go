@@ -121,7 +121,7 @@ const (
 		FROM scrim.training_jobs j`
 )
 
-// ReadOverview reads everything on the connection of a role that may (scrim_user).
+// ReadOverview reads everything on the connection of a role that may (scrim_admin).
 func ReadOverview(ctx context.Context, conn *pgx.Conn) (Overview, error) {
 	var o Overview
 	err := readAsRole(ctx, conn, func(tx pgx.Tx) (err error) {
@@ -139,7 +139,7 @@ func ReadOverview(ctx context.Context, conn *pgx.Conn) (Overview, error) {
 	return o, err
 }
 
-// ReadEncoderReport reads about one encoder on the connection of a role that may (scrim_user). It fails with ErrNoEncoder.
+// ReadEncoderReport reads about one encoder on the connection of a role that may (scrim_admin). It fails with ErrNoEncoder.
 func ReadEncoderReport(ctx context.Context, conn *pgx.Conn, name string) (EncoderReport, error) {
 	var r EncoderReport
 	err := readAsRole(ctx, conn, func(tx pgx.Tx) error {

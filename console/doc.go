@@ -5,7 +5,7 @@
 //
 // PostgreSQL decides. Whoever looks logs in by HTTP Basic with a role and its password; each request opens a connection to the upstream
 // server as that role, reads the public views of schema scrim in one transaction (package catalog holds the queries), and
-// closes it. So it takes scrim_user, and whatever pg_hba.conf asks for. Connections are made by the proxy's own way to the
+// closes it. So it takes scrim_admin, and whatever pg_hba.conf asks for. Connections are made by the proxy's own way to the
 // server ([proxy.Server.Dial]), which is encrypted as the proxy's is, and not through its listener: nothing that is read here is
 // ever masked, and a session of the proxy's would add a leg without adding a check. Nothing of a login is kept or logged, role names
 // included (people type passwords there).

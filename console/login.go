@@ -130,7 +130,7 @@ func (f *failure) Error() string { return f.Message }
 
 var (
 	// errNoLogin is what everybody is told who cannot log in.
-	errNoLogin     = &failure{http.StatusUnauthorized, "Log in with a PostgreSQL role and its password.", "The role needs to be a member of scrim_user.", true}
+	errNoLogin     = &failure{http.StatusUnauthorized, "Log in with a PostgreSQL role and its password.", "The role needs to be a member of scrim_admin.", true}
 	errTooMany     = &failure{http.StatusTooManyRequests, "There were too many logins from your address that failed.", "Wait a minute.", false}
 	errBusy        = &failure{http.StatusServiceUnavailable, "Too many people are logging in.", "Try again.", false}
 	errSlow        = &failure{http.StatusServiceUnavailable, "The upstream server takes too long.", "Try again.", true} // or the visitor did not wait for the answer
@@ -138,7 +138,7 @@ var (
 )
 
 func denied(role string) error {
-	return &failure{http.StatusForbidden, fmt.Sprintf("The role %q may not see the console.", role), "GRANT scrim_user TO " + pgx.Identifier{role}.Sanitize() + "; lets it.", false}
+	return &failure{http.StatusForbidden, fmt.Sprintf("The role %q may not see the console.", role), "GRANT scrim_admin TO " + pgx.Identifier{role}.Sanitize() + "; lets it.", false}
 }
 
 // origin is what failed logins are counted by: an address, or the network that one host of IPv6 has to choose addresses from.

@@ -222,6 +222,7 @@ func TestSecureLogin(t *testing.T) {
 		t.Run("methods", s.testMethods)
 		t.Run("libpq", s.testLibpq)
 		t.Run("channel binding", s.testChannelBinding)
+		t.Run("console", s.testConsole)
 		t.Run("nothing to bind to", s.testUnboundCertificate)
 		t.Run("rights", s.testVerifierRights)
 		t.Run("password change", s.testPasswordChange)
@@ -230,7 +231,6 @@ func TestSecureLogin(t *testing.T) {
 		t.Run("sslmode", s.testUpstreamModes)
 		t.Run("cancel", s.testCancelOverTLS)
 		t.Run("reload", s.testReload)
-		t.Run("console", s.testConsole)
 		t.Run("injection", s.testInjection)
 	})
 }

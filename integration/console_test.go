@@ -132,11 +132,11 @@ func TestConsole(t *testing.T) {
 			`CREATE ENCODER wild ON "<i>t</i>" ("<b>""x""</b>", b, c) PASSTHROUGH (name) WITH (latent_dims = 1, epochs = 30, batch_size = 64, target = name, max_leakage = 1) WAIT`,
 			`TRAIN ENCODER wild WAIT`, `ALTER ENCODER wild SET SCHEDULE '0 3 * * sun' ROW GROWTH 50000`,
 			`CREATE MASKING POLICY "<u>'p'</u>" ON "<i>t</i>" ("<b>""x""</b>") USING ENCODER wild ("<b>""x""</b>", b, c) PRESENT AS VECTOR`)
-		e.exec(t, admin, `GRANT scrim_user TO risk`)
+		viewer := extraRole(t, e, "scrim_admin")
 		url := openConsole(t, e.catalog, e.proxy, nil)
 		until(t, admin, `SELECT next_training IS NOT NULL FROM scrim.encoders WHERE name = 'wild'`, "t\n") // a worker has looked
 
-		overview := visit(t, url, risk, risk)
+		overview := visit(t, url, viewer, viewer)
 		if overview.status != http.StatusOK {
 			t.Fatal(overview)
 		}
@@ -149,12 +149,12 @@ func TestConsole(t *testing.T) {
 			t.Error("the overview is refreshed while nothing is trained")
 		}
 
-		wild, enc, few := visit(t, url+"encoders/wild", risk, risk), visit(t, url+"encoders/enc", olga, olga), visit(t, url+"encoders/few", risk, risk)
+		wild, enc, few := visit(t, url+"encoders/wild", viewer, viewer), visit(t, url+"encoders/enc", olga, olga), visit(t, url+"encoders/few", viewer, viewer)
 		for name, page := range map[string]reply{"wild": wild, "enc": enc, "few": few} {
 			if page.status != http.StatusOK {
 				t.Fatal(name, page)
 			}
-			reported(t, e.directly(t, risk), page, name)
+			reported(t, e.directly(t, viewer), page, name)
 		}
 		for _, version := range []string{"1", "2"} {
 			row := strings.Split(strings.TrimSpace(mustText(t, admin, `SELECT to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), sha256 FROM scrim.encoder_versions WHERE encoder = 'wild' AND version = `+version)), "|")
@@ -175,10 +175,10 @@ func TestConsole(t *testing.T) {
 				}
 			}
 		}
-		if a := visit(t, url+"encoders/%3Cscript%3E", risk, risk); a.status != http.StatusNotFound || !strings.Contains(a.body, "&lt;script&gt;") {
+		if a := visit(t, url+"encoders/%3Cscript%3E", viewer, viewer); a.status != http.StatusNotFound || !strings.Contains(a.body, "&lt;script&gt;") {
 			t.Errorf("an encoder that is not there: %d %s", a.status, a.body)
 		}
-		if a := request(t, http.MethodHead, url, risk, risk, nil, ""); a.status != http.StatusOK || a.body != "" {
+		if a := request(t, http.MethodHead, url, viewer, viewer, nil, ""); a.status != http.StatusOK || a.body != "" {
 			t.Errorf("HEAD: %d %q", a.status, a.body)
 		}
 		until(t, admin, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'scrim console' AND datname = current_database()`, "0\n")
@@ -260,7 +260,7 @@ func TestConsoleLogin(t *testing.T) {
 			{olga, "w0rd-wrong", 401, "Log in with a PostgreSQL role"},
 			{"nobody-such", "w0rd-wrong", 401, "Log in with a PostgreSQL role"},
 			{olga + "\x00options\x00-c x=y", olga, 401, "Log in with a PostgreSQL role"},
-			{analyst, analyst, 403, `GRANT scrim_user TO &#34;analyst&#34;;`},
+			{analyst, analyst, 403, `GRANT scrim_admin TO &#34;analyst&#34;;`},
 			{olga, olga, 200, "<h1>Encoders</h1>"},
 		} {
 			for _, page := range []string{"", "encoders/enc"} {
@@ -438,7 +438,7 @@ func TestConsoleProgress(t *testing.T) {
 func (s *secure) testConsole(t *testing.T) {
 	admin := s.admin(t, "app")
 	for _, role := range []string{"scrammer", "plain", "hashed", "scram_by_md5", `"Ünïcode "" x"`, "expired", "without", "nologin", "rejected"} {
-		if _, err := admin.Exec(t.Context(), `GRANT scrim_user TO `+role); err != nil {
+		if _, err := admin.Exec(t.Context(), `GRANT scrim_admin TO `+role); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -34,7 +34,7 @@ func TestBehindPgBouncer(t *testing.T) {
 			p.world, p.database = e.world, e.database
 			web := openConsole(t, p.catalog, p.proxy, nil)
 			for range 3 {
-				if a := visit(t, web, analyst, analyst); a.status != http.StatusForbidden || !strings.Contains(a.body, "GRANT scrim_user") {
+				if a := visit(t, web, analyst, analyst); a.status != http.StatusForbidden || !strings.Contains(a.body, "GRANT scrim_admin") {
 					t.Errorf("%s pooling: the console: %d %s", mode, a.status, a.body)
 				}
 			}

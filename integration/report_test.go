@@ -58,8 +58,8 @@ func TestEncoderReport(t *testing.T) {
 		}
 		e.exec(t, owner, measured, create("whole", `latent_dims = 3, target = name`), create("one", `latent_dims = 1, target = number`),
 			create("again", `latent_dims = 1, target = number`))
-		e.exec(t, e.admin(t), `GRANT scrim_user TO risk`)
-		reader := e.connect(t, risk)
+		user, admin := extraRole(t, e, "scrim_user"), extraRole(t, e, "scrim_admin")
+		reader := e.connect(t, admin)
 
 		whole, losses := figures(t, reader, "whole")
 		if losses != 30 {
@@ -85,15 +85,20 @@ func TestEncoderReport(t *testing.T) {
 		}
 
 		for _, c := range []struct{ role, statement, want string }{
-			{guest, `SELECT * FROM scrim.encoder_report('one')`, "42501"},
-			{risk, `SELECT * FROM scrim.encoder_report('none')`, "42704"},
-			{risk, `SELECT * FROM scrim_state.encoder_reports`, "42501"},
+			{user, `SELECT * FROM scrim.encoder_report('one')`, "42501"},
+			{user, `SELECT * FROM scrim.training_jobs`, "42501"},
+			{admin, `SELECT * FROM scrim.encoder_report('none')`, "42704"},
+			{admin, `SELECT * FROM scrim_state.encoder_reports`, "42501"},
 			{olga, create("e", `target = place`), "0A000"},
 			{olga, create("e", `target = a`), "42703"},
 		} {
 			if _, err := text(t, e.connect(t, c.role), c.statement); code(err) != c.want {
 				t.Errorf("%s: %s\ngot %v, want %s", c.role, c.statement, explain(err), c.want)
 			}
+		}
+		learnt := `SELECT count(*) > 0, count(e.loss), count(e.trained_on), count(v.loss), count(v.trained_on), count(v.sha256) FROM scrim.encoders e JOIN scrim.encoder_versions v ON v.encoder = e.name`
+		if got := mustText(t, e.connect(t, user), learnt); got != "t|0|0|0|0|0\n" {
+			t.Errorf("a scrim_user sees what was learnt: %s", got)
 		}
 		e.exec(t, owner, `DROP ENCODER one`)
 		if got := mustText(t, e.admin(t), `SELECT count(*) FROM scrim_state.encoder_reports r JOIN scrim_state.encoders e ON e.id = r.encoder_id`); got != "3\n" {

@@ -43,9 +43,9 @@ func TestTrainingErrors(t *testing.T) {
 				t.Errorf("%s: %v, want %s, without a value", view, explain(err), want)
 			}
 		}
-		reader := extraRole(t, e, "scrim_user")
+		reader := extraRole(t, e, "scrim_admin")
 		for who, got := range map[string]string{
-			"a masked role": mustText(t, e.connect(t, reader), `SELECT j FROM scrim.training_jobs j WHERE j.encoder IN ('broken', 'telling')`),
+			"another admin": mustText(t, e.connect(t, reader), `SELECT j FROM scrim.training_jobs j WHERE j.encoder IN ('broken', 'telling')`),
 			"the queue":     mustText(t, admin, `SELECT j FROM scrim_state.river_job j`),
 		} {
 			if strings.Contains(got, "4815162") || !strings.Contains(got, "broken") {
@@ -61,7 +61,7 @@ func TestTrainingErrors(t *testing.T) {
 // extraRole is a role of the test's own: those of the template are other tests' too.
 func extraRole(t *testing.T, e *env, group string) string {
 	t.Helper()
-	name := "extra_" + e.database
+	name := "extra_" + group + "_" + e.database
 	e.exec(t, e.admin(t), `CREATE ROLE `+name+` LOGIN PASSWORD '`+cheapVerifier(name)+`' IN ROLE `+group)
 	t.Cleanup(func() {
 		if err := e.superuser(context.Background(), e.database, `DROP OWNED BY `+name, `DROP ROLE `+name); err != nil {

@@ -1,15 +1,19 @@
 -- Encoders and the views that SHOW reads. An encoder without a version is being trained for the first time.
 
+-- What a version has of the rows that it was trained on, for those who may train only: a masked role can be a scrim_user.
+CREATE FUNCTION scrim.if_admin(value anyelement) RETURNS anyelement
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT CASE WHEN pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN value END $$;
+
 CREATE VIEW scrim.encoders AS
     SELECT e.name, e.source_table, e.feature_columns, e.latent_dims, e.default_version AS version,
-           v.trained_on, v.loss, e.epochs, e.batch_size, e.seed, e.created_by, e.created_at,
+           scrim.if_admin(v.trained_on) AS trained_on, scrim.if_admin(v.loss) AS loss, e.epochs, e.batch_size, e.seed, e.created_by, e.created_at,
            e.passthrough, e.device, e.max_leakage, e.target, s.schedule, s.row_growth, s.next_at AS next_training
       FROM scrim_state.encoders e
       LEFT JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version
       LEFT JOIN scrim_state.training_schedules s ON s.encoder_id = e.id;
 
 CREATE VIEW scrim.encoder_versions AS
-    SELECT e.name AS encoder, v.version, v.version = e.default_version AS active, v.sha256, v.trained_on, v.loss, v.created_at
+    SELECT e.name AS encoder, v.version, v.version = e.default_version AS active, scrim.if_admin(v.sha256) AS sha256, scrim.if_admin(v.trained_on) AS trained_on, scrim.if_admin(v.loss) AS loss, v.created_at
       FROM scrim_state.encoder_versions v JOIN scrim_state.encoders e ON e.id = v.encoder_id;
 
 CREATE VIEW scrim.masking_policies AS

@@ -8,5 +8,8 @@ GRANT EXECUTE ON FUNCTION scrim.require_policy_admin(regclass), scrim.require_tr
     scrim.create_masking_policy(text, regclass, text[], text[], text, text[], text, boolean, boolean),
     scrim.drop_masking_policy(text, regclass, boolean), scrim.rotate_key(text, regclass),
     scrim.create_feature_view(text, text, boolean), scrim.require_feature_source(text), scrim.drop_feature_view(text, boolean, boolean) TO PUBLIC;
-GRANT EXECUTE ON FUNCTION scrim.encoder_report(text) TO scrim_user;
 GRANT SELECT ON ALL TABLES IN SCHEMA scrim TO scrim_user;
+GRANT EXECUTE ON FUNCTION scrim.if_admin(anyelement) TO scrim_user;
+-- What training has found out about rows is for those who may train: a masked role can be a scrim_user.
+REVOKE SELECT ON scrim.training_jobs FROM scrim_user;
+GRANT SELECT ON scrim.training_jobs TO scrim_admin;
