@@ -92,7 +92,10 @@ func (m *memory) String() string {
 // TestTrainerUnderRowSecurity: that training reads all rows of an owner's table with row security opens nobody else's to that owner's code.
 func TestTrainerUnderRowSecurity(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
-		owner, admin := e.connect(t, olga), e.admin(t)
+		// The trainer becomes a member of the owner, who is a role of this test's own: membership is the whole cluster's.
+		admin, own := e.admin(t), extraRole(t, e, "scrim_admin")
+		e.exec(t, admin, `ALTER TABLE customers OWNER TO `+own, `GRANT CREATE ON SCHEMA public TO `+own, `UPDATE scrim_state.encoders SET creator = '`+own+`'::regrole`)
+		owner := e.connect(t, own)
 		e.exec(t, admin, `CREATE TABLE others (secret float8)`, `INSERT INTO others VALUES (4815162)`, `ALTER TABLE others ENABLE ROW LEVEL SECURITY`, `GRANT SELECT ON others TO PUBLIC`)
 		e.exec(t, owner,
 			`CREATE FUNCTION spy() RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
