@@ -47,7 +47,7 @@ func (f *frontend) seenBy(ctx context.Context, role string, ownTx bool) (string,
 		return f.s.role, nil
 	}
 	found, allowed := "", false
-	err := f.s.ask(ctx, ownTx, `SELECT r.rolname::pg_catalog.text, pg_catalog.pg_has_role(session_user, r.oid, 'MEMBER') OR pg_catalog.pg_has_role(session_user, 'scrim_admin', 'MEMBER')
+	err := f.s.ask(ctx, ownTx, `SELECT r.rolname::pg_catalog.text, pg_catalog.pg_has_role(session_user, r.oid, 'MEMBER') OR pg_catalog.pg_has_role(session_user, 'scrim_admin', 'USAGE')
 		FROM pg_catalog.pg_roles r WHERE r.rolname OPERATOR(pg_catalog.=) $1::pg_catalog.text::pg_catalog.name`, []string{role}, func(cells []cell) error {
 		found, allowed = string(cells[0]), string(cells[1]) == "\x01"
 		return nil
@@ -71,21 +71,19 @@ func (f *frontend) explanation(ctx context.Context, c rewrite.ExplainMasking, te
 	if !f.s.srv.catalog.Fresh() {
 		return rewrite.Explanation{}, errNotFresh
 	}
-	snapshot := f.s.srv.catalog.Snapshot()
-	readable, err := f.s.srv.catalog.Readable(ctx, role)
+	by, err := f.s.srv.viewer(ctx, role)
 	if err != nil {
 		return rewrite.Explanation{}, err
 	}
-	masks := policy.For(snapshot, readable)
 	var plan *rewrite.Plan
 	var resolved map[rewrite.Name]rewrite.Relation
-	in, err := rewrite.Inspect(c.Query, func(n rewrite.Name) bool { return f.s.planner.namedIn(snapshot, n) })
+	in, err := rewrite.Inspect(c.Query, func(n rewrite.Name) bool { return f.s.planner.namedIn(by.Snapshot, n) })
 	if err == nil && len(in.Names) > 0 {
 		if resolved, err = f.resolveAll(ctx, in.Names, ownTx); err != nil {
 			return rewrite.Explanation{}, err
 		}
 		var plans []*rewrite.Plan
-		if plans, err = in.Plan(resolved, masks); errors.Is(err, rewrite.ErrOutdated) {
+		if plans, err = in.Plan(resolved, by.Masks); errors.Is(err, rewrite.ErrOutdated) {
 			return rewrite.Explanation{}, err
 		}
 		if len(plans) > 0 && plans[0] != nil {
@@ -97,11 +95,22 @@ func (f *frontend) explanation(ctx context.Context, c rewrite.ExplainMasking, te
 	if err != nil && !errors.As(err, &refused) {
 		return rewrite.Explanation{}, err
 	}
-	return c.Explain(text, role, snapshot, masks, resolved, plan, refused), nil
+	return c.Explain(text, by, resolved, plan, refused), nil
 }
 
-// denied is the server's refusal of a role that may not even read what the policy leaves open. A feature view is everybody's: it
-// is the table beneath that they may not be able to read.
+// viewer looks up what a role sees.
+func (srv *Server) viewer(ctx context.Context, role string) (rewrite.Viewer, error) {
+	v := rewrite.Viewer{Role: role, Snapshot: srv.catalog.Snapshot()}
+	readable, err := srv.catalog.Readable(ctx, role)
+	if err == nil {
+		v.Exempt, err = srv.catalog.Exempt(ctx, role)
+	}
+	v.Masks = policy.For(v.Snapshot, readable)
+	return v, err
+}
+
+// denied is the server's refusal of a role that may not even read what the policy leaves open. (A feature view's is everybody's to
+// read, and asks for rights when it runs.)
 func (f *frontend) denied(ctx context.Context, role string, plan *rewrite.Plan, ownTx bool) error {
 	var views []string
 	policies := map[string]*catalog.Policy{}
@@ -120,7 +129,11 @@ func (f *frontend) denied(ctx context.Context, role string, plan *rewrite.Plan, 
 	if err != nil || denied == "" {
 		return err
 	}
-	return &rewrite.Refusal{Code: codeInsufficientPrivilege, Offset: -1, Message: "permission denied for table " + policies[denied].Relation.Name}
+	what := "view " + policies[denied].View.Name
+	if policies[denied].View.SealsOnly { // the statement reads the table too, and first
+		what = "table " + policies[denied].Relation.Name
+	}
+	return &rewrite.Refusal{Code: codeInsufficientPrivilege, Offset: -1, Message: "permission denied for " + what}
 }
 
 // stillExplains refuses to give an answer again that was made when the statement was prepared and would be another now.

@@ -161,7 +161,8 @@ type explainedRelation struct {
 	Name       string            `json:"Relation Name"`
 	Alias      string            `json:"Alias,omitempty"`
 	Policy     string            `json:"Policy"`
-	Reads      string            `json:"Reads"` // codes, raw, or nothing of masked columns
+	Reads      string            `json:"Reads"` // codes, raw values, or nothing of masked columns
+	Exempt     bool              `json:"Exempt,omitempty"`
 	Columns    []explainedColumn `json:"Columns,omitempty"`
 	Conditions []string          `json:"Listed Where,omitempty"`
 	Listed     bool              `json:"Listed,omitempty"` // its codes are, before the statement runs
@@ -180,14 +181,22 @@ type explainedColumn struct {
 // What a statement reads of the masked columns of a relation.
 const (
 	readsCodes   = "codes"
-	readsRaw     = "raw values (exempt, or granted)"
+	readsRaw     = "raw values"
 	readsNothing = "no masked column"
 )
 
+// Viewer is a role, and what it sees.
+type Viewer struct {
+	Role     string
+	Snapshot *catalog.Snapshot
+	Masks    policy.Masks
+	Exempt   map[uint32]bool // from which policies, by their relations' OIDs
+}
+
 // Explain says what became of the query for a role: its plan, nil if it is relayed, or its refusal. resolved is what its names
 // mean, nil where they were not looked at.
-func (c ExplainMasking) Explain(text, role string, snapshot *catalog.Snapshot, masks policy.Masks, resolved map[Name]Relation, plan *Plan, refused *Refusal) Explanation {
-	e := Explanation{Role: role}
+func (c ExplainMasking) Explain(text string, by Viewer, resolved map[Name]Relation, plan *Plan, refused *Refusal) Explanation {
+	e := Explanation{Role: by.Role}
 	position := func(offset int) int {
 		if offset < 0 || c.Offset+offset > len(text) {
 			return 0
@@ -202,15 +211,19 @@ func (c ExplainMasking) Explain(text, role string, snapshot *catalog.Snapshot, m
 		}
 		for _, r := range plan.Reasons {
 			if plan.Staged() {
-				e.Reasons = append(e.Reasons, explainedReason{r.Text, position(plan.views.original(r.Offset))})
+				at := plan.views.original(r.Offset)
+				if at < 0 && r.Offset >= 0 {
+					r.Text += ", in a view"
+				}
+				e.Reasons = append(e.Reasons, explainedReason{r.Text, position(at)})
 			}
 		}
 	}
-	e.Relations = append(e.Relations, others(snapshot, masks, resolved, seen, refused != nil)...)
+	e.Relations = append(e.Relations, by.others(resolved, seen, refused != nil)...)
 	raw := slices.ContainsFunc(e.Relations, func(r explainedRelation) bool { return r.Reads == readsRaw })
 	switch {
 	case refused != nil:
-		e.Masking, e.Because = "refused", ""
+		e.Masking = "refused"
 		e.Refusal = &explainedRefusal{refused.Code, refused.Message, refused.Hint, position(refused.Offset)}
 		e.Reasons = nil
 	case plan == nil && raw:
@@ -228,17 +241,17 @@ func (c ExplainMasking) Explain(text, role string, snapshot *catalog.Snapshot, m
 }
 
 // others are relations with a policy that no plan mentions.
-func others(snapshot *catalog.Snapshot, masks policy.Masks, resolved map[Name]Relation, seen map[uint32]bool, refused bool) []explainedRelation {
+func (v Viewer) others(resolved map[Name]Relation, seen map[uint32]bool, refused bool) []explainedRelation {
 	var list []explainedRelation
 	for _, rel := range resolved {
-		p, ok := snapshot.Policies[rel.OID]
+		p, ok := v.Snapshot.Policies[rel.OID]
 		if !ok || seen[rel.OID] {
 			continue
 		}
 		seen[rel.OID] = true
-		r := explainedRelation{Schema: p.Relation.Schema, Name: p.Relation.Name, Policy: p.Name, Reads: readsRaw}
-		if _, masked := masks.Of(rel.OID); masked {
-			r.Reads = readsNothing
+		r := explainedRelation{Schema: p.Relation.Schema, Name: p.Relation.Name, Policy: p.Name, Reads: readsRaw, Exempt: v.Exempt[rel.OID]}
+		if _, masked := v.Masks.Of(rel.OID); masked {
+			r.Reads, r.Exempt = readsNothing, false
 			if refused {
 				r.Reads = readsCodes
 			}
@@ -300,7 +313,14 @@ func (r explainedRelation) text() []string {
 	if r.Alias != "" {
 		name += " " + legible(r.Alias)
 	}
-	lines := []string{fmt.Sprintf("  ->  %s (policy %s): reads %s", name, r.Policy, r.Reads)}
+	reads := r.Reads
+	switch {
+	case r.Exempt:
+		reads += ": exempt"
+	case reads == readsRaw:
+		reads += ": by its own rights"
+	}
+	lines := []string{fmt.Sprintf("  ->  %s (policy %s): reads %s", name, r.Policy, reads)}
 	for _, c := range r.Columns {
 		lines = append(lines, fmt.Sprintf("        %s: %s as %s", legible(c.Name), c.says, c.Type))
 	}

@@ -23,8 +23,10 @@ func (a *analysis) filter(node *pg_query.Node, s *scope, allowed func(*instance)
 	for _, c := range conjuncts(node, nil) {
 		w := writer{scope: s, fixed: a.fixed}
 		if w.write(c); !w.failed && w.inst != nil && allowed(w.inst) {
-			w.inst.filters = append(w.inst.filters, predicate{template: template{text: w.b.String(), holes: w.holes}, table: w.table.String(),
-				shown: template{text: w.shown.String(), holes: w.holes}.fill(asParameter)})
+			w.inst.filters = append(w.inst.filters, predicate{
+				template: template{text: w.b.String(), holes: w.holes}, table: w.table.String(),
+				shown: template{text: w.shown.String(), holes: w.holes}.fill(asParameter),
+			})
 		}
 	}
 }

@@ -187,7 +187,7 @@ func TestGoldens(t *testing.T) {
 			case "command":
 				return command(d.Input)
 			case "masking":
-				return masking(t, d.Input, policy.For(snapshot, readable))
+				return masking(t, d.Input, policy.For(snapshot, readable), map[uint32]bool{100: d.HasArg("exempt")})
 			}
 			t.Fatalf("unknown directive %s", d.Cmd)
 			return ""
@@ -253,7 +253,7 @@ func command(text string) string {
 }
 
 // masking answers EXPLAIN MASKING: with its lines, or in JSON with the query that the answer is.
-func masking(t *testing.T, text string, masks policy.Masks) string {
+func masking(t *testing.T, text string, masks policy.Masks, exempt map[uint32]bool) string {
 	in, err := rewrite.Inspect(text, protectedName)
 	if err != nil {
 		return refusal(err, text)
@@ -275,7 +275,7 @@ func masking(t *testing.T, text string, masks policy.Masks) string {
 	if err != nil && !errors.As(err, &refused) {
 		t.Fatal(err)
 	}
-	e := c.Explain(text, "analyst", snapshot, masks, resolved, plan, refused)
+	e := c.Explain(text, rewrite.Viewer{Role: "analyst", Snapshot: snapshot, Masks: masks, Exempt: exempt}, resolved, plan, refused)
 	if !c.JSON {
 		return strings.Join(e.Text(), "\n") + "\n"
 	}
