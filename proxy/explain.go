@@ -73,7 +73,8 @@ func (f *frontend) explanation(ctx context.Context, c rewrite.ExplainMasking, te
 	}
 	by, err := f.s.srv.viewer(ctx, role)
 	if err != nil {
-		return rewrite.Explanation{}, err
+		f.s.log.WarnContext(ctx, "masks of a role cannot be read", "error", err)
+		return rewrite.Explanation{}, errNotFresh
 	}
 	var plan *rewrite.Plan
 	var resolved map[rewrite.Name]rewrite.Relation
@@ -100,6 +101,8 @@ func (f *frontend) explanation(ctx context.Context, c rewrite.ExplainMasking, te
 
 // viewer looks up what a role sees.
 func (srv *Server) viewer(ctx context.Context, role string) (rewrite.Viewer, error) {
+	ctx, cancel := context.WithTimeout(ctx, catalogPatience)
+	defer cancel()
 	v := rewrite.Viewer{Role: role, Snapshot: srv.catalog.Snapshot()}
 	readable, err := srv.catalog.Readable(ctx, role)
 	if err == nil {
