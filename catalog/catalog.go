@@ -243,6 +243,29 @@ func (c *Catalog) Readable(ctx context.Context, role string) (map[ColumnKey]bool
 	return readable, nil
 }
 
+// Exempt returns the relations of which a role reads raw values because their policies except it, or a role that it is in. A
+// superuser is in every role, and counts as in none here.
+func (c *Catalog) Exempt(ctx context.Context, role string) (map[uint32]bool, error) {
+	var relations []uint32
+	err := c.onLiveConnection(ctx, func() error {
+		rows, err := c.pool.Query(ctx, `SELECT p.relation FROM scrim_state.policies p, pg_catalog.pg_roles r
+			WHERE r.rolname = $1 AND NOT r.rolsuper AND EXISTS (SELECT FROM pg_catalog.pg_roles x
+				WHERE x.oid = ANY (p.except_roles) AND pg_catalog.pg_has_role(r.oid, x.oid, 'USAGE'))`, role)
+		if err == nil {
+			relations, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read exempt roles: %w", err)
+	}
+	exempt := make(map[uint32]bool, len(relations))
+	for _, oid := range relations {
+		exempt[oid] = true
+	}
+	return exempt, nil
+}
+
 // onLiveConnection runs a query that only reads, and once more if its connection was lost: after a restart of the server
 // the pool is full of connections that are gone, and learns that of each one by using it.
 func (c *Catalog) onLiveConnection(ctx context.Context, query func() error) error {

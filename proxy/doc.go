@@ -47,6 +47,11 @@
 // client's message ends, or else from a savepoint, to which the session goes back and tries again when the server finds a row
 // without a code. Until the first row has come, or the end, the frontend waits for the outcome (attempt).
 //
+// # EXPLAIN MASKING
+//
+// explain.go plans a statement with the masks of a role and throws the plan away. The answer is a query of constants that goes
+// upstream in the statement's place.
+//
 // # Versions of encoders
 //
 // A statement takes its encoders from the snapshot it was planned under and holds them to its end; encoders.go says how a new

@@ -364,6 +364,11 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	case st.gone:
 		return f.refuse('P', errNoUnnamed, "")
 	case st.command != nil:
+		if st.explains {
+			if err := f.stillExplains(ctx, st); err != nil {
+				return f.unplanned(err, "")
+			}
+		}
 		p := &portal{stmt: st, results: &results{tag: tagOf(st.command)}}
 		return f.forward(msg, &pending{kind: 'B', changes: f.s.send(change{name: portalName, portal: p})})
 	}

@@ -125,6 +125,9 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) ([]*statem
 		clear(p.plans)
 	}
 	p.makes(in.Views)
+	if c, ok := in.Command.(rewrite.ExplainMasking); ok && !s.elsewhere {
+		return f.explainMasking(ctx, c, text, ownTx)
+	}
 	if in.Command != nil {
 		return s.own(ctx, in.Command, text, ownTx)
 	}
@@ -150,11 +153,13 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) ([]*statem
 // named tells whether a name can be a protected relation, a masked view, or a view with the invoker's rights. Of
 // those, a new one that another session has made can be missed. It is relayed then, and refused by the server, since it
 // would read a masked column; after that the catalog's views are read again.
-func (p *planner) named(n rewrite.Name) bool {
+func (p *planner) named(n rewrite.Name) bool { return p.namedIn(p.version.snapshot, n) }
+
+func (p *planner) namedIn(snapshot *catalog.Snapshot, n rewrite.Name) bool {
 	if n.Schema == "scrim_runtime" { // no client may name a masked view
-		return p.version.snapshot.NamedFeatureView(n.Relation)
+		return snapshot.NamedFeatureView(n.Relation)
 	}
-	return p.version.snapshot.Named(n.Relation) || p.views.Named(n.Relation) || p.made[n.Relation]
+	return snapshot.Named(n.Relation) || p.views.Named(n.Relation) || p.made[n.Relation]
 }
 
 // maxMade bounds the names of views that a session is known to have made itself.
@@ -258,10 +263,12 @@ func (f *frontend) list(in *rewrite.Inspected, plans []*rewrite.Plan) []*stateme
 func (s *session) stillServed(list []*statement) error {
 	reads := func(st *statement) bool { return st.plan != nil }
 	if slices.ContainsFunc(list, reads) && !s.srv.catalog.Fresh() {
-		return &Error{Code: codeObjectNotInState, Message: "masked columns cannot be read while Scrim's catalog is out of reach", Hint: "Try again."}
+		return errNotFresh
 	}
 	return nil
 }
+
+var errNotFresh = &Error{Code: codeObjectNotInState, Message: "masked columns cannot be read while Scrim's catalog is out of reach", Hint: "Try again."}
 
 // readable tells whether Scrim reads the text as the server will. Where it might not, the text is relayed, and the grants
 // answer: with standard_conforming_strings off a backslash means something else, and in the encodings that have no

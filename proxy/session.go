@@ -23,6 +23,7 @@ type statement struct {
 	before            int // characters of the message before it
 	plan              *rewrite.Plan
 	command           rewrite.Command
+	explains          bool        // the command is an answer of EXPLAIN MASKING, made of what was known then
 	version           planVersion // what the plan was made under
 	relayed           bool        // nothing but a name: it hides what was prepared under that name before
 	gone              bool        // nothing at all, where the server may have something

@@ -21,8 +21,8 @@ type analysis struct {
 	resolved  map[Name]Relation
 	masks     policy.Masks
 	instances []*instance
-	effort    int    // sources copied so far
-	staged    string // why codes are needed before the statement can run; empty while slots only travel
+	effort    int      // sources copied so far
+	reasons   []Reason // why codes are needed before the statement can run; none while slots only travel
 	qualified []qualified
 	groups    []grouping
 	removed   []removal
@@ -41,17 +41,21 @@ func (a *analysis) anyUsed() bool {
 	return slices.ContainsFunc(a.instances, func(i *instance) bool { return i.used })
 }
 
-// stage notes that a slot does not only travel, or may not: codes are needed before the statement runs.
-func (a *analysis) stage(format string, args ...any) {
-	if a.staged == "" {
-		a.staged = fmt.Sprintf(format, args...)
+// stage notes that a slot does not only travel, or may not: codes are needed before the statement runs. at is the byte offset
+// that this is about, or -1.
+func (a *analysis) stage(at int, format string, args ...any) {
+	if len(a.reasons) == maxReasons {
+		return
+	}
+	if r := (Reason{Text: fmt.Sprintf(format, args...), Offset: at}); !slices.Contains(a.reasons, r) {
+		a.reasons = append(a.reasons, r)
 	}
 }
 
 // compute notes that a slot is used in a place where it does not only travel.
-func (a *analysis) compute(c outColumn, where string) {
+func (a *analysis) compute(c outColumn, where string, at int) {
 	a.use(c)
-	a.stage("%s is used in %s", c.name, where)
+	a.stage(at, "%s is used in %s", c.name, where)
 }
 
 // query analyses a SELECT of any form and returns the columns of its result.
@@ -84,7 +88,7 @@ func (a *analysis) with(w *pg_query.WithClause, outer *scope, env *ctes) *ctes {
 		}
 		out := a.query(sel, outer, env)
 		if w.GetRecursive() {
-			a.consume(out, "WITH RECURSIVE")
+			a.consume(out, "WITH RECURSIVE", int(cte.GetLocation()))
 			out = out.plain()
 		}
 		out = a.renamed(out, cte.GetAliascolnames())
@@ -99,19 +103,20 @@ func (a *analysis) with(w *pg_query.WithClause, outer *scope, env *ctes) *ctes {
 func (a *analysis) setOperation(sel *pg_query.SelectStmt, outer *scope, env *ctes) columns {
 	left, right := a.query(sel.GetLarg(), outer, env), a.query(sel.GetRarg(), outer, env)
 	out, both := columns{open: left.open || right.open}, columns{cols: slices.Concat(left.cols, right.cols)}
-	if sel.GetOp() != pg_query.SetOperation_SETOP_UNION || !sel.GetAll() {
-		a.consume(both, "UNION, INTERSECT or EXCEPT")
+	unites := sel.GetOp() == pg_query.SetOperation_SETOP_UNION && sel.GetAll()
+	if !unites {
+		a.consume(both, "UNION, INTERSECT or EXCEPT", -1)
 	}
 	if (left.hasSlots() || right.hasSlots()) && (out.open || len(left.cols) != len(right.cols)) {
-		a.consume(both, "UNION ALL of unknown columns")
+		a.consume(both, "UNION ALL of unknown columns", -1)
 		left, right = left.plain(), right.plain()
 	}
 	for i, l := range left.cols {
 		l.of, l.view = origin{}, ViewColumn{}
 		if i < len(right.cols) {
 			r := right.cols[i]
-			if l.isSlot() != r.isSlot() || l.isSlot() && !sameMask(l, r) {
-				a.stage("UNION ALL mixes a masked column with other values")
+			if unites && (l.isSlot() != r.isSlot() || l.isSlot() && !sameMask(l, r)) {
+				a.stage(-1, "UNION ALL mixes a masked column with other values")
 			}
 			if l.sources = slices.Concat(l.sources, r.sources); len(l.sources) > maxColumns {
 				refuse(codeTooComplex, -1, "", "too many branches of UNION ALL around a masked column")
@@ -146,7 +151,7 @@ func (a *analysis) plainSelect(sel *pg_query.SelectStmt, outer *scope, env *ctes
 	}
 	a.locks(sel, s, mentions)
 	if sel.GetIntoClause() != nil {
-		a.stage("SELECT INTO stores")
+		a.stage(int(sel.GetIntoClause().GetRel().GetLocation()), "SELECT INTO stores")
 	}
 	a.filter(sel.GetWhereClause(), s, a.within(before))
 	a.expr(sel.GetWhereClause(), s, env, "WHERE")
@@ -156,7 +161,7 @@ func (a *analysis) plainSelect(sel *pg_query.SelectStmt, outer *scope, env *ctes
 		a.sortKey(g, s, out, env, "GROUP BY")
 	}
 	if len(sel.GetGroupClause()) > 0 {
-		a.consume(out, "a grouped query")
+		a.consume(out, "a grouped query", -1)
 		a.groupedBy(sel, s)
 	}
 	for _, w := range sel.GetWindowClause() {
@@ -164,7 +169,7 @@ func (a *analysis) plainSelect(sel *pg_query.SelectStmt, outer *scope, env *ctes
 	}
 	for _, d := range sel.GetDistinctClause() {
 		if d.GetNode() == nil { // plain DISTINCT
-			a.consume(out, "DISTINCT")
+			a.consume(out, "DISTINCT", -1)
 			continue
 		}
 		a.sortKey(d, s, out, env, "DISTINCT ON")
@@ -229,10 +234,10 @@ func (c columns) plain() columns {
 }
 
 // consume notes that slots among the columns are used where they do not only travel.
-func (a *analysis) consume(c columns, where string) {
+func (a *analysis) consume(c columns, where string, at int) {
 	for _, col := range c.cols {
 		if col.isSlot() {
-			a.compute(col, where)
+			a.compute(col, where, at)
 		}
 	}
 }
@@ -246,7 +251,7 @@ func (a *analysis) tail(sel *pg_query.SelectStmt, s *scope, out columns, env *ct
 	a.expr(sel.GetLimitOffset(), s, env, "OFFSET")
 	if len(sel.GetLockingClause()) > 0 { // the masked view cannot be locked
 		a.locked = true
-		a.stage("rows are locked")
+		a.stage(-1, "rows are locked")
 	}
 }
 
@@ -254,9 +259,9 @@ func (a *analysis) tail(sel *pg_query.SelectStmt, s *scope, out columns, env *ct
 func (a *analysis) sortKey(node *pg_query.Node, s *scope, out columns, env *ctes, where string) {
 	if c := node.GetAConst(); c != nil && c.GetIval() != nil {
 		if n := int(c.GetIval().GetIval()); n >= 1 && n <= len(out.cols) && !out.open {
-			a.consume(columns{cols: out.cols[n-1 : n]}, where)
+			a.consume(columns{cols: out.cols[n-1 : n]}, where, int(c.GetLocation()))
 		} else if out.open {
-			a.consume(out, where)
+			a.consume(out, where, int(c.GetLocation()))
 		}
 		return
 	}
@@ -266,7 +271,7 @@ func (a *analysis) sortKey(node *pg_query.Node, s *scope, out columns, env *ctes
 		for _, c := range out.cols {
 			if c.name == name {
 				named = true
-				a.consume(columns{cols: []outColumn{c}}, where)
+				a.consume(columns{cols: []outColumn{c}}, where, int(ref.GetLocation()))
 			}
 		}
 		if where == "ORDER BY" && named {
@@ -321,7 +326,7 @@ func (a *analysis) use(c outColumn) {
 			refuse(codeFeatureNotSupported, -1, "Read it in a subquery, as in WHERE id IN (SELECT id FROM ...).",
 				"masked column %q cannot be read from the table that the statement changes", c.name)
 		}
-		s.row.inst.used = true
+		s.row.inst.reads(s.num)
 	}
 }
 
@@ -361,11 +366,11 @@ func (a *analysis) exprs(node protoreflect.Message, s *scope, env *ctes, where s
 			a.expr(m.GetTestexpr(), s, env, where)
 			out := a.query(m.GetSubselect().GetSelectStmt(), s, env)
 			if m.GetSubLinkType() != pg_query.SubLinkType_EXISTS_SUBLINK {
-				a.consume(out, "a subquery in "+where)
+				a.consume(out, "a subquery in "+where, int(m.GetLocation()))
 			}
 			return false
 		case *pg_query.SelectStmt: // JSON_ARRAY(SELECT ...)
-			a.consume(a.query(m, s, env), "a subquery in "+where)
+			a.consume(a.query(m, s, env), "a subquery in "+where, -1)
 			return false
 		}
 		return true
@@ -375,11 +380,11 @@ func (a *analysis) exprs(node protoreflect.Message, s *scope, env *ctes, where s
 func (a *analysis) exprColumn(ref *pg_query.ColumnRef, s *scope, where string) {
 	fields := ref.GetFields()
 	if fields[len(fields)-1].GetAStar() != nil {
-		a.consume(a.star(ref, s), where)
+		a.consume(a.star(ref, s), where, int(ref.GetLocation()))
 		return
 	}
 	if c := a.lookup(ref, s); c.isSlot() {
-		a.compute(c, where)
+		a.compute(c, where, int(ref.GetLocation()))
 	}
 }
 
@@ -389,7 +394,7 @@ func (a *analysis) renamed(c columns, names []*pg_query.Node) columns {
 		return c
 	}
 	if c.open && c.hasSlots() {
-		a.consume(c, "an alias list over unknown columns")
+		a.consume(c, "an alias list over unknown columns", -1)
 		return columns{open: true}
 	}
 	cols := slices.Clone(c.cols)

@@ -172,7 +172,7 @@ var leads = []lead{
 	{"CANCEL TRAINING JOB", (*parser).cancelTraining},
 	{"SHOW TRAINING JOBS", show(`SELECT id, encoder, state, attempt, step, epoch, epochs, loss, round(rows_per_second) AS rows_per_second, eta, version, error, requested_by, started_at, finished_at
 		FROM scrim.training_jobs ORDER BY id`)},
-	{"EXPLAIN MASKING", nil},
+	{"EXPLAIN MASKING", (*parser).explainMasking},
 	{"CREATE MODEL", nil},
 	{"ALTER MODEL", nil},
 	{"DROP MODEL", nil},
@@ -261,6 +261,11 @@ func parseCommand(text string) (cmd Command, err error) {
 	}
 	scan, err := pg_query.Scan(text)
 	if err != nil {
+		first, rest := nextWord(text)
+		second, _ := nextWord(rest)
+		if strings.EqualFold(first+" "+second, "EXPLAIN MASKING") { // what follows is PostgreSQL's
+			return nil, syntaxError(err, text)
+		}
 		return nil, nil //nolint:nilerr // PostgreSQL reports its own lexical errors better
 	}
 	defer recovered(&err)

@@ -91,7 +91,7 @@ func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, colu
 		inst = &instance{mask: mask, rv: rv, used: mask.Policy.FeatureView}
 		cols = a.maskedColumns(inst)
 		if !rv.GetInh() {
-			a.stage("ONLY is said")
+			a.stage(int(rv.GetLocation()), "ONLY is said")
 		}
 	case a.views != nil && a.views.needs(rel):
 		view = &mention{rv: rv, rel: rel, read: make([]bool, len(rel.Columns))}
@@ -184,7 +184,7 @@ func (a *analysis) fromJoin(j *pg_query.JoinExpr, left *scope, env *ctes) ([]*it
 		reads(slices.Concat(litems, ritems), name)
 		for _, side := range []columns{lcols, rcols} {
 			if c := side.find(name); c.isSlot() {
-				a.compute(c, "JOIN")
+				a.compute(c, "JOIN", -1)
 			}
 		}
 	}
@@ -248,8 +248,8 @@ func (a *analysis) usingNames(j *pg_query.JoinExpr, l, r columns) []string {
 		a.useAll(l)
 		a.useAll(r)
 		if l.open || r.open {
-			a.consume(l, "NATURAL JOIN")
-			a.consume(r, "NATURAL JOIN")
+			a.consume(l, "NATURAL JOIN", -1)
+			a.consume(r, "NATURAL JOIN", -1)
 		}
 		for _, c := range l.cols {
 			if c.name != "" && r.find(c.name).name != "" {
@@ -266,7 +266,7 @@ func (a *analysis) usingNames(j *pg_query.JoinExpr, l, r columns) []string {
 
 // sampled moves the TABLESAMPLE clause of a mention to where the table will be.
 func (a *analysis) sampled(inst *instance) {
-	a.stage("rows are sampled")
+	a.stage(int(inst.rv.GetLocation()), "rows are sampled")
 	tokens := a.tokens()
 	at := a.tokenAt(tokens, int(inst.rv.GetLocation()))
 	for at >= 0 && at < len(tokens) && tokens[at].GetToken() != pg_query.Token_TABLESAMPLE {

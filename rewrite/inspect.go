@@ -61,6 +61,9 @@ func (in *Inspected) Text() string { return in.text }
 // The only errors are Refusals.
 func Inspect(text string, protected func(Name) bool) (*Inspected, error) {
 	cmd, err := parseCommand(text)
+	if c, ok := cmd.(ExplainMasking); ok {
+		err = c.check()
+	}
 	if err != nil || cmd != nil {
 		return &Inspected{Command: cmd, text: text}, err
 	}
@@ -271,7 +274,7 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 	w := wrapped(node)
 	a.words, a.fixed, a.alone = mentioned(node), node.GetPrepareStmt() != nil, mentions(node) == 1
 	if (node.GetPrepareStmt() != nil || node.GetDeclareCursorStmt() != nil) && strings.Contains(a.text, `\`) {
-		a.stage("a backslash can be read in two ways") // see scrim_runtime.still_prepared
+		a.stage(-1, "a backslash can be read in two ways") // see scrim_runtime.still_prepared
 	}
 	var out columns
 	switch {
@@ -289,10 +292,10 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 		return nil, nil
 	}
 	if w.stores != "" {
-		a.stage("%s", w.stores)
+		a.stage(-1, "%s", w.stores)
 	}
 	if out.open && out.hasSlots() {
-		a.consume(out, "a result of unknown columns")
+		a.consume(out, "a result of unknown columns", -1)
 	}
 	plan = a.plan(out.cols)
 	plan.Literals, plan.Params = w.literals, max(highestParam(node), len(node.GetPrepareStmt().GetArgtypes()))

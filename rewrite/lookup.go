@@ -50,7 +50,7 @@ func (a *analysis) findItem(s *scope, ref *pg_query.ColumnRef, qualifiers []*pg_
 				continue
 			}
 			if unsure && it.hasSlots() {
-				a.stage("%s may be something else", name)
+				a.stage(int(ref.GetLocation()), "%s may be something else", name)
 			}
 			if schema != "" && (it.mention != nil || it.inst != nil && !it.inst.target) {
 				if hidden {
@@ -90,19 +90,19 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 	if len(fields) > 1 {
 		it := a.findItem(s, ref, fields[:len(fields)-1])
 		if it == nil {
-			a.wholeRow(fields[0].GetString_().GetSval(), s) // (c).f, or a composite column's field
+			a.wholeRow(fields[0].GetString_().GetSval(), s, int(ref.GetLocation())) // (c).f, or a composite column's field
 			return outColumn{}
 		}
 		c := it.find(name)
 		if reads([]*item{it}, name); c.name == "" {
 			readsAll([]*item{it}) // t.f can be f(t)
 		}
-		if c.name == "" && it.inst != nil && a.systemColumn(it.inst, name) {
+		if c.name == "" && it.inst != nil && a.systemColumn(it.inst, name, int(ref.GetLocation())) {
 			return outColumn{}
 		}
 		if c.name == "" && it.hasSlots() { // t.f can be f(t)
 			a.useAll(it.columns)
-			a.stage("%s.%s may be a function of the whole row", it.name, name)
+			a.stage(int(ref.GetLocation()), "%s.%s may be a function of the whole row", it.name, name)
 		}
 		return c
 	}
@@ -111,23 +111,23 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 		if c := around.all.find(name); c.name != "" {
 			reads(around.items, name)
 			if c.isSlot() && unsure {
-				a.compute(c, "a place that another column of the name may take")
+				a.compute(c, "a place that another column of the name may take", int(ref.GetLocation()))
 			}
 			return c
 		}
 		for _, it := range around.items {
-			if it.inst != nil && a.systemColumn(it.inst, name) {
+			if it.inst != nil && a.systemColumn(it.inst, name, int(ref.GetLocation())) {
 				return outColumn{}
 			}
 		}
 		unsure = unsure || around.all.open || slices.ContainsFunc(around.all.cols, func(c outColumn) bool { return c.name == "" })
 	}
-	a.wholeRow(name, s)
+	a.wholeRow(name, s, int(ref.GetLocation()))
 	return outColumn{}
 }
 
 // wholeRow notes that a name may stand for all columns of an item.
-func (a *analysis) wholeRow(name string, s *scope) {
+func (a *analysis) wholeRow(name string, s *scope, at int) {
 	for around := s; around != nil; around = around.parent {
 		for _, it := range around.items {
 			if it.name == name && it.mention != nil {
@@ -135,7 +135,7 @@ func (a *analysis) wholeRow(name string, s *scope) {
 			}
 			if it.name == name && it.hasSlots() {
 				a.useAll(it.columns)
-				a.stage("a whole row of %s is used", name)
+				a.stage(at, "a whole row of %s is used", name)
 				return
 			}
 		}
@@ -146,13 +146,13 @@ func (a *analysis) wholeRow(name string, s *scope) {
 var systemColumns = []string{"ctid", "xmin", "tableoid", "xmax", "cmin", "cmax"}
 
 // systemColumn notes that a system column of a mention is named, if that is one.
-func (a *analysis) systemColumn(inst *instance, name string) bool {
-	at := slices.Index(systemColumns, name)
-	if at < 0 || inst.target {
+func (a *analysis) systemColumn(inst *instance, name string, at int) bool {
+	k := slices.Index(systemColumns, name)
+	if k < 0 || inst.target {
 		return false
 	}
-	if at > 1 {
-		a.stage("%s is named", name)
+	if k > 1 {
+		a.stage(at, "%s is named", name)
 	}
 	if !slices.Contains(inst.system, name) {
 		inst.system = append(inst.system, name)

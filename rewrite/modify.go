@@ -1,6 +1,8 @@
 package rewrite
 
 import (
+	"slices"
+
 	pg_query "github.com/pganalyze/pg_query_go/v6"
 
 	"github.com/scrimdb/scrim/catalog"
@@ -23,7 +25,7 @@ func (a *analysis) modification(node *pg_query.Node, outer *scope, env *ctes) {
 		a.change(m.GetWithClause(), m.GetRelation(), []*pg_query.Node{m.GetSourceRelation()}, nil, outer, env,
 			[]*pg_query.Node{m.GetJoinCondition()}, m.GetMergeWhenClauses(), m.GetReturningList())
 	}
-	a.stage("rows are stored or changed")
+	a.stage(-1, "rows are stored or changed")
 }
 
 func (a *analysis) insert(m *pg_query.InsertStmt, outer *scope, env *ctes) {
@@ -31,7 +33,7 @@ func (a *analysis) insert(m *pg_query.InsertStmt, outer *scope, env *ctes) {
 		env = a.with(m.GetWithClause(), outer, env)
 	}
 	if sel := m.GetSelectStmt().GetSelectStmt(); sel != nil {
-		a.consume(a.query(sel, outer, env), "INSERT")
+		a.consume(a.query(sel, outer, env), "INSERT", int(m.GetRelation().GetLocation()))
 	}
 	it := a.target(m.GetRelation())
 	a.list(m.GetReturningList(), &scope{items: []*item{it}, all: it.columns, parent: outer}, env)
@@ -106,6 +108,11 @@ func (a *analysis) copyTable(c *pg_query.CopyStmt) {
 		inst.starred = true
 		for _, col := range cols.cols {
 			inst.copied = append(inst.copied, quote(col.name))
+		}
+	}
+	for _, col := range cols.cols {
+		if col.isSlot() && slices.Contains(inst.copied, quote(col.name)) {
+			a.use(col)
 		}
 	}
 }

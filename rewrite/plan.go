@@ -23,8 +23,10 @@ type Plan struct {
 	// Stages are the code lists that must be made before the statement can run. SQL then has NULL in their places, which
 	// serves to describe the statement; WithCodes has the lists. Without stages, codes are filled in on the way out.
 	Stages []Stage
-	// Reason is why there are stages.
-	Reason string
+	// Reasons are why there are stages. Each of them would do.
+	Reasons []Reason
+	// Mentions are those of relations with masked columns.
+	Mentions []Mention
 	// Notes is what EXPLAIN says about the masks, besides what the server says: a line for each.
 	Notes []string
 	// Params is the highest number of a parameter in the text.
@@ -69,11 +71,12 @@ func (a *analysis) plan(out []outColumn) *Plan {
 		}
 		p.Views[inst.mask.Policy.View.OID] = inst.mask.Policy
 	}
-	if a.staged != "" {
+	if len(a.reasons) > 0 {
 		a.planStaged(p)
 	} else {
 		a.planDeferred(p, out)
 	}
+	p.Mentions = a.mentioned()
 	a.mend(p)
 	p.SQL, p.edits = splice(a.text, p.edits, asParameter)
 	if _, err := pg_query.Parse(p.SQL); err != nil {
@@ -267,26 +270,31 @@ func (p *Plan) notes(out []outColumn) []string {
 	}
 	for _, s := range p.Stages {
 		lines = append(lines, fmt.Sprintf("Codes of %s: encoder %s version %d (policy %s), staged: %s",
-			s.Policy.Relation.Name, s.Policy.Encoder.Name, s.Policy.Encoder.Version, s.Policy.Name, p.Reason))
+			s.Policy.Relation.Name, s.Policy.Encoder.Name, s.Policy.Encoder.Version, s.Policy.Name, p.Reasons[0].Text))
 	}
 	return lines
 }
 
 // shows says what an output shows.
 func (p *Plan) shows(o Output) string {
-	policy, shows := p.Seals[o.Seal].Policy, "code"
-	if o.Component >= 0 {
-		shows = fmt.Sprintf("component %d", o.Component+1)
+	return showsOf(p.Seals[o.Seal].Policy, o.Component)
+}
+
+// showsOf says what a masked column shows: a component of a code, or with -1 the whole code.
+func showsOf(policy *catalog.Policy, component int) string {
+	shows := "code"
+	if component >= 0 {
+		shows = fmt.Sprintf("component %d", component+1)
 	}
 	return fmt.Sprintf("%s of encoder %s version %d (policy %s)", shows, policy.Encoder.Name, policy.Encoder.Version, policy.Name)
 }
 
-// Format prints the plan for people: goldens show it, and so will EXPLAIN MASKING.
+// Format prints the plan with all its texts, for goldens. What EXPLAIN MASKING says is in explain.go.
 func (p *Plan) Format() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", p.SQL)
 	if p.Staged() {
-		fmt.Fprintf(&b, "staged: %s\n", p.Reason)
+		fmt.Fprintf(&b, "staged: %s\n", p.Reasons[0].Text)
 	}
 	for i, s := range p.Stages {
 		fmt.Fprintf(&b, "list %d: codes of encoder %s version %d (policy %s) for\n  %s", i+1, s.Policy.Encoder.Name, s.Policy.Encoder.Version, s.Policy.Name, s.SQL)

@@ -13,6 +13,7 @@ import (
 type predicate struct {
 	template
 	table string
+	shown string // the same for people, as the client wrote it
 }
 
 // filter collects the conditions among the conjuncts of node that are about one mention alone and need no code. Rows
@@ -22,7 +23,10 @@ func (a *analysis) filter(node *pg_query.Node, s *scope, allowed func(*instance)
 	for _, c := range conjuncts(node, nil) {
 		w := writer{scope: s, fixed: a.fixed}
 		if w.write(c); !w.failed && w.inst != nil && allowed(w.inst) {
-			w.inst.filters = append(w.inst.filters, predicate{template: template{text: w.b.String(), holes: w.holes}, table: w.table.String()})
+			w.inst.filters = append(w.inst.filters, predicate{
+				template: template{text: w.b.String(), holes: w.holes}, table: w.table.String(),
+				shown: template{text: w.shown.String(), holes: w.holes}.fill(asParameter),
+			})
 		}
 	}
 }
@@ -46,6 +50,7 @@ type writer struct {
 	inst   *instance       // whose columns the expression has
 	b      strings.Builder // over the masked view
 	table  strings.Builder // over the table
+	shown  strings.Builder // with the columns' bare names
 	holes  []hole
 	failed bool
 	fixed  bool // parameters have no values
@@ -55,6 +60,7 @@ func (w *writer) add(parts ...string) {
 	for _, p := range parts {
 		w.b.WriteString(p)
 		w.table.WriteString(p)
+		w.shown.WriteString(p)
 	}
 }
 
@@ -117,6 +123,7 @@ func (w *writer) column(ref *pg_query.ColumnRef) {
 	p := of.inst.mask.Policy
 	w.b.WriteString("v." + quote(openColumn(p, of.num)))
 	w.table.WriteString("t." + quote(columnName(p, of.num)))
+	w.shown.WriteString(legible(columnName(p, of.num)))
 }
 
 // origin returns the unmasked column of a mention that a reference means for certain, or zero. It looks in the innermost

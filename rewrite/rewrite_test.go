@@ -186,6 +186,8 @@ func TestGoldens(t *testing.T) {
 				return plan(t, d.Input, policy.For(snapshot, readable))
 			case "command":
 				return command(d.Input)
+			case "masking":
+				return masking(t, d.Input, policy.For(snapshot, readable), map[uint32]bool{100: d.HasArg("exempt")})
 			}
 			t.Fatalf("unknown directive %s", d.Cmd)
 			return ""
@@ -248,6 +250,40 @@ func command(text string) string {
 		return "not ours\n"
 	}
 	return fmt.Sprintf("%s\n%+v\n", in.Command.Tag(), in.Command)
+}
+
+// masking answers EXPLAIN MASKING: with its lines, or in JSON with the query that the answer is.
+func masking(t *testing.T, text string, masks policy.Masks, exempt map[uint32]bool) string {
+	in, err := rewrite.Inspect(text, protectedName)
+	if err != nil {
+		return refusal(err, text)
+	}
+	c, ok := in.Command.(rewrite.ExplainMasking)
+	if !ok {
+		return "not EXPLAIN MASKING\n"
+	}
+	var plan *rewrite.Plan
+	var resolved map[rewrite.Name]rewrite.Relation
+	if in, err = rewrite.Inspect(c.Query, protectedName); err == nil && len(in.Names) > 0 {
+		resolved = resolve(in.Names)
+		var plans []*rewrite.Plan
+		if plans, err = in.Plan(resolved, masks); len(plans) > 0 {
+			plan = plans[0]
+		}
+	}
+	var refused *rewrite.Refusal
+	if err != nil && !errors.As(err, &refused) {
+		t.Fatal(err)
+	}
+	e := c.Explain(text, rewrite.Viewer{Role: "analyst", Snapshot: snapshot, Masks: masks, Exempt: exempt}, resolved, plan, refused)
+	if !c.JSON {
+		return strings.Join(e.Text(), "\n") + "\n"
+	}
+	answer, err := c.Answer(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.SQL + "\n"
 }
 
 func refusal(err error, text string) string {

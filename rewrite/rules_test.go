@@ -45,7 +45,7 @@ type rule struct {
 }
 
 // messageAt says which argument of a call is its message. compute and consume say "... is used in WHERE".
-var messageAt = map[string]int{"refuse": 3, "stage": 0, "compute": 1, "consume": 1}
+var messageAt = map[string]int{"refuse": 3, "stage": 1, "compute": 1, "consume": 1}
 
 // elsewhere are messages of limits, which a golden would have to be long for (TestLimits), and for what the parser rules out
 // today.

@@ -12,7 +12,8 @@ import (
 type instance struct {
 	mask policy.Mask
 	rv   *pg_query.RangeVar
-	used bool // some masked column of it is touched, so it must be replaced
+	used bool    // some masked column of it is touched, so it must be replaced
+	read []int16 // its masked columns that are
 	// target means that the statement changes the relation: it stays, and its masked columns cannot be read.
 	target bool
 	// starred means that all its columns are listed somewhere: no further one may be added.
@@ -27,6 +28,14 @@ type instance struct {
 	copied []string
 	// filters are conditions that every row of it meets that the statement takes a code of.
 	filters []predicate
+}
+
+// reads notes that a masked column is read.
+func (i *instance) reads(num int16) {
+	i.used = true
+	if !slices.Contains(i.read, num) {
+		i.read = append(i.read, num)
+	}
 }
 
 // qualified is a column reference that names the schema of a mention.

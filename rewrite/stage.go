@@ -60,7 +60,7 @@ func (p *Plan) WithCodes(spell func(stage, part int) string) *Plan {
 
 // planStaged makes the plan of a statement that uses codes.
 func (a *analysis) planStaged(p *Plan) {
-	p.Reason = a.staged
+	p.Reasons = a.reasons
 	needed := map[*catalog.Policy][]int{}
 	for _, inst := range a.instances {
 		if inst.used {
