@@ -3,6 +3,8 @@ package catalog
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -79,7 +81,7 @@ func Doctor(ctx context.Context, conn *pgx.Conn) (Checkup, error) {
 	return c, nil
 }
 
-// Rights says what Scrim's roles may do in the database.
+// Rights says what Scrim's roles may do in the database, role by role.
 func Rights(ctx context.Context, conn *pgx.Conn) ([]Right, error) {
 	rows, err := conn.Query(ctx, `SELECT role, may FROM scrim.rights()`)
 	if err != nil {
@@ -89,5 +91,6 @@ func Rights(ctx context.Context, conn *pgx.Conn) ([]Right, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rights: %w", err)
 	}
+	slices.SortStableFunc(rights, func(a, b Right) int { return strings.Compare(a.Role, b.Role) })
 	return rights, nil
 }
