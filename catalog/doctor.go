@@ -47,12 +47,9 @@ type Registered struct {
 // Right is one thing that a role may do.
 type Right struct{ Role, May string }
 
-// Doctor reads catalogs only: to plan on a user's table would run its owner's code in this session, of which it sets the search_path.
+// Doctor reads catalogs only: to plan on a user's table would run its owner's code in this session.
 func Doctor(ctx context.Context, conn *pgx.Conn) (Checkup, error) {
 	var c Checkup
-	if _, err := conn.Exec(ctx, `SET search_path = pg_catalog, pg_temp`); err != nil {
-		return c, err
-	}
 	if err := checkVersion(ctx, conn); err != nil && !isDenied(err) { // owners of tables may ask too, and cannot read it
 		return c, err
 	}
@@ -63,8 +60,8 @@ func Doctor(ctx context.Context, conn *pgx.Conn) (Checkup, error) {
 	if err != nil {
 		return c, fmt.Errorf("doctor: %w", err)
 	}
-	rows, err = conn.Query(ctx, `SELECT e.name, v.version, v.sha256, cardinality(e.feature_columns), e.latent_dims
-		FROM scrim.encoders e JOIN scrim.encoder_versions v ON v.encoder = e.name AND v.active ORDER BY e.name`)
+	rows, err = conn.Query(ctx, `SELECT e.name, v.version, v.sha256, pg_catalog.cardinality(e.feature_columns), e.latent_dims
+		FROM scrim.encoders e JOIN scrim.encoder_versions v ON v.encoder OPERATOR(pg_catalog.=) e.name AND v.active ORDER BY e.name`)
 	if err == nil {
 		c.Encoders, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Registered])
 	}
@@ -73,7 +70,7 @@ func Doctor(ctx context.Context, conn *pgx.Conn) (Checkup, error) {
 	}
 	var there time.Time
 	asked := time.Now()
-	if err := conn.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&there); err != nil {
+	if err := conn.QueryRow(ctx, `SELECT pg_catalog.clock_timestamp()`).Scan(&there); err != nil {
 		return c, fmt.Errorf("clock: %w", err)
 	}
 	answered := time.Now()

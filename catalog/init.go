@@ -172,14 +172,14 @@ func checkVersion(ctx context.Context, q querier) error {
 		return err
 	}
 	var there bool
-	if err := q.QueryRow(ctx, `SELECT to_regclass('scrim_state.migrations') IS NOT NULL`).Scan(&there); err != nil {
+	if err := q.QueryRow(ctx, `SELECT pg_catalog.to_regclass('scrim_state.migrations') IS NOT NULL`).Scan(&there); err != nil {
 		return fmt.Errorf("catalog: %w", err)
 	}
 	if !there {
 		return fmt.Errorf("%w: run `scrim init --catalog DSN` first", ErrNotInitialised)
 	}
 	var version int
-	err = q.QueryRow(ctx, `SELECT max(version) FROM scrim_state.migrations`).Scan(&version)
+	err = q.QueryRow(ctx, `SELECT pg_catalog.max(version) FROM scrim_state.migrations`).Scan(&version)
 	if isDenied(err) {
 		return fmt.Errorf("catalog: %w: connect as the role that ran scrim init", err)
 	}

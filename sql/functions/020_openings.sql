@@ -112,10 +112,10 @@ BEGIN
     RETURN QUERY  -- writing an input and reading its code is encoding values of one's choice: a dictionary
         SELECT 'privilege', scrim.role_name(o),
                format('%s may %s column %I, an input of the mask, and could look up codes of values of its choice', scrim.role_name(o), p.name, a.attname),
-               w.remedy, w.path
+               (scrim.privilege_way(o, relation, fed, p.name)).remedy, (scrim.privilege_way(o, relation, fed, p.name)).path
           FROM unnest(outsiders) o, (SELECT DISTINCT unnest(fed)) f(i)
           JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = f.i,
-               unnest(ARRAY['INSERT', 'UPDATE']) p(name), LATERAL scrim.privilege_way(o, relation, fed, p.name) w
+               unnest(ARRAY['INSERT', 'UPDATE']) p(name)
          WHERE has_column_privilege(o, relation, f.i, p.name);
     RETURN QUERY  -- the same through an updatable view, which writes with its owner's rights
         SELECT DISTINCT 'view', d.holder::regclass::text,
@@ -181,17 +181,17 @@ BEGIN
     RETURN QUERY  -- privileges that read, or probe, the column itself
         SELECT 'privilege', scrim.role_name(o),
                format('%s may still %s column %I', scrim.role_name(o), p.name, a.attname),
-               w.remedy, w.path
+               (scrim.privilege_way(o, relation, masked, p.name)).remedy, (scrim.privilege_way(o, relation, masked, p.name)).path
           FROM unnest(outsiders) o, unnest(masked) m
           JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = m,
-               unnest(ARRAY['SELECT', 'REFERENCES']) p(name), LATERAL scrim.privilege_way(o, relation, masked, p.name) w
+               unnest(ARRAY['SELECT', 'REFERENCES']) p(name)
          WHERE has_column_privilege(o, relation, m, p.name);
     RETURN QUERY
         SELECT 'privilege', scrim.role_name(o),
                format('%s may still use %s on the table', scrim.role_name(o), p.name),
-               w.remedy, w.path
+               (scrim.privilege_way(o, relation, '{}', p.name)).remedy, (scrim.privilege_way(o, relation, '{}', p.name)).path
           FROM unnest(outsiders) o,
-               unnest(CASE WHEN version >= 170000 THEN ARRAY['TRIGGER', 'MAINTAIN'] ELSE ARRAY['TRIGGER'] END) p(name), LATERAL scrim.privilege_way(o, relation, '{}', p.name) w
+               unnest(CASE WHEN version >= 170000 THEN ARRAY['TRIGGER', 'MAINTAIN'] ELSE ARRAY['TRIGGER'] END) p(name)
          WHERE has_table_privilege(o, relation, p.name);
 
     RETURN QUERY  -- membership that can be SET ROLE'd to, or handed to oneself
@@ -445,8 +445,8 @@ BEGIN
                AND NOT EXISTS (SELECT 1 FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%');
         RETURN QUERY  -- what the tables below accept, and what their triggers do, tells about raw values
             SELECT 'privilege', scrim.role_name(o.oid), format('%s may %s on the view', scrim.role_name(o.oid), p.name),
-                   coalesce(scrim.revocation(relation, ARRAY[p.name], ARRAY[o.oid]), w.remedy), w.path
-              FROM scrim.outsiders(rel.relowner, exempt) o(oid), unnest(ARRAY['INSERT', 'UPDATE', 'DELETE']) p(name), LATERAL scrim.privilege_way(o.oid, relation, '{}', p.name) w
+                   coalesce(scrim.revocation(relation, ARRAY[p.name], ARRAY[o.oid]), (scrim.privilege_way(o.oid, relation, '{}', p.name)).remedy), (scrim.privilege_way(o.oid, relation, '{}', p.name)).path
+              FROM scrim.outsiders(rel.relowner, exempt) o(oid), unnest(ARRAY['INSERT', 'UPDATE', 'DELETE']) p(name)
              WHERE has_table_privilege(o.oid, relation, p.name)
                 OR CASE WHEN p.name <> 'DELETE' THEN has_any_column_privilege(o.oid, relation, p.name) END;
     END IF;
