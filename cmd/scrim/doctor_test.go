@@ -119,6 +119,9 @@ func TestDoctor(t *testing.T) {
 		}
 	}
 	exec(list[at]["remedy"])
+	exec(`GRANT SELECT ON numbers TO PUBLIC`)
+	expect("everybody's", 1, "Errors: 1, ")
+	exec(`REVOKE SELECT ON numbers FROM PUBLIC`)
 	expect("closed", 0, "Errors: 0, warnings: 0", "--strict")
 
 	files, err := filepath.Glob(filepath.Join(models, "numbers", "*.onnx"))

@@ -212,11 +212,13 @@ BEGIN
          WHERE sees_all OR pg_has_role(session_user, c.relowner, 'USAGE') ORDER BY p.id
     LOOP
         named := policy.relation::regclass;
-        -- What is a role's by its attributes and memberships is so for all relations.
+        -- What is a role's by its attributes and memberships is so for all relations. What PUBLIC may do everybody may: that is said once.
         RETURN QUERY
+            WITH o AS MATERIALIZED (SELECT f.*, substr(f.why, length(f.object) + 1) AS what FROM scrim.policy_openings(policy) f),
+            everybody AS MATERIALIZED (SELECT DISTINCT e.what, e.remedy FROM o e WHERE e.kind = 'privilege' AND e.object = 'PUBLIC')
             SELECT CASE WHEN o.kind = 'row security' OR o.kind = 'masked view' AND o.object <> 'definition' THEN 'warning' ELSE 'error' END,
                    o.kind, CASE WHEN o.kind <> 'role' THEN named END, o.object, o.why, o.path, o.remedy
-              FROM scrim.policy_openings(policy) o;
+              FROM o WHERE o.kind <> 'privilege' OR o.object = 'PUBLIC' OR (o.what, coalesce(o.remedy, '')) NOT IN (SELECT e.what, coalesce(e.remedy, '') FROM everybody e);
         RETURN QUERY SELECT n.severity, n.kind, named, n.object, n.why, n.path, n.remedy FROM scrim.policy_notes(policy) n WHERE policy.features_of IS NULL;
     END LOOP;
     RETURN QUERY SELECT r.severity, r.kind, NULL, r.object, r.why, r.path, r.remedy FROM scrim.doctor_roles() r;
