@@ -62,6 +62,20 @@ var later = []struct {
 			`SELECT scrim.create_feature_view('seen', 'other')`, `GRANT INSERT (age, id) ON other TO analyst`), want: "error privilege analyst", since: 15,
 	},
 	{plant: []string{`INSERT INTO scrim_state.river_job (id, args, kind, max_attempts) VALUES (-1, '{}', 'x', 1)`, `UPDATE scrim_state.training_slot SET job = -1, encoder = 'enc', pid = 0, backend_start = now()`}, want: "warning training slot enc", words: true},
+	{plant: append(asOlga(`CREATE TABLE parts (LIKE customers) PARTITION BY RANGE (id)`, `CREATE TABLE part PARTITION OF parts DEFAULT`,
+		`SELECT scrim.create_masking_policy('q', 'parts', '{age}', '{risk}', 'enc')`), `CREATE PUBLICATION leak FOR TABLE parts`), want: "error publication leak"},
+	{plant: asOlga(`CREATE TABLE above (LIKE customers) PARTITION BY RANGE (id)`, `ALTER TABLE above ATTACH PARTITION customers DEFAULT`), want: "error inheritance public.above"},
+	{
+		plant: asOlga(`CREATE VIEW v AS SELECT id, age, income, score, vip FROM customers`, `GRANT SELECT ON v TO analyst`,
+			`SELECT scrim.create_masking_policy('q', 'v', '{age,income,score}', '{risk}', 'enc')`, `GRANT DELETE ON v TO analyst`), want: "error privilege analyst: analyst may DELETE on the view",
+	},
+	{
+		plant: asOlga(`CREATE FUNCTION fired() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN RETURN NEW; END'`, `REVOKE EXECUTE ON FUNCTION fired() FROM PUBLIC`,
+			`CREATE TRIGGER fires BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION fired()`, `GRANT INSERT ON orders TO analyst`), want: "error function public.fired()",
+	},
+	{plant: asOlga(`ALTER TABLE customers ENABLE ROW LEVEL SECURITY`, `CREATE POLICY leak ON customers AS RESTRICTIVE USING (income < 50000)`), want: "error row security policy leak", words: true},
+	{plant: []string{`DO $$ BEGIN EXECUTE format('GRANT %%I TO %s', session_user); END $$`}, want: "error membership %s: it can become the catalog role"},
+	{plant: []string{`GRANT pg_monitor TO %s`}, want: "note statistics %s"},
 	{plant: asOlga(`CREATE MATERIALIZED VIEW copied AS SELECT income FROM customers`), want: "note copy public.copied", words: true},
 }
 
