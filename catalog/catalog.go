@@ -79,7 +79,7 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 		pool.Close()
 		return nil, fmt.Errorf("catalog: %w", err)
 	}
-	if err := c.checkVersion(ctx); err != nil {
+	if err := checkVersion(ctx, c.pool); err != nil {
 		pool.Close()
 		return nil, err
 	}

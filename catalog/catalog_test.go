@@ -257,6 +257,15 @@ func TestWithoutSuperuser(t *testing.T) {
 			t.Fatalf("%s: %v", s, err)
 		}
 	}
+	checkup, err := catalog.Doctor(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range checkup.Findings {
+		if f.Severity != catalog.SeverityNote && f.Kind != "superuser" { // those are the server's
+			t.Errorf("%+v", f)
+		}
+	}
 	var sealed []byte
 	reader := connect(t, "reader", "reader", "plain")
 	if err := reader.QueryRow(t.Context(), `SELECT x FROM secrets`).Scan(nil); err == nil {

@@ -9,6 +9,8 @@
 // The pool of this package runs fixed SQL of ours only, on system catalogs and on scrim_state: never a client's text,
 // never a query on a user's table, whose owner could have his code planned into it.
 //
+// [Doctor] says what is open, [Rights] what Scrim's roles may do (`scrim doctor`, `scrim init`).
+//
 // What the console shows is read on connections of its visitors: [ReadOverview], [ReadEncoderReport].
 //
 // To debug: `SELECT * FROM scrim_state.catalog_version` on the server against the version in the proxy's log.

@@ -166,20 +166,20 @@ func script(ctx context.Context, tx pgx.Tx, name, text string) error {
 }
 
 // checkVersion refuses a database that this program cannot serve.
-func (c *Catalog) checkVersion(ctx context.Context) error {
+func checkVersion(ctx context.Context, q querier) error {
 	migrations, err := sql.Migrations()
 	if err != nil {
 		return err
 	}
 	var there bool
-	if err := c.pool.QueryRow(ctx, `SELECT to_regclass('scrim_state.migrations') IS NOT NULL`).Scan(&there); err != nil {
+	if err := q.QueryRow(ctx, `SELECT pg_catalog.to_regclass('scrim_state.migrations') IS NOT NULL`).Scan(&there); err != nil {
 		return fmt.Errorf("catalog: %w", err)
 	}
 	if !there {
 		return fmt.Errorf("%w: run `scrim init --catalog DSN` first", ErrNotInitialised)
 	}
 	var version int
-	err = c.pool.QueryRow(ctx, `SELECT max(version) FROM scrim_state.migrations`).Scan(&version)
+	err = q.QueryRow(ctx, `SELECT pg_catalog.max(version) FROM scrim_state.migrations`).Scan(&version)
 	if isDenied(err) {
 		return fmt.Errorf("catalog: %w: connect as the role that ran scrim init", err)
 	}

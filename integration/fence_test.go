@@ -150,68 +150,72 @@ func TestRevokedMeanwhile(t *testing.T) {
 	})
 }
 
+// openings are ways around the mask: statements that plant one, and what the list of openings says of it.
+var openings = []struct {
+	plant []string
+	want  string // in the list
+}{
+	{asOlga(`CREATE VIEW leak AS SELECT id, income FROM customers`, `GRANT SELECT ON leak TO analyst`), "view public.leak"},
+	{asOlga(`CREATE VIEW leak AS SELECT c FROM customers c`, `GRANT SELECT ON leak TO PUBLIC`), "view public.leak"},
+	{asOlga(`CREATE VIEW inner_leak AS SELECT * FROM customers`, `CREATE VIEW leak AS SELECT income + 1 AS x FROM inner_leak`, `GRANT SELECT ON leak TO analyst`), "view public.leak"},
+	{asOlga(`CREATE MATERIALIZED VIEW leak AS SELECT income FROM customers`, `GRANT SELECT ON leak TO analyst`), "materialized view public.leak"},
+	{asOlga(`CREATE FUNCTION leak() RETURNS numeric LANGUAGE sql SECURITY DEFINER AS 'SELECT max(income) FROM customers'`), "function public.leak()"},
+	{asOlga(`CREATE FUNCTION leak() RETURNS numeric LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT max(income) FROM customers; END`), "function public.leak()"},
+	{asOlga(`CREATE FUNCTION leak(q text) RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS $$ DECLARE r text; BEGIN EXECUTE q INTO r; RETURN r; END $$`), "function public.leak(text)"},
+	{asOlga(`ALTER TABLE customers ADD COLUMN leak numeric GENERATED ALWAYS AS (income * 2) STORED`), "generated column leak"},
+	{asOlga(`CREATE TABLE leak (id integer NOT NULL, income numeric(12,2))`, `ALTER TABLE customers INHERIT leak`), "inheritance public.leak"},
+	{asOlga(`CREATE TABLE child () INHERITS (customers)`, `CREATE INDEX leak ON child (income, id)`), "index public.leak"},
+	{asOlga(`CREATE INDEX leak ON customers (income) INCLUDE (id)`), "index public.leak"},
+	{asOlga(`CREATE INDEX leak ON customers (income, id)`), "index public.leak"},
+	{asOlga(`CREATE INDEX leak ON customers ((income * 2), id)`), "index public.leak"},
+	{asOlga(`CREATE UNIQUE INDEX leak ON customers (income)`, `GRANT INSERT (id) ON customers TO analyst`), "index public.leak"},
+	{asOlga(`ALTER TABLE customers ADD CONSTRAINT leak CHECK (income < 1e9)`, `GRANT UPDATE (id) ON customers TO analyst`), "constraint leak"},
+	{asOlga(`DELETE FROM customers WHERE id > 500 OR score IS NULL`, `ALTER TABLE customers ADD CONSTRAINT leak UNIQUE (score)`, `CREATE TABLE other (s float8 REFERENCES customers (score))`), "foreign key"},
+	{asOlga(`CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', OLD.income; RETURN NEW; END $$`,
+		`CREATE TRIGGER leak BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION tell()`, `GRANT UPDATE (id) ON customers TO analyst`), "trigger leak"},
+	{asOlga(`CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', OLD.income; RETURN OLD; END $$`,
+		`CREATE TRIGGER leak BEFORE DELETE ON customers FOR EACH ROW EXECUTE FUNCTION tell()`, `GRANT DELETE ON customers TO analyst`), "trigger leak"},
+	{asOlga(`ALTER TABLE customers ENABLE ROW LEVEL SECURITY`, `CREATE POLICY leak ON customers USING (income < 50000)`), "row security policy leak"},
+	{asOlga(`GRANT INSERT ON customers TO analyst`), "analyst may INSERT column age"},
+	{asOlga(`GRANT UPDATE (vip) ON customers TO analyst`), "analyst may UPDATE column vip"}, // an input, though not masked
+	{append([]string{`SET check_function_bodies = off`}, asOlga(`CREATE FUNCTION front() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT helper()'`)...), "function public.front()"},
+	{asOlga(`CREATE TABLE ages (age integer PRIMARY KEY)`, `INSERT INTO ages SELECT DISTINCT age FROM customers WHERE age IS NOT NULL`,
+		`ALTER TABLE customers ADD CONSTRAINT leak FOREIGN KEY (age) REFERENCES ages ON DELETE CASCADE`, `GRANT DELETE ON ages TO analyst`), "foreign key leak"},
+	{append([]string{
+		`GRANT CREATE ON SCHEMA public TO analyst`, `SET SESSION AUTHORIZATION analyst`,
+		`CREATE FUNCTION theirs(numeric, numeric) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true'`,
+		`CREATE OPERATOR ### (LEFTARG = numeric, RIGHTARG = numeric, FUNCTION = theirs)`, `RESET SESSION AUTHORIZATION`,
+	},
+		asOlga(`ALTER TABLE customers ADD CONSTRAINT leak CHECK (income ### 5)`)...), "function public.theirs(numeric,numeric)"},
+	{append([]string{
+		`GRANT CREATE ON SCHEMA public TO analyst`, `SET SESSION AUTHORIZATION analyst`,
+		`CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$`, `RESET SESSION AUTHORIZATION`,
+	},
+		asOlga(`CREATE TRIGGER leak BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION theirs()`)...), "trigger leak"},
+	{append([]string{
+		`GRANT CREATE ON SCHEMA public TO analyst`, `SET SESSION AUTHORIZATION analyst`,
+		`CREATE FUNCTION theirs(numeric) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true'`, `RESET SESSION AUTHORIZATION`,
+	},
+		asOlga(`ALTER TABLE customers ADD CONSTRAINT leak CHECK (theirs(income))`)...), "function public.theirs(numeric)"},
+	{asOlga(`CREATE TABLE other (i int)`, `CREATE RULE leak AS ON INSERT TO other DO ALSO SELECT income FROM customers`), "rule public.other"},
+	{asOlga(`CREATE RULE leak AS ON DELETE TO customers DO ALSO NOTIFY x`), "rule leak"},
+	{[]string{`CREATE PUBLICATION leak FOR TABLE customers`}, "publication leak"},
+	{[]string{`CREATE PUBLICATION leak FOR ALL TABLES`}, "publication leak"},
+}
+
+// roleOpenings are the same of a role, whose name stands for %s.
+var roleOpenings = []struct {
+	open, want string
+}{
+	{`GRANT pg_read_all_data TO %s`, "privilege %s"},
+	{`GRANT pg_read_server_files TO %s`, "role %s"},
+	{`ALTER ROLE %s NOINHERIT; GRANT risk TO %[1]s`, "membership %s"},
+	{`ALTER ROLE %s REPLICATION`, "role %s"},
+	{`GRANT scrim_admin TO %s; GRANT SELECT ON customers TO %[1]s`, "%s is a scrim_admin"},
+}
+
 // TestOpenings plants one way around the mask at a time: CREATE MASKING POLICY must refuse and name it, and change nothing.
 func TestOpenings(t *testing.T) {
-	openings := []struct {
-		plant []string
-		want  string // in the list
-	}{
-		{asOlga(`CREATE VIEW leak AS SELECT id, income FROM customers`, `GRANT SELECT ON leak TO analyst`), "view public.leak"},
-		{asOlga(`CREATE VIEW leak AS SELECT c FROM customers c`, `GRANT SELECT ON leak TO PUBLIC`), "view public.leak"},
-		{asOlga(`CREATE VIEW inner_leak AS SELECT * FROM customers`, `CREATE VIEW leak AS SELECT income + 1 AS x FROM inner_leak`, `GRANT SELECT ON leak TO analyst`), "view public.leak"},
-		{asOlga(`CREATE MATERIALIZED VIEW leak AS SELECT income FROM customers`, `GRANT SELECT ON leak TO analyst`), "materialized view public.leak"},
-		{asOlga(`CREATE FUNCTION leak() RETURNS numeric LANGUAGE sql SECURITY DEFINER AS 'SELECT max(income) FROM customers'`), "function public.leak()"},
-		{asOlga(`CREATE FUNCTION leak() RETURNS numeric LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC SELECT max(income) FROM customers; END`), "function public.leak()"},
-		{asOlga(`CREATE FUNCTION leak(q text) RETURNS text LANGUAGE plpgsql SECURITY DEFINER AS $$ DECLARE r text; BEGIN EXECUTE q INTO r; RETURN r; END $$`), "function public.leak(text)"},
-		{asOlga(`ALTER TABLE customers ADD COLUMN leak numeric GENERATED ALWAYS AS (income * 2) STORED`), "generated column leak"},
-		{asOlga(`CREATE TABLE leak (id integer NOT NULL, income numeric(12,2))`, `ALTER TABLE customers INHERIT leak`), "inheritance public.leak"},
-		{asOlga(`CREATE TABLE child () INHERITS (customers)`, `CREATE INDEX leak ON child (income, id)`), "index public.leak"},
-		{asOlga(`CREATE INDEX leak ON customers (income) INCLUDE (id)`), "index public.leak"},
-		{asOlga(`CREATE INDEX leak ON customers (income, id)`), "index public.leak"},
-		{asOlga(`CREATE INDEX leak ON customers ((income * 2), id)`), "index public.leak"},
-		{asOlga(`CREATE UNIQUE INDEX leak ON customers (income)`, `GRANT INSERT (id) ON customers TO analyst`), "index public.leak"},
-		{asOlga(`ALTER TABLE customers ADD CONSTRAINT leak CHECK (income < 1e9)`, `GRANT UPDATE (id) ON customers TO analyst`), "constraint leak"},
-		{asOlga(`DELETE FROM customers WHERE id > 500 OR score IS NULL`, `ALTER TABLE customers ADD CONSTRAINT leak UNIQUE (score)`, `CREATE TABLE other (s float8 REFERENCES customers (score))`), "foreign key"},
-		{asOlga(`CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', OLD.income; RETURN NEW; END $$`,
-			`CREATE TRIGGER leak BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION tell()`, `GRANT UPDATE (id) ON customers TO analyst`), "trigger leak"},
-		{asOlga(`CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', OLD.income; RETURN OLD; END $$`,
-			`CREATE TRIGGER leak BEFORE DELETE ON customers FOR EACH ROW EXECUTE FUNCTION tell()`, `GRANT DELETE ON customers TO analyst`), "trigger leak"},
-		{asOlga(`ALTER TABLE customers ENABLE ROW LEVEL SECURITY`, `CREATE POLICY leak ON customers USING (income < 50000)`), "row security policy leak"},
-		{asOlga(`GRANT INSERT ON customers TO analyst`), "analyst may INSERT column age"},
-		{asOlga(`GRANT UPDATE (vip) ON customers TO analyst`), "analyst may UPDATE column vip"}, // an input, though not masked
-		{append([]string{`SET check_function_bodies = off`}, asOlga(`CREATE FUNCTION front() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT helper()'`)...), "function public.front()"},
-		{asOlga(`CREATE TABLE ages (age integer PRIMARY KEY)`, `INSERT INTO ages SELECT DISTINCT age FROM customers WHERE age IS NOT NULL`,
-			`ALTER TABLE customers ADD CONSTRAINT leak FOREIGN KEY (age) REFERENCES ages ON DELETE CASCADE`, `GRANT DELETE ON ages TO analyst`), "foreign key leak"},
-		{append([]string{
-			`GRANT CREATE ON SCHEMA public TO analyst`, `SET SESSION AUTHORIZATION analyst`,
-			`CREATE FUNCTION theirs(numeric, numeric) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true'`,
-			`CREATE OPERATOR ### (LEFTARG = numeric, RIGHTARG = numeric, FUNCTION = theirs)`, `RESET SESSION AUTHORIZATION`,
-		},
-			asOlga(`ALTER TABLE customers ADD CONSTRAINT leak CHECK (income ### 5)`)...), "function public.theirs(numeric,numeric)"},
-		{append([]string{
-			`GRANT CREATE ON SCHEMA public TO analyst`, `SET SESSION AUTHORIZATION analyst`,
-			`CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$`, `RESET SESSION AUTHORIZATION`,
-		},
-			asOlga(`CREATE TRIGGER leak BEFORE UPDATE ON customers FOR EACH ROW EXECUTE FUNCTION theirs()`)...), "trigger leak"},
-		{append([]string{
-			`GRANT CREATE ON SCHEMA public TO analyst`, `SET SESSION AUTHORIZATION analyst`,
-			`CREATE FUNCTION theirs(numeric) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true'`, `RESET SESSION AUTHORIZATION`,
-		},
-			asOlga(`ALTER TABLE customers ADD CONSTRAINT leak CHECK (theirs(income))`)...), "function public.theirs(numeric)"},
-		{asOlga(`CREATE TABLE other (i int)`, `CREATE RULE leak AS ON INSERT TO other DO ALSO SELECT income FROM customers`), "rule public.other"},
-		{asOlga(`CREATE RULE leak AS ON DELETE TO customers DO ALSO NOTIFY x`), "rule leak"},
-		{[]string{`CREATE PUBLICATION leak FOR TABLE customers`}, "publication leak"},
-		{[]string{`CREATE PUBLICATION leak FOR ALL TABLES`}, "publication leak"},
-	}
-	roleOpenings := []struct {
-		open, want string
-	}{
-		{`GRANT pg_read_all_data TO %s`, "privilege %s"},
-		{`GRANT pg_read_server_files TO %s`, "role %s"},
-		{`ALTER ROLE %s NOINHERIT; GRANT risk TO %[1]s`, "membership %s"},
-		{`ALTER ROLE %s REPLICATION`, "role %s"},
-		{`GRANT scrim_admin TO %s; GRANT SELECT ON customers TO %[1]s`, "%s is a scrim_admin"},
-	}
 	onEach(t, func(t *testing.T, e *env) {
 		refused := func(t *testing.T, env *env, want string) {
 			t.Helper()

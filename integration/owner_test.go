@@ -114,7 +114,7 @@ func TestOwnersCode(t *testing.T) {
 		e.exec(t, conn, one)
 		admin := e.admin(t) // another admin protects, looks, and takes away, in a session that holds the rights to everything
 		e.exec(t, admin, two, `SELECT * FROM scrim.masking_policy_openings('mine', 'alice.one')`, `SELECT * FROM scrim.masking_policy_openings('mine', 'alice.two')`,
-			`SELECT * FROM scrim.masking_policies`, `SELECT scrim.drop_masking_policy('mine', 'alice.one')`, `SELECT scrim.drop_masking_policy('mine', 'alice.two')`)
+			`SELECT * FROM scrim.masking_policies`, `SELECT * FROM scrim.doctor()`, `SELECT scrim.drop_masking_policy('mine', 'alice.one')`, `SELECT scrim.drop_masking_policy('mine', 'alice.two')`)
 		if _, err := catalog.Init(t.Context(), admin); err != nil {
 			t.Fatal(err)
 		}

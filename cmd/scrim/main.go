@@ -23,6 +23,7 @@ const usage = `scrim shows people who may not read a column its code instead of 
   scrim init    --catalog DSN                            install or migrate the scrim schemas
   scrim serve   --upstream HOST:PORT --catalog DSN       the proxy
   scrim worker  --catalog DSN                            training only, beside proxies
+  scrim doctor  --catalog DSN [--models DIR] [--json]    every way a masked role could still read a raw value
   scrim version
 
 Every flag also reads SCRIM_<FLAG>. scrim SUBCOMMAND --help lists its flags.
@@ -33,14 +34,24 @@ func main() {
 	defer stop()
 	context.AfterFunc(ctx, stop) // the second signal does what signals do
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	os.Exit(exitStatus(err, os.Stderr))
+}
+
+// exitStatus says what an error means to whoever called, and prints it if that has not been done.
+func exitStatus(err error, stderr io.Writer) int {
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
 	case errors.Is(err, errUsage):
-		os.Exit(2)
-	default:
-		fmt.Fprintln(os.Stderr, "scrim:", err)
-		os.Exit(1)
+		return 2
+	case errors.Is(err, errFindings):
+		return 1
+	case errors.Is(err, errCannotRun):
+		fmt.Fprintln(stderr, "scrim:", err)
+		return 2
 	}
+	fmt.Fprintln(stderr, "scrim:", err)
+	return 1
 }
 
 // errUsage means that usage was printed because the command line was wrong.
@@ -60,6 +71,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return runServe(ctx, args[1:], stderr)
 	case "worker":
 		return runWorker(ctx, args[1:], stderr)
+	case "doctor":
+		return runDoctor(ctx, args[1:], stdout, stderr)
 	case "version", "--version", "-version":
 		fmt.Fprintln(stdout, version())
 		return nil

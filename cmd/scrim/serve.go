@@ -47,6 +47,14 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if !result.Opaque {
 		fmt.Fprintln(stdout, "Sealed values are bytea: run scrim init once as superuser on a new database to give them a type of their own.")
 	}
+	rights, err := catalog.Rights(ctx, conn)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(stdout, "What Scrim's roles may do in this database:")
+	for _, r := range rights {
+		fmt.Fprintf(stdout, "  %s: %s\n", r.Role, r.May)
+	}
 	fmt.Fprintln(stdout, "GRANT scrim_admin to the roles that manage encoders and masking policies, scrim_user to those that may list them.")
 	return nil
 }

@@ -106,13 +106,13 @@ $$;
 -- Whatever lets somebody who must not read a relation's raw values have values of their choice encoded, and so look codes up: by writing what
 -- an input of the mask is fed by, or by an encoder of their own.
 CREATE FUNCTION scrim.dictionaries(relation regclass, masked smallint[], fed smallint[], outsiders oid[])
-RETURNS TABLE (kind text, object text, why text, remedy text)
+RETURNS TABLE (kind text, object text, why text, remedy text, path text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     RETURN QUERY  -- writing an input and reading its code is encoding values of one's choice: a dictionary
         SELECT 'privilege', scrim.role_name(o),
                format('%s may %s column %I, an input of the mask, and could look up codes of values of its choice', scrim.role_name(o), p.name, a.attname),
-               format('REVOKE INSERT, UPDATE ON %s FROM %s, or grant them on other columns only', relation, scrim.role_name(o))
+               (scrim.privilege_way(o, relation, fed, p.name)).remedy, (scrim.privilege_way(o, relation, fed, p.name)).path
           FROM unnest(outsiders) o, (SELECT DISTINCT unnest(fed)) f(i)
           JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = f.i,
                unnest(ARRAY['INSERT', 'UPDATE']) p(name)
@@ -120,20 +120,23 @@ BEGIN
     RETURN QUERY  -- the same through an updatable view, which writes with its owner's rights
         SELECT DISTINCT 'view', d.holder::regclass::text,
                format('%s may write the mask''s inputs through it, and could look up codes of values of its choice', scrim.role_name(o)),
-               format('revoke INSERT and UPDATE on %s from %s', d.holder::regclass, scrim.role_name(o))
+               coalesce(scrim.revocation(d.holder, ARRAY['INSERT', 'UPDATE'], ARRAY[o]), (scrim.privilege_way(o, d.holder, '{}', 'UPDATE')).remedy),
+               scrim.reading_path(relation, masked || fed, d.holder) || '; ' || scrim.grants_text(d.holder, ARRAY['INSERT', 'UPDATE'], ARRAY[o])
           FROM scrim.dependent_rules(relation, masked || fed) d, unnest(outsiders) o
          WHERE has_any_column_privilege(o, d.holder, 'INSERT') OR has_any_column_privilege(o, d.holder, 'UPDATE');
     RETURN QUERY
         SELECT 'role', scrim.role_name(o), format('%s is a scrim_admin: it may use encoders on values of its choice', scrim.role_name(o)),
-               format('REVOKE scrim_admin FROM %s, revoke its SELECT on %s, or name it in EXCEPT', scrim.role_name(o), relation)
-          FROM unnest(outsiders) o JOIN pg_roles r ON r.oid = o AND r.rolcanlogin
+               scrim.expulsion(m.roles), scrim.path_text(m.roles)
+          FROM unnest(outsiders) o JOIN pg_roles r ON r.oid = o AND r.rolcanlogin,
+               LATERAL (SELECT scrim.membership_path(o, 'scrim_admin'::regrole, true)) m(roles)
          WHERE pg_has_role(o, 'scrim_admin', 'USAGE') AND has_any_column_privilege(o, relation, 'SELECT');
     RETURN QUERY
         SELECT 'foreign key', quote_ident(k.conname),
                format('a masked column, or an input of the mask, references %s, where %s may DELETE or UPDATE: what happens to the rows tells their raw values',
                       k.confrelid::regclass, (SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(outsiders) o
                         WHERE has_table_privilege(o, k.confrelid, 'DELETE') OR has_any_column_privilege(o, k.confrelid, 'UPDATE'))),
-               format('revoke DELETE and UPDATE on %s from masked roles, or drop the constraint', k.confrelid::regclass)
+               coalesce(scrim.revocation(k.confrelid, ARRAY['DELETE', 'UPDATE'], outsiders), format('ALTER TABLE %s DROP CONSTRAINT %I', relation, k.conname)),
+               scrim.grants_text(k.confrelid, ARRAY['DELETE', 'UPDATE'], outsiders)
           FROM pg_constraint k
          WHERE k.conrelid = relation AND k.contype = 'f'
            AND (k.conkey && masked OR (k.conkey && fed AND (k.confupdtype IN ('c', 'n', 'd') OR k.confdeltype IN ('c', 'n', 'd'))))
@@ -144,7 +147,7 @@ END $$;
 -- One row for each way around the mask, by one relation alone. masked and inputs: attnums; exempt: roles that are meant to read raw
 -- values; covered: views over it that have been looked at.
 CREATE FUNCTION scrim.openings_of(relation regclass, masked smallint[], inputs smallint[], exempt oid[], covered oid[])
-RETURNS TABLE (kind text, object text, why text, remedy text)
+RETURNS TABLE (kind text, object text, why text, remedy text, path text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel pg_class;
@@ -178,7 +181,7 @@ BEGIN
     RETURN QUERY  -- privileges that read, or probe, the column itself
         SELECT 'privilege', scrim.role_name(o),
                format('%s may still %s column %I', scrim.role_name(o), p.name, a.attname),
-               format('take %s from %s, or from the role it inherits it from', p.name, scrim.role_name(o))
+               (scrim.privilege_way(o, relation, masked, p.name)).remedy, (scrim.privilege_way(o, relation, masked, p.name)).path
           FROM unnest(outsiders) o, unnest(masked) m
           JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = m,
                unnest(ARRAY['SELECT', 'REFERENCES']) p(name)
@@ -186,7 +189,7 @@ BEGIN
     RETURN QUERY
         SELECT 'privilege', scrim.role_name(o),
                format('%s may still use %s on the table', scrim.role_name(o), p.name),
-               format('take %s from %s, or from the role it inherits it from', p.name, scrim.role_name(o))
+               (scrim.privilege_way(o, relation, '{}', p.name)).remedy, (scrim.privilege_way(o, relation, '{}', p.name)).path
           FROM unnest(outsiders) o,
                unnest(CASE WHEN version >= 170000 THEN ARRAY['TRIGGER', 'MAINTAIN'] ELSE ARRAY['TRIGGER'] END) p(name)
          WHERE has_table_privilege(o, relation, p.name);
@@ -194,15 +197,15 @@ BEGIN
     RETURN QUERY  -- membership that can be SET ROLE'd to, or handed to oneself
         SELECT 'membership', scrim.role_name(o),
                format('%s can become or grant itself %s, which reads the column', scrim.role_name(o), scrim.role_name(x)),
-               format('REVOKE %s FROM %s, or name %2$s in EXCEPT', scrim.role_name(x), scrim.role_name(o))
-          FROM unnest(outsiders) o, unnest(readers) x
+               scrim.expulsion(m.roles), scrim.path_text(m.roles)
+          FROM unnest(outsiders) o, unnest(readers) x, LATERAL (SELECT scrim.membership_path(o, x, false)) m(roles)
          WHERE o <> 0 AND o <> x AND NOT o = ANY (readers)
            AND (pg_has_role(o, x, set_privilege) OR pg_has_role(o, x, 'MEMBER WITH ADMIN OPTION'));
     RETURN QUERY  -- roles that read past privileges
         SELECT 'role', scrim.role_name(o),
                format('%s is a member of %s', scrim.role_name(o), p.rolname),
-               format('REVOKE %I FROM %s', p.rolname, scrim.role_name(o))
-          FROM unnest(outsiders) o, pg_roles p
+               scrim.expulsion(m.roles), scrim.path_text(m.roles)
+          FROM unnest(outsiders) o, pg_roles p, LATERAL (SELECT scrim.membership_path(o, p.oid, false)) m(roles)
          WHERE o <> 0 AND p.rolname IN ('pg_read_all_data', 'pg_read_server_files', 'pg_write_server_files',
                                         'pg_execute_server_program', 'pg_maintain')
            AND pg_has_role(o, p.oid, 'MEMBER') AND NOT (p.rolname = 'pg_read_all_data' AND o = ANY (readers));
@@ -210,18 +213,21 @@ BEGIN
         SELECT 'role', quote_ident(r.rolname),
                CASE WHEN r.rolreplication THEN r.rolname || ' has REPLICATION and can copy the whole cluster'
                     ELSE r.rolname || ' has CREATEROLE and, before PostgreSQL 16, can grant itself any role' END,
-               format('ALTER ROLE %I %s', r.rolname, CASE WHEN r.rolreplication THEN 'NOREPLICATION' ELSE 'NOCREATEROLE' END)
+               format('ALTER ROLE %I %s', r.rolname, CASE WHEN r.rolreplication THEN 'NOREPLICATION' ELSE 'NOCREATEROLE' END),
+               NULL
           FROM pg_roles r
          WHERE r.oid = ANY (outsiders) AND (r.rolreplication OR (r.rolcreaterole AND version < 160000));
 
     RETURN QUERY  -- views and materialized views that run with their owner's rights; rules on other tables
-        WITH dependent AS MATERIALIZED (SELECT DISTINCT d.holder, d.below, d.columns FROM scrim.dependent_rules(relation, masked) d)  -- or all views would be read
+        WITH dependent AS MATERIALIZED (  -- or all views would be read
+            SELECT d.holder, d.below, d.columns, string_agg(DISTINCT format('DROP RULE %I ON %s', r.rulename, d.holder::regclass), '; ') AS drop_rules
+              FROM scrim.dependent_rules(relation, masked) d JOIN pg_rewrite r ON r.oid = d.rule GROUP BY d.holder, d.below, d.columns)
         SELECT CASE c.relkind WHEN 'm' THEN 'materialized view' WHEN 'v' THEN 'view' ELSE 'rule' END,
                c.oid::regclass::text,
                format('%s reads a masked column with its owner''s rights', c.oid::regclass),
-               format('revoke SELECT on %s from %s, or drop it', c.oid::regclass,
-                      coalesce((SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(outsiders) o
-                                 WHERE has_any_column_privilege(o, c.oid, 'SELECT')), 'everybody'))
+               CASE WHEN c.relkind IN ('v', 'm') THEN coalesce(scrim.revocation(c.oid, ARRAY['SELECT'], outsiders), format('DROP %s %s', CASE c.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, c.oid::regclass))
+                    ELSE d.drop_rules END,
+               concat_ws('; ', scrim.reading_path(relation, masked, c.oid), scrim.grants_text(c.oid, ARRAY['SELECT'], outsiders))
           FROM dependent d JOIN pg_class c ON c.oid = d.holder
          WHERE (c.relkind NOT IN ('v', 'm')
                 OR (EXISTS (SELECT 1 FROM unnest(outsiders) o WHERE has_any_column_privilege(o, c.oid, 'SELECT'))
@@ -233,14 +239,19 @@ BEGIN
                   FROM scrim.policies_on(d.holder) p) IS NOT TRUE;
     RETURN QUERY
         SELECT 'rule', format('%I on %s', r.rulename, relation), 'rules of the table rewrite other people''s statements',
-               format('DROP RULE %I ON %s', r.rulename, relation)
+               format('DROP RULE %I ON %s', r.rulename, relation), NULL
           FROM pg_rewrite r WHERE r.ev_class = relation AND r.rulename <> '_RETURN';
 
     RETURN QUERY  -- SECURITY DEFINER functions: what their bodies read, by themselves or through others, cannot be known
         SELECT 'function', p.oid::regprocedure::text,
                'SECURITY DEFINER, and its owner ' || scrim.role_name(p.proowner) || ' may read the column',
-               format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC and from masked roles (of a trigger: their writing to its table), or make it SECURITY INVOKER', p.oid::regprocedure)
-          FROM pg_proc p
+               CASE WHEN callers.given <> '' AND p.prorettype <> 'trigger'::regtype THEN format('REVOKE EXECUTE ON ROUTINE %s FROM %s', p.oid::regprocedure, callers.given)
+                    ELSE format('ALTER ROUTINE %s SECURITY INVOKER', p.oid::regprocedure) END,
+               concat_ws(', ', nullif(callers.given, ''), (SELECT 'whoever fires ' || string_agg(format('trigger %I on %s', t.tgname, t.tgrelid::regclass), ', ') FROM pg_trigger t WHERE t.tgfoid = p.oid AND NOT t.tgisinternal))
+                   || ' → ' || p.oid::regprocedure || ', which runs as ' || scrim.role_name(p.proowner)
+          FROM pg_proc p,
+               LATERAL (SELECT string_agg(DISTINCT scrim.role_name(x.grantee), ', ') FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
+                         WHERE x.privilege_type = 'EXECUTE' AND x.grantee = ANY (outsiders)) callers(given)
          WHERE p.prosecdef AND p.proowner = ANY (readers)
            AND p.pronamespace NOT IN ('pg_catalog'::regnamespace, 'scrim'::regnamespace, 'scrim_state'::regnamespace, 'scrim_runtime'::regnamespace)
            AND EXISTS (
@@ -255,7 +266,7 @@ BEGIN
     RETURN QUERY  -- copies inside the row
         SELECT 'generated column', quote_ident(a.attname),
                format('column %I is computed from a masked column', a.attname),
-               format('mask %I too, or drop it', a.attname)
+               format('ALTER TABLE %s DROP COLUMN %I', relation, a.attname), NULL
           FROM pg_attribute a
          WHERE a.attrelid = relation AND NOT a.attnum = ANY (masked)
            AND EXISTS (SELECT 1 FROM scrim.generated_from(relation) g WHERE g.generated = a.attnum AND g.base = ANY (masked));
@@ -264,14 +275,20 @@ BEGIN
                CASE WHEN p.proowner <> rel.relowner AND NOT f.rolsuper
                     THEN format('its function %s belongs to %s and sees raw rows', p.oid::regprocedure, scrim.role_name(p.proowner))
                     ELSE 'it runs on raw rows when masked roles write: ' || (SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(changers) o) END,
-               format('DROP TRIGGER %I ON %s, or revoke INSERT, UPDATE, DELETE and TRUNCATE from masked roles', t.tgname, relation)
+               CASE WHEN NOT (p.proowner <> rel.relowner AND NOT f.rolsuper)
+                    THEN coalesce(scrim.revocation(relation, ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'], changers), format('DROP TRIGGER %I ON %s', t.tgname, relation))
+                    ELSE format('DROP TRIGGER %I ON %s', t.tgname, relation) END,
+               scrim.grants_text(relation, ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'], changers)
           FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_roles f ON f.oid = p.proowner
          WHERE t.tgrelid = relation AND NOT t.tgisinternal
            AND ((p.proowner <> rel.relowner AND NOT f.rolsuper) OR cardinality(changers) > 0);
     RETURN QUERY  -- ... in its constraints, indexes, defaults and statistics
         SELECT DISTINCT 'function', p.oid::regprocedure::text,
                format('%s owns it, and the table calls it in an index, constraint, default, statistics or row security policy', scrim.role_name(p.proowner)),
-               format('ALTER FUNCTION %s OWNER TO %s', p.oid::regprocedure, scrim.role_name(rel.relowner))
+               concat_ws('; ', CASE WHEN p.proowner = ANY (outsiders) THEN format('ALTER FUNCTION %s OWNER TO %s', p.oid::regprocedure, scrim.role_name(rel.relowner)) END,
+                         CASE WHEN op.oprowner = ANY (outsiders) THEN format('ALTER OPERATOR %s OWNER TO %s', op.oid::regoperator, scrim.role_name(rel.relowner)) END,
+                         CASE WHEN oc.opcowner = ANY (outsiders) THEN format('ALTER OPERATOR CLASS %I.%I USING %I OWNER TO %s', oc.opcnamespace::regnamespace::text, oc.opcname,
+                                                                             (SELECT am.amname FROM pg_am am WHERE am.oid = oc.opcmethod), scrim.role_name(rel.relowner)) END), NULL
           FROM pg_depend d
           LEFT JOIN pg_operator op ON d.refclassid = 'pg_operator'::regclass AND op.oid = d.refobjid
           LEFT JOIN pg_opclass oc ON d.refclassid = 'pg_opclass'::regclass AND oc.oid = d.refobjid
@@ -288,7 +305,7 @@ BEGIN
 
     RETURN QUERY  -- ... and in its types: a constraint added to a domain is checked on every row that has it
         SELECT 'type', format_type(a.atttypid, NULL), format('column %I is of it, and its checks could be changed to show values', a.attname),
-               'use a built-in type for the column'
+               'use a built-in type for the column', NULL
           FROM pg_attribute a
           JOIN pg_type t ON t.oid = a.atttypid
           LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
@@ -303,13 +320,14 @@ BEGIN
                format('%s on a masked column, and %s may write: acceptance tells about raw values',
                       CASE k.contype WHEN 'c' THEN 'CHECK' WHEN 'f' THEN 'FOREIGN KEY' WHEN 'x' THEN 'EXCLUDE' WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END,
                       (SELECT string_agg(scrim.role_name(o), ', ') FROM unnest(writers) o)),
-               format('revoke INSERT and UPDATE on %s from masked roles, or drop the constraint', relation)
+               coalesce(scrim.revocation(relation, ARRAY['INSERT', 'UPDATE'], writers), format('ALTER TABLE %s DROP CONSTRAINT %I', relation, k.conname)),
+               scrim.grants_text(relation, ARRAY['INSERT', 'UPDATE'], writers)
           FROM pg_constraint k
          WHERE k.conrelid = relation AND k.contype IN ('c', 'u', 'p', 'x', 'f') AND k.conkey && masked AND cardinality(writers) > 0;
     RETURN QUERY
         SELECT 'foreign key', format('%I on %s', k.conname, k.conrelid::regclass),
                'it references a masked column: writing to the other table probes raw values',
-               format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname)
+               format('ALTER TABLE %s DROP CONSTRAINT %I', k.conrelid::regclass, k.conname), NULL
           FROM pg_constraint k WHERE k.confrelid = relation AND k.contype = 'f' AND k.confkey && masked;
     RETURN QUERY
         WITH touched AS (
@@ -322,7 +340,8 @@ BEGIN
         SELECT 'index', t.indexrelid::regclass::text,
                CASE WHEN bool_or(NOT t.attnum = ANY (masked)) THEN 'it covers a masked and an unmasked column: an index-only scan shows the raw order'
                     ELSE 'it is unique on a masked column and masked roles may write: acceptance tells about raw values' END,
-               format('DROP INDEX %s', t.indexrelid::regclass)
+               coalesce((SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', relation, k.conname) FROM pg_constraint k WHERE k.conindid = t.indexrelid AND k.conrelid = relation AND k.contype IN ('p', 'u', 'x')),
+                        format('DROP INDEX %s', t.indexrelid::regclass)), NULL
           FROM touched t
          GROUP BY t.indexrelid, t.indisunique
         HAVING bool_or(t.attnum = ANY (masked))
@@ -330,7 +349,7 @@ BEGIN
 
     RETURN QUERY
         SELECT 'row security policy', quote_ident(l.polname), 'it reads a masked column: which rows are seen tells about raw values',
-               format('ALTER POLICY %I ON %s, so that it reads other columns only', l.polname, relation)
+               CASE WHEN l.polpermissive THEN format('DROP POLICY %I ON %s', l.polname, relation) ELSE 'let it read other columns only' END, NULL
           FROM pg_policy l
          WHERE l.polrelid = relation AND EXISTS (
                SELECT 1 FROM pg_depend d WHERE d.classid = 'pg_policy'::regclass AND d.objid = l.oid
@@ -338,8 +357,8 @@ BEGIN
 
     RETURN QUERY  -- copies that leave the database
         SELECT 'publication', quote_ident(p.pubname), 'it replicates a masked column',
-               format('ALTER PUBLICATION %I DROP TABLE %s, or publish unmasked columns only', p.pubname, relation)
-          FROM pg_publication_tables p
+               scrim.unpublish(b.oid, relation), NULL
+          FROM pg_publication_tables p JOIN pg_publication b ON b.pubname = p.pubname
          WHERE format('%I.%I', p.schemaname, p.tablename)::regclass = relation
            AND (to_jsonb(p) -> 'attnames' IS NULL OR EXISTS (
                 SELECT 1 FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum = ANY (masked)
@@ -349,7 +368,7 @@ END $$;
 -- One row for each way around the mask: by the relation, by its partitions and children, and by what a view is made of. Call it after
 -- the grants are converted: who is masked is judged by what has_column_privilege says.
 CREATE FUNCTION scrim.openings(relation regclass, masked smallint[], inputs smallint[], exempt oid[], covered oid[] DEFAULT '{}')
-RETURNS TABLE (kind text, object text, why text, remedy text)
+RETURNS TABLE (kind text, object text, why text, remedy text, path text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $$  -- compiling the queries takes longer than they do
 DECLARE
     rel pg_class;
@@ -362,8 +381,10 @@ BEGIN
                                                      scrim.same_columns(relation, inputs, member), exempt, covered);
         RETURN QUERY
             SELECT 'inheritance', i.inhparent::regclass::text, format('%s shows the rows of %s under its own privileges', i.inhparent::regclass, member::regclass),
-                   format('mask the columns of %s instead: its partitions and children are masked along with it', i.inhparent::regclass)
-              FROM pg_inherits i
+                   CASE WHEN c.relispartition THEN format('ALTER TABLE %s DETACH PARTITION %s', i.inhparent::regclass, member::regclass)
+                        ELSE format('ALTER TABLE %s NO INHERIT %s', member::regclass, i.inhparent::regclass) END,
+                   format('%s → %s', member::regclass, i.inhparent::regclass)
+              FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
              WHERE i.inhrelid = member
                AND NOT EXISTS (SELECT 1 FROM scrim.policies_on(i.inhparent) p WHERE scrim.same_columns(relation, masked, i.inhparent) <@ p.columns);
     END LOOP;
@@ -371,11 +392,11 @@ BEGIN
     IF rel.relkind = 'v' THEN
         RETURN QUERY  -- a view is computed in the session of whoever reads it
             SELECT DISTINCT 'column', quote_ident(a.attname), 'a cast or function in it, or in the view''s FROM and WHERE, could fail, and the error print what it is computed from',
-                   'mask columns that are copies, or those of a materialized view'
+                   'mask columns that are copies, or those of a materialized view', NULL
               FROM scrim.may_print(relation) m JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = ANY (masked) AND m IN (0, a.attnum);
     END IF;
     RETURN QUERY
-        SELECT 'generated column', quote_ident(a.attname), 'it is computed when it is read: an error in that would show what it is computed from', 'make it STORED'
+        SELECT 'generated column', quote_ident(a.attname), 'it is computed when it is read: an error in that would show what it is computed from', 'make it STORED', NULL
           FROM pg_attribute a
          WHERE a.attrelid = relation AND a.attnum = ANY (masked || inputs) AND a.attgenerated = 'v';
     IF rel.relkind IN ('v', 'm') THEN
@@ -384,7 +405,7 @@ BEGIN
             SELECT DISTINCT 'column', quote_ident(a.attname),
                    CASE WHEN c.source = m.source THEN format('column %I is made of a column that a masked one is made of', a.attname)
                         ELSE format('column %I may be made of a column that a masked one is made of', a.attname) END,
-                   format('mask %I too, or leave it out of the view, or out of its subqueries', a.attname)
+                   format('mask %I too, or leave it out of the view, or out of its subqueries', a.attname), NULL
               FROM made c
               JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = c.attnum
               JOIN made m ON m.attnum = ANY (masked)
@@ -392,7 +413,7 @@ BEGIN
              WHERE NOT c.attnum = ANY (masked);
         RETURN QUERY
             SELECT 'view', relation::text, 'which rows it has, or their order, hangs on what a masked column is made of, and tells about raw values',
-                   'let it filter, join, sort and group by other columns only'
+                   'let it filter, join, sort and group by other columns only', NULL
              WHERE scrim.view_judges(relation, masked);
         FOR below IN
             SELECT s.source, s.columns, c.relowner,
@@ -415,7 +436,7 @@ BEGIN
                                 SELECT 'pg_constraint'::regclass, k.oid FROM pg_constraint k
                                  WHERE d.refclassid = 'pg_type'::regclass AND k.contypid = d.refobjid) n(classid, objid))
             SELECT DISTINCT 'function', p.oid::regprocedure::text, format('%s calls it, and it calls what it finds in the search_path of whoever reads the view', relation),
-                   format('ALTER FUNCTION %s SET search_path = pg_catalog, pg_temp', p.oid::regprocedure)
+                   format('ALTER FUNCTION %s SET search_path = pg_catalog, pg_temp', p.oid::regprocedure), NULL
               FROM used u
               JOIN pg_proc p ON u.classid = 'pg_proc'::regclass AND p.oid = u.objid
               JOIN pg_language l ON l.oid = p.prolang AND l.lanname NOT IN ('internal', 'c')
@@ -424,7 +445,7 @@ BEGIN
                AND NOT EXISTS (SELECT 1 FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%');
         RETURN QUERY  -- what the tables below accept, and what their triggers do, tells about raw values
             SELECT 'privilege', scrim.role_name(o.oid), format('%s may %s on the view', scrim.role_name(o.oid), p.name),
-                   format('REVOKE %s ON %s FROM %s', p.name, relation, scrim.role_name(o.oid))
+                   coalesce(scrim.revocation(relation, ARRAY[p.name], ARRAY[o.oid]), (scrim.privilege_way(o.oid, relation, '{}', p.name)).remedy), (scrim.privilege_way(o.oid, relation, '{}', p.name)).path
               FROM scrim.outsiders(rel.relowner, exempt) o(oid), unnest(ARRAY['INSERT', 'UPDATE', 'DELETE']) p(name)
              WHERE has_table_privilege(o.oid, relation, p.name)
                 OR CASE WHEN p.name <> 'DELETE' THEN has_any_column_privilege(o.oid, relation, p.name) END;
@@ -432,7 +453,7 @@ BEGIN
     IF rel.relkind = 'f' THEN
         RETURN QUERY  -- who may make foreign tables there reads the remote table through one of its own
             SELECT 'server', s.srvname::text, format('%s may use the foreign server, and could read the remote table through a foreign table of its own', scrim.role_name(o.oid)),
-                   format('REVOKE USAGE ON FOREIGN SERVER %I FROM %s', s.srvname, scrim.role_name(o.oid))
+                   format('REVOKE USAGE ON FOREIGN SERVER %I FROM %s', s.srvname, scrim.role_name(o.oid)), NULL
               FROM pg_foreign_table f JOIN pg_foreign_server s ON s.oid = f.ftserver, scrim.outsiders(rel.relowner, exempt) o(oid)
              WHERE f.ftrelid = relation AND has_server_privilege(o.oid, s.oid, 'USAGE');
     END IF;

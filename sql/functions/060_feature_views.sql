@@ -53,9 +53,9 @@ END $$;
 
 -- Who could look up codes of values of their choice in a feature view of the columns. Who may read all of them needs no codes.
 CREATE FUNCTION scrim.feature_openings(source regclass, features smallint[])
-RETURNS TABLE (kind text, object text, why text, remedy text)
+RETURNS TABLE (kind text, object text, why text, remedy text, path text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT DISTINCT d.kind, d.object, d.why, replace(d.remedy, 'name it in EXCEPT', 'grant it SELECT on all features')
+    SELECT DISTINCT d.kind, d.object, d.why, d.remedy, d.path
       FROM scrim.family(source) member(oid) CROSS JOIN LATERAL (
            SELECT ARRAY(SELECT o FROM scrim.outsiders((SELECT c.relowner FROM pg_class c WHERE c.oid = source), '{}') o
                          WHERE EXISTS (SELECT 1 FROM unnest(features) f WHERE NOT has_column_privilege(o, source, f, 'SELECT')))) masked(roles),
@@ -64,7 +64,7 @@ $$;
 
 -- The same of a feature view that there is, at any later time; and what has closed it.
 CREATE FUNCTION scrim.feature_view_openings(name text)
-RETURNS TABLE (kind text, object text, why text, remedy text)
+RETURNS TABLE (kind text, object text, why text, remedy text, path text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     policy scrim_state.policies;
@@ -74,12 +74,7 @@ BEGIN
         RAISE EXCEPTION 'feature view "%" does not exist', name USING ERRCODE = 'undefined_object', HINT = 'SHOW FEATURE VIEWS lists them.';
     END IF;
     PERFORM scrim.require_policy_admin(policy.features_of);
-    RETURN QUERY
-        SELECT 'masked view', x.what, x.why, 'drop the feature view and make it again'
-          FROM (VALUES ('missing', 'it was dropped, so nobody sees codes', NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = policy.masked_view)),
-                       ('row security', 'it was switched on for the table, so nobody sees codes', (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = policy.features_of))) x(what, why, so)
-         WHERE x.so;
-    RETURN QUERY SELECT * FROM scrim.feature_openings(policy.features_of, policy.inputs);
+    RETURN QUERY SELECT * FROM scrim.policy_openings(policy);
 END $$;
 
 -- CREATE FEATURE VIEW. The sealing role reads the table by a grant of whoever owns it; the rest is Scrim's to do.
