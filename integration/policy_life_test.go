@@ -1,0 +1,197 @@
+package integration_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// refusedAs checks that masked columns of customers are closed, on every road, and that through the proxy the reason is said.
+func (e *env) refusedAs(t *testing.T, conns []*pgx.Conn, reason, hint string) {
+	t.Helper()
+	for _, query := range []string{`SELECT id, income FROM customers WHERE id < 5`, `SELECT max(income) FROM customers`, `SELECT age FROM customers c JOIN orders o USING (id) ORDER BY age`} {
+		for _, conn := range conns {
+			for _, extended := range []bool{false, true} {
+				if got := answers(t, conn, query, extended); !strings.HasPrefix(got, "ERROR 42501: "+reason) && !strings.HasPrefix(got, "\nERROR 42501: "+reason) {
+					t.Errorf("extended %v: %s: %s", extended, query, got)
+				}
+			}
+			if _, err := text(t, conn, query); !strings.Contains(explain(err), hint) {
+				t.Errorf("%s: %s", query, explain(err))
+			}
+		}
+	}
+	directly := e.directly(t, analyst)
+	for view := range strings.FieldsSeq(`customers ` + mustText(t, e.admin(t), `SELECT masked_view::regclass FROM scrim_state.policies`)) {
+		for _, query := range []string{`SELECT * FROM ` + view, `SELECT count(*) FROM ` + view + ` v WHERE v IS NULL`} {
+			if got, err := text(t, directly, query); code(err) != "42501" {
+				t.Errorf("directly: %s: %s %s", query, got, explain(err))
+			}
+		}
+	}
+	if got := mustText(t, conns[0], `SELECT count(id), min(region) FROM customers`); got != "2000|APAC\n" {
+		t.Error(got)
+	}
+	if got := mustText(t, e.connect(t, risk), `SELECT income FROM customers WHERE id = 2000`); got != "2342108.75\n" {
+		t.Error(got)
+	}
+}
+
+// viewGrants are those on the masked views.
+const viewGrants = `SELECT p.relation::regclass, a.attname, r.rolname FROM scrim_state.policies p
+	JOIN pg_attribute a ON a.attrelid = p.masked_view AND a.attname NOT LIKE 'sealed%', pg_roles r
+	WHERE NOT r.rolsuper AND r.rolname !~ 'test_[0-9]' AND has_column_privilege(r.oid, a.attrelid, a.attnum, 'SELECT') ORDER BY 1, 2, 3`
+
+// TestDisable: a disabled policy shows nothing, the fence stands, and ENABLE brings back what there was.
+func TestDisable(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		const query = `SELECT id, age, income FROM customers WHERE id < 50 ORDER BY id`
+		admin, owner, reader := e.admin(t), e.connect(t, olga), e.connect(t, analyst)
+		e.exec(t, owner, `GRANT SELECT (id) ON customers TO guest`)
+		want, privileges, grants := mustText(t, reader, query), mustText(t, admin, allPrivileges), mustText(t, admin, viewGrants)
+		if _, err := reader.Prepare(t.Context(), "kept", query); err != nil {
+			t.Fatal(err)
+		}
+		prepared := func() string {
+			rows, err := reader.Query(t.Context(), "kept")
+			if err == nil {
+				_, err = pgx.CollectRows(rows, pgx.RowToMap)
+			}
+			return explain(err)
+		}
+		for range 2 {
+			e.exec(t, owner, `ALTER MASKING POLICY p ON customers DISABLE`)
+			e.refusedAs(t, []*pgx.Conn{reader, e.connect(t, analyst)}, `masking policy "p" on public.customers is disabled`, `ALTER MASKING POLICY p ON public.customers ENABLE.`)
+			if got := prepared(); !strings.Contains(got, "is disabled") {
+				t.Errorf("prepared before: %s", got)
+			}
+			e.exec(t, owner, `ALTER MASKING POLICY p ON customers DISABLE`)
+			if got := mustText(t, owner, `SELECT enabled FROM scrim.masking_policies`); got != "f\n" {
+				t.Error(got)
+			}
+			e.exec(t, owner, `ALTER MASKING POLICY p ON customers ENABLE`, `ALTER MASKING POLICY p ON customers ENABLE`)
+			if got := mustText(t, reader, query); got != want {
+				t.Error(difference(want, got))
+			}
+			if got := prepared(); got != "<nil>" {
+				t.Errorf("prepared before: %s", got)
+			}
+			if got := mustText(t, admin, allPrivileges); got != privileges {
+				t.Errorf("privileges:\n%s", difference(privileges, got))
+			}
+			if got := mustText(t, admin, viewGrants); got != grants {
+				t.Errorf("grants on the view:\n%s", difference(grants, got))
+			}
+		}
+		// Whatever else changes, the masks stay closed.
+		e.exec(t, owner, `ALTER MASKING POLICY p ON customers DISABLE`, `ALTER MASKING POLICY p ON customers RENAME TO q`)
+		e.refusedAs(t, []*pgx.Conn{reader}, `masking policy "q" on public.customers is disabled`, `ALTER MASKING POLICY q ON public.customers ENABLE.`)
+		e.exec(t, owner, `ALTER MASKING POLICY q ON customers SET EXCEPT (risk, guest)`)
+		e.refusedAs(t, []*pgx.Conn{reader}, `masking policy "q" on public.customers is disabled`, `ENABLE`)
+		e.exec(t, owner, `ALTER MASKING POLICY q ON customers SET EXCEPT (risk)`, `ALTER MASKING POLICY q ON customers ENABLE`)
+		if got := mustText(t, reader, query); got != want {
+			t.Error(difference(want, got))
+		}
+		e.exec(t, owner, `ALTER MASKING POLICY q ON customers DISABLE`, `DROP MASKING POLICY q ON customers`)
+		if got := mustText(t, admin, `SELECT has_table_privilege('analyst', 'customers', 'SELECT'), count(*) FROM pg_class WHERE relnamespace = 'scrim_runtime'::regnamespace AND relkind = 'v'`); got != "t|0\n" {
+			t.Error(got)
+		}
+	})
+}
+
+// TestSetExcept: who is exempt changes at once, to what CREATE would have made, with parts and views, and DROP gives back what there was before CREATE.
+func TestSetExcept(t *testing.T) {
+	layouts := map[string][]string{
+		"table": nil,
+		"children and views": asOlga(`CREATE TABLE child () INHERITS (customers)`, `GRANT SELECT ON child TO guest`,
+			`CREATE VIEW pay AS SELECT id, income, age, score, vip FROM customers`, `GRANT SELECT ON pay TO analyst, guest`),
+	}
+	for name, setup := range layouts {
+		t.Run(name, func(t *testing.T) {
+			onEach(t, func(t *testing.T, e *env) {
+				admin := e.admin(t)
+				dan := "dan_" + e.database
+				e.exec(t, admin, `CREATE ROLE `+dan+` LOGIN PASSWORD '`+dan+`'`)
+				e.exec(t, admin, asOlga(`GRANT SELECT ON customers TO `+dan+` WITH GRANT OPTION`)...)
+				e.exec(t, admin, `SET SESSION AUTHORIZATION `+dan, `GRANT SELECT (id, income) ON customers TO guest`, `RESET SESSION AUTHORIZATION`)
+				e.exec(t, admin, setup...)
+				privileges := func() string {
+					all := mustText(t, admin, allPrivileges)
+					if setup != nil {
+						all += mustText(t, admin, strings.ReplaceAll(allPrivileges, "'customers'", "'child'")) + mustText(t, admin, strings.ReplaceAll(allPrivileges, "'customers'", "'pay'"))
+					}
+					return all
+				}
+				owner := e.connect(t, olga)
+				before := privileges()
+				lists := []string{"risk", dan, "analyst, guest", "risk, " + dan}
+				made := make([]string, len(lists))
+				for i, list := range lists {
+					e.exec(t, owner, `CREATE MASKING POLICY p ON customers (age, income, score) EXCEPT `+list+` USING ENCODER enc CASCADE`)
+					made[i] = privileges() + mustText(t, admin, viewGrants)
+					e.exec(t, owner, `DROP MASKING POLICY p ON customers`)
+					if got := privileges(); got != before {
+						t.Fatalf("CREATE and DROP, EXCEPT %s:\n%s", list, difference(before, got))
+					}
+				}
+				if got := privileges(); got != before {
+					t.Fatalf("before anything was changed:\n%s", difference(before, got))
+				}
+				e.exec(t, owner, testPolicy+` CASCADE`)
+				for range 2 {
+					for i, list := range lists {
+						e.exec(t, owner, `ALTER MASKING POLICY p ON customers SET EXCEPT (`+list+`)`)
+						if got := privileges() + mustText(t, admin, viewGrants); got != made[i] {
+							t.Errorf("EXCEPT %s:\n%s", list, difference(made[i], got))
+						}
+						got := mustText(t, e.connect(t, analyst), `SELECT income FROM customers WHERE id = 2000`)
+						if raw := got == "2342108.75\n"; raw != strings.Contains(list, "analyst") {
+							t.Errorf("EXCEPT %s: analyst sees %s", list, got)
+						}
+					}
+				}
+				// What cannot be changed leaves everything as it is.
+				now := privileges()
+				for statement, want := range map[string]string{
+					`ALTER MASKING POLICY p ON customers SET EXCEPT (nobody_there)`: "42704",
+					`ALTER MASKING POLICY q ON customers SET EXCEPT (risk)`:         "42704",
+					`ALTER MASKING POLICY q ON customers ENABLE`:                    "42704",
+					`ALTER MASKING POLICY p ON customers RENAME TO p`:               "42710",
+				} {
+					if _, err := text(t, owner, statement); code(err) != want {
+						t.Errorf("%s: %s", statement, explain(err))
+					}
+				}
+				for _, statement := range []string{`SET EXCEPT (analyst)`, `ENABLE`, `DISABLE`, `RENAME TO mine`} {
+					if _, err := text(t, e.connect(t, analyst), `ALTER MASKING POLICY p ON customers `+statement); code(err) != "42501" {
+						t.Errorf("analyst: %s: %s", statement, explain(err))
+					}
+				}
+				if setup != nil {
+					for _, statement := range []string{`SET EXCEPT (analyst)`, `ENABLE`, `DISABLE`, `RENAME TO mine`} {
+						if _, err := text(t, owner, `ALTER MASKING POLICY p ON child `+statement); code(err) != "2BP01" {
+							t.Errorf("of a part: %s: %s", statement, explain(err))
+						}
+					}
+					e.exec(t, owner, `ALTER MASKING POLICY p ON customers DISABLE`)
+					e.refusedAs(t, []*pgx.Conn{e.connect(t, analyst)}, `masking policy "p" on public.customers is disabled`, `ENABLE`)
+					if _, err := text(t, e.connect(t, analyst), `SELECT income FROM pay`); code(err) != "42501" || !strings.Contains(explain(err), "disabled") {
+						t.Errorf("a view: %s", explain(err))
+					}
+					e.exec(t, owner, `ALTER MASKING POLICY p ON customers ENABLE`)
+				}
+				if got := privileges(); got != now {
+					t.Errorf("after errors:\n%s", difference(now, got))
+				}
+				e.exec(t, owner, `ALTER MASKING POLICY p ON customers RENAME TO "P 2"`, `DROP MASKING POLICY "P 2" ON customers`)
+				if got := privileges(); got != before {
+					t.Errorf("after DROP:\n%s", difference(before, got))
+				}
+				if got := mustText(t, admin, `SELECT count(*) FROM scrim_state.policies, scrim_state.replaced_views`); got != "0\n" {
+					t.Error(got)
+				}
+			})
+		})
+	}
+}
