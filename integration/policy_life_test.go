@@ -1,8 +1,13 @@
 package integration_test
 
 import (
+	"context"
+	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -194,4 +199,120 @@ func TestSetExcept(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestReplaceUnderLoad: a policy is replaced while masked sessions read, by either protocol: each result is wholly of one policy, and none fails.
+func TestReplaceUnderLoad(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.trains(t)
+		owner, admin := e.connect(t, olga), e.admin(t)
+		e.exec(t, owner, strings.Replace(strings.Replace(testEncoder, "ENCODER enc", "ENCODER other", 1), "seed = 1", "seed = 2", 1))
+		// The types stay, so that what is prepared can go on: other codes, inputs in another order, other exempt roles.
+		alike := []string{
+			`CREATE OR REPLACE MASKING POLICY p ON customers (age, income, score) EXCEPT risk USING ENCODER enc`,
+			`CREATE OR REPLACE MASKING POLICY p ON customers (age, income, score) USING ENCODER other`,
+			`CREATE OR REPLACE MASKING POLICY p ON customers (age, income, score) EXCEPT risk USING ENCODER enc (score, age, income, vip)`,
+		}
+		// What is not prepared sees other types too.
+		others := append([]string{`CREATE OR REPLACE MASKING POLICY p ON customers (age, income, score) EXCEPT risk USING ENCODER other PRESENT AS VECTOR`}, alike...)
+		queries := []string{
+			`SELECT id, age, income, score FROM customers WHERE id < 40 ORDER BY id`,
+			`SELECT max(income), min(score) FROM customers WHERE id < 300`,
+			`SELECT a.income, b.score FROM customers a JOIN customers b ON b.id = a.id + 1 WHERE a.id < 20 ORDER BY a.id`,
+		}
+		before := mustText(t, admin, allPrivileges)
+		e.exec(t, owner, others[0])
+		for _, c := range []struct {
+			name     string
+			policies []string
+			prepared bool
+		}{{"simple", others, false}, {"prepared", alike, true}} {
+			t.Run(c.name, func(t *testing.T) {
+				read := func(conn *pgx.Conn, i int) string {
+					if !c.prepared {
+						return answers(t, conn, queries[i], false)
+					}
+					r := conn.PgConn().ExecPrepared(t.Context(), fmt.Sprint("q", i), nil, nil, nil)
+					var b strings.Builder
+					for r.NextRow() {
+						printRow(&b, r.Values())
+					}
+					tag, err := r.Close()
+					fmt.Fprintln(&b, tag)
+					printFailure(&b, err)
+					return b.String()
+				}
+				prepare := func(conn *pgx.Conn) {
+					for i, q := range queries {
+						if _, err := conn.PgConn().Prepare(t.Context(), fmt.Sprint("q", i), q, nil); err != nil {
+							t.Error(explain(err))
+						}
+					}
+				}
+				want := make([]map[string]int, len(queries))
+				for n, policy := range c.policies {
+					e.exec(t, owner, policy)
+					conn := e.connect(t, analyst)
+					prepare(conn)
+					for i := range queries {
+						if want[i] == nil {
+							want[i] = map[string]int{}
+						}
+						want[i][read(conn, i)] = n
+					}
+				}
+				for i := range queries {
+					if len(want[i]) != len(c.policies) {
+						t.Fatalf("%s looks alike under two policies", queries[i])
+					}
+				}
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				var all sync.WaitGroup
+				var results atomic.Int64
+				seen := make([]atomic.Int64, len(c.policies))
+				for i := range queries {
+					conn := e.connect(t, analyst)
+					prepare(conn)
+					all.Go(func() {
+						for tick := time.NewTicker(time.Millisecond); ctx.Err() == nil; <-tick.C {
+							got := read(conn, i)
+							n, ok := want[i][got]
+							if !ok {
+								t.Errorf("%s is of no policy:\n%s", queries[i], got)
+								return
+							}
+							seen[n].Add(1)
+							results.Add(1)
+						}
+					})
+				}
+				for n := range 100 {
+					e.exec(t, owner, c.policies[n%len(c.policies)])
+					time.Sleep(5 * time.Millisecond)
+				}
+				stop()
+				all.Wait()
+				for n := range seen {
+					if seen[n].Load() == 0 {
+						t.Errorf("nothing was read under %s", c.policies[n])
+					}
+				}
+				t.Logf("%d results", results.Load())
+			})
+		}
+		// Of the views that were replaced those go, in time, that nobody uses.
+		e.exec(t, admin, `UPDATE scrim_state.replaced_views SET replaced_at = replaced_at - interval '1 hour'`)
+		e.exec(t, owner, alike[0])
+		if got := mustText(t, admin, `SELECT count(*) FROM pg_class WHERE relnamespace = 'scrim_runtime'::regnamespace AND relkind = 'v'`); got != "2\n" {
+			t.Errorf("%s views are left", got)
+		}
+		e.exec(t, owner, `DROP MASKING POLICY p ON customers`)
+		if after := mustText(t, admin, allPrivileges); after != before {
+			t.Errorf("privileges:\n%s", difference(before, after))
+		}
+		if got := mustText(t, admin, `SELECT count(*) FROM pg_class WHERE relnamespace = 'scrim_runtime'::regnamespace AND relkind = 'v'`); got != "0\n" {
+			t.Errorf("%s views are left", got)
+		}
+	})
 }
