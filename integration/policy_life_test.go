@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // refusedAs checks that masked columns of customers are closed, on every road, and that through the proxy the reason is said.
@@ -367,6 +368,151 @@ func TestReplaceNarrower(t *testing.T) {
 		all.Wait()
 		if seen.Load() < 20 {
 			t.Errorf("%d results", seen.Load())
+		}
+	})
+}
+
+// call runs calls of functions, of which the proxy hears by a notice, and waits for that.
+func (e *env) call(t *testing.T, conn *pgx.Conn, calls ...string) {
+	t.Helper()
+	e.exec(t, conn, calls...)
+	if _, err := e.catalog.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSuspend: between suspend and resume the table can be altered, nobody who is masked sees anything, and what is open then is refused.
+func TestSuspend(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		admin, owner, reader := e.admin(t), e.connect(t, olga), e.connect(t, analyst)
+		const query = `SELECT id, age, income, score FROM customers WHERE id < 50 ORDER BY id`
+		want, grants := mustText(t, reader, query), mustText(t, admin, viewGrants)
+		alter := `ALTER TABLE customers ALTER COLUMN income TYPE float8, ALTER COLUMN "Note" TYPE varchar(100)`
+		for statement, code := range map[string]string{alter: "0A000", `ALTER TABLE customers DROP COLUMN score`: "2BP01", `DROP TABLE customers`: "2BP01"} {
+			_, err := text(t, owner, statement)
+			var pgErr *pgconn.PgError
+			if !asError(err, &pgErr) || pgErr.Code != code || pgErr.Hint != `Masking policy "p" reads it. Put SELECT scrim.suspend('"public"."customers"') and scrim.resume('"public"."customers"') around ALTER TABLE, or DROP MASKING POLICY.` {
+				t.Errorf("%s: %s", statement, explain(err))
+			}
+		}
+		for _, statement := range []string{`SELECT scrim.suspend('customers')`, `SELECT scrim.resume('customers')`, `SELECT scrim.fence_resume('customers')`} {
+			if _, err := text(t, reader, statement); code(err) != "42501" {
+				t.Errorf("analyst: %s: %s", statement, explain(err))
+			}
+		}
+		e.call(t, owner, `SELECT scrim.suspend('customers')`)
+		e.refusedAs(t, []*pgx.Conn{reader}, `masked columns of public.customers cannot be read while they are suspended`, `SELECT scrim.resume('public.customers')`)
+		for _, statement := range []string{strings.Replace(testPolicy, "CREATE", "CREATE OR REPLACE", 1), `ALTER MASKING POLICY p ON customers SET EXCEPT (analyst)`} {
+			if _, err := text(t, owner, statement); code(err) != "55000" {
+				t.Errorf("%s: %s", statement, explain(err))
+			}
+		}
+		e.exec(t, owner, alter, `ALTER TABLE customers RENAME COLUMN region TO area`, `ALTER TABLE customers RENAME COLUMN area TO region`, `ALTER TABLE customers ADD COLUMN later integer`)
+		e.exec(t, owner, `CREATE VIEW leak AS SELECT income FROM customers`, `GRANT SELECT ON leak TO analyst`)
+		if _, err := text(t, owner, `SELECT scrim.resume('customers')`); code(err) != "55000" || !strings.Contains(explain(err), "view public.leak") {
+			t.Error(explain(err))
+		}
+		if _, err := text(t, reader, query); code(err) != "42501" {
+			t.Error(explain(err))
+		}
+		e.exec(t, owner, `DROP VIEW leak`, `ALTER TABLE customers ALTER COLUMN vip TYPE text`)
+		if _, err := text(t, owner, `SELECT scrim.resume('customers')`); code(err) != "0A000" || !strings.Contains(explain(err), "cannot be a feature") {
+			t.Error(explain(err))
+		}
+		e.call(t, owner, `ALTER TABLE customers ALTER COLUMN vip TYPE boolean USING vip::boolean`, `SELECT scrim.resume('customers')`, `SELECT scrim.resume('customers')`)
+		if got := mustText(t, reader, query); got != want {
+			t.Error(difference(want, got))
+		}
+		if got := mustText(t, admin, viewGrants); got != grants {
+			t.Error(difference(grants, got))
+		}
+		if got := mustText(t, reader, `SELECT max(length("Note")) FROM customers WHERE income IS NOT NULL`); got != "10\n" {
+			t.Error(got)
+		}
+		// A feature view shows columns to others than the masked, who would be refused too.
+		e.exec(t, owner, `CREATE FEATURE VIEW shown FOR ENCODER enc`)
+		if _, err := text(t, owner, `SELECT scrim.suspend('customers')`); code(err) != "55000" || !strings.Contains(explain(err), "feature view shown") {
+			t.Error(explain(err))
+		}
+		e.exec(t, owner, `DROP FEATURE VIEW shown`)
+		// A policy that is disabled stays so, and one whose column is gone cannot go on.
+		e.call(t, owner, `ALTER MASKING POLICY p ON customers DISABLE`, `SELECT scrim.suspend('customers')`, `SELECT scrim.resume('customers')`)
+		e.refusedAs(t, []*pgx.Conn{reader}, `masking policy "p" on public.customers is disabled`, "ENABLE")
+		e.call(t, owner, `SELECT scrim.suspend('customers')`, `ALTER TABLE customers DROP COLUMN score`)
+		if _, err := text(t, owner, `SELECT scrim.resume('customers')`); code(err) != "55000" || !strings.Contains(explain(err), "was dropped") {
+			t.Error(explain(err))
+		}
+		e.exec(t, owner, `DROP MASKING POLICY p ON customers`)
+		if got := mustText(t, admin, `SELECT has_table_privilege('analyst', 'customers', 'SELECT')`); got != "t\n" {
+			t.Error(got)
+		}
+	})
+}
+
+// TestSuspendParts: partitions and views are suspended along.
+func TestSuspendParts(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		admin, owner, reader := e.admin(t), e.connect(t, olga), e.connect(t, analyst)
+		e.exec(t, admin, asOlga(`CREATE TABLE child () INHERITS (customers)`, `INSERT INTO child SELECT * FROM customers WHERE id = 7`, `GRANT SELECT ON child TO analyst`,
+			`CREATE VIEW pay AS SELECT id, income, age, score, vip FROM customers`, `GRANT SELECT ON pay TO analyst`)...)
+		e.exec(t, owner, testPolicy+` CASCADE`)
+		queries := []string{`SELECT age, income FROM customers WHERE id = 7`, `SELECT age, income FROM child`, `SELECT age, income FROM pay WHERE id = 7`}
+		want := make([]string, len(queries))
+		for i, q := range queries {
+			want[i] = mustText(t, reader, q)
+		}
+		e.call(t, owner, `SELECT scrim.suspend('customers')`)
+		for _, q := range queries {
+			if _, err := text(t, reader, q); code(err) != "42501" || !strings.Contains(explain(err), "suspended") {
+				t.Errorf("%s: %s", q, explain(err))
+			}
+		}
+		e.call(t, owner, `BEGIN; DROP VIEW pay; ALTER TABLE customers ALTER COLUMN age TYPE bigint; COMMIT`, `SELECT scrim.resume('customers')`)
+		for i, q := range queries[:2] {
+			if got := mustText(t, reader, q); got != want[i] {
+				t.Errorf("%s: %s", q, got)
+			}
+		}
+	})
+}
+
+// TestProtectColumn: columns come and go one by one.
+func TestProtectColumn(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		admin, owner, reader := e.admin(t), e.connect(t, olga), e.connect(t, analyst)
+		before := mustText(t, admin, allPrivileges)
+		e.call(t, owner, `SELECT scrim.protect_column('customers', 'income', 'enc', '{risk}')`)
+		const types = `SELECT pg_typeof(age), pg_typeof(income), age = income FROM customers WHERE id = 1`
+		code1 := mustText(t, reader, `SELECT income FROM customers WHERE id = 1`)
+		e.call(t, owner, `SELECT scrim.protect_column('customers', 'age', 'enc')`)
+		if got := mustText(t, reader, `SELECT income FROM customers WHERE id = 1`); got != code1 || !strings.HasPrefix(got, "{") {
+			t.Errorf("%s, and before %s", got, code1)
+		}
+		if got := mustText(t, reader, `SELECT age = income, score FROM customers WHERE id = 1`); got != "t|331.5\n" {
+			t.Error(got)
+		}
+		if got := mustText(t, e.connect(t, risk), types); got != "integer|numeric|f\n" {
+			t.Error(got)
+		}
+		for statement, want := range map[string]string{
+			`SELECT scrim.protect_column('customers', 'age', 'enc')`:       "42701",
+			`SELECT scrim.protect_column('customers', 'score', 'another')`: "55000",
+			`SELECT scrim.unprotect_column('customers', 'score')`:          "42704",
+		} {
+			if _, err := text(t, owner, statement); code(err) != want {
+				t.Errorf("%s: %s", statement, explain(err))
+			}
+		}
+		e.call(t, owner, `SELECT scrim.unprotect_column('customers', 'income')`)
+		if got := mustText(t, reader, `SELECT income FROM customers WHERE id = 2000`); got != "2342108.75\n" {
+			t.Error(got)
+		}
+		if _, err := text(t, e.directly(t, analyst), `SELECT age FROM customers`); code(err) != "42501" {
+			t.Error(explain(err))
+		}
+		e.call(t, owner, `SELECT scrim.unprotect_column('customers', 'age')`)
+		if got := mustText(t, admin, allPrivileges); got != before {
+			t.Error(difference(before, got))
 		}
 	})
 }

@@ -105,16 +105,130 @@ BEGIN
        FROM scrim_state.policies p JOIN pg_class c ON c.oid = p.relation WHERE first IN (p.id, p.along_with) AND NOT p.enabled;
 END $$;
 
--- ALTER MASKING POLICY ... SET EXCEPT: the policy is replaced by one that is the same otherwise.
-CREATE FUNCTION scrim.set_masking_policy_except(policy_name text, relation regclass, except_roles text[]) RETURNS void
+-- Replaces the policy of a relation by one that is the same but for its columns and exempt roles.
+CREATE FUNCTION scrim.remake_masking_policy(policy_name text, relation regclass, columns text[], except_roles text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     policy record;
 BEGIN
     PERFORM scrim.require_policy(policy_name, relation);
-    SELECT p.* INTO STRICT policy FROM scrim.masking_policies p WHERE p.relation = set_masking_policy_except.relation;
-    PERFORM scrim.create_masking_policy(policy_name, relation, policy.columns, except_roles, policy.encoder, policy.inputs, policy.present, false,
-        EXISTS (SELECT 1 FROM scrim.masking_policies v JOIN pg_class c ON c.oid = v.relation WHERE v.along_with = set_masking_policy_except.relation AND c.relkind IN ('v', 'm')), true);
+    SELECT p.* INTO STRICT policy FROM scrim.masking_policies p WHERE p.relation = remake_masking_policy.relation;
+    PERFORM scrim.create_masking_policy(policy_name, relation, coalesce(columns, policy.columns), coalesce(except_roles, policy.except_roles), policy.encoder, policy.inputs, policy.present, false,
+        EXISTS (SELECT 1 FROM scrim.masking_policies v JOIN pg_class c ON c.oid = v.relation WHERE v.along_with = remake_masking_policy.relation AND c.relkind IN ('v', 'm')), true);
+END $$;
+
+-- ALTER MASKING POLICY ... SET EXCEPT.
+CREATE FUNCTION scrim.set_masking_policy_except(policy_name text, relation regclass, except_roles text[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT scrim.remake_masking_policy(policy_name, relation, NULL, coalesce(except_roles, '{}'))
+$$;
+
+-- For tools that protect one column at a time: the first call makes a policy, and others add columns to it. Each shows the whole code. bypass_roles are
+-- the whole policy's; NULL leaves them as they are.
+CREATE FUNCTION scrim.protect_column(relation regclass, column_name text, encoder text, bypass_roles text[] DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    policy record;
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    SELECT p.* INTO policy FROM scrim.masking_policies p WHERE p.relation = protect_column.relation;
+    IF NOT FOUND THEN
+        PERFORM scrim.create_masking_policy('protected', relation, ARRAY[column_name], bypass_roles, encoder, NULL, 'VECTOR');
+    ELSIF policy.encoder <> encoder OR policy.present <> 'VECTOR' THEN
+        RAISE EXCEPTION 'masking policy "%" on % shows codes in another way', policy.name, relation USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = format('It uses encoder "%s", presented as %s.', policy.encoder, policy.present), HINT = 'CREATE OR REPLACE MASKING POLICY changes it: a table takes one policy in this version.';
+    ELSE
+        PERFORM scrim.remake_masking_policy(policy.name, relation, policy.columns || column_name, bypass_roles);
+    END IF;
+END $$;
+
+-- Takes one column out of the policy that protects it; with the last, the policy goes.
+CREATE FUNCTION scrim.unprotect_column(relation regclass, column_name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    policy record;
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    SELECT p.* INTO policy FROM scrim.masking_policies p WHERE p.relation = unprotect_column.relation;
+    IF policy.columns IS NULL OR NOT column_name = ANY (policy.columns) THEN
+        RAISE EXCEPTION 'column "%" of % is not masked', column_name, relation USING ERRCODE = 'undefined_object';
+    ELSIF cardinality(policy.columns) = 1 THEN
+        PERFORM scrim.drop_masking_policy(policy.name, relation);
+    ELSIF policy.present <> 'VECTOR' THEN
+        RAISE EXCEPTION 'masking policy "%" on % shows a component in each column', policy.name, relation USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'CREATE OR REPLACE MASKING POLICY says which columns show which.';
+    ELSE
+        PERFORM scrim.remake_masking_policy(policy.name, relation, array_remove(policy.columns, column_name), NULL);
+    END IF;
+END $$;
+
+-- The policy on a relation, which was not made along with another, and which the session's role may change.
+CREATE FUNCTION scrim.require_policy_on(relation regclass) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    policy scrim_state.policies;
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    SELECT p.* INTO policy FROM scrim_state.policies p WHERE p.relation = require_policy_on.relation AND p.features_of IS NULL;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION '% has no masking policy', relation USING ERRCODE = 'undefined_object';
+    END IF;
+    RETURN scrim.require_policy(policy.name, relation);
+END $$;
+
+-- Before a migration of a table: until scrim.resume, masked reads are refused, and no masked view stands in the way of ALTER TABLE. The fence stands.
+CREATE FUNCTION scrim.suspend(relation regclass) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    first integer := scrim.require_policy_on(relation);
+    policy scrim_state.policies;
+    feature_views text := (SELECT string_agg(quote_ident(p.name), ', ') FROM scrim_state.policies p WHERE p.features_of IN (SELECT scrim.family(suspend.relation)));
+BEGIN
+    IF feature_views IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot suspend masks of %: feature views read it', relation USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = 'feature view ' || feature_views, HINT = 'DROP FEATURE VIEW first, and make them again after scrim.resume.';
+    END IF;
+    FOR policy IN SELECT p.* FROM scrim_state.policies p JOIN pg_class c ON c.oid = p.relation WHERE first IN (p.id, p.along_with) AND NOT p.suspended ORDER BY p.id LOOP
+        PERFORM scrim.drop_replaced(policy.relation);
+        UPDATE scrim_state.policies p SET suspended = true WHERE p.id = policy.id;
+        PERFORM scrim.settle_masked_view(policy.id);
+    END LOOP;
+END $$;
+
+-- After a migration. The walk is made anew, with the table as it is now, and what it finds is refused.
+CREATE FUNCTION scrim.resume(relation regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    PERFORM scrim.fence_serialize();
+    PERFORM scrim.fence_lock(relation);
+    PERFORM scrim.fence_resume(relation);
+END $$;
+
+CREATE FUNCTION scrim.fence_resume(relation regclass) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    first integer := scrim.require_policy_on(relation);
+    policy scrim_state.policies;
+    ways text;
+BEGIN
+    FOR policy IN SELECT p.* FROM scrim_state.policies p JOIN pg_class c ON c.oid = p.relation WHERE first IN (p.id, p.along_with) AND p.suspended ORDER BY p.id LOOP
+        IF EXISTS (SELECT 1 FROM unnest(policy.columns || policy.inputs) n(num) JOIN pg_attribute a ON a.attrelid = policy.relation AND a.attnum = n.num WHERE a.attisdropped) THEN
+            RAISE EXCEPTION 'a masked column of %, or an input of its mask, was dropped', policy.relation::regclass USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = format('DROP MASKING POLICY %I ON %s, and make it again in the same transaction.', policy.name, relation);
+        END IF;
+        PERFORM scrim.check_features(policy.relation, policy.inputs);
+        UPDATE scrim_state.policies p SET suspended = false WHERE p.id = policy.id;
+        PERFORM scrim.settle_masked_view(policy.id);
+    END LOOP;
+    -- Of the relation's parts the walk looks at by itself.
+    SELECT string_agg(DISTINCT format('%s %s: %s. Close it: %s.', o.kind, o.object, o.why, o.remedy), E'\n') INTO ways
+      FROM scrim_state.policies p JOIN pg_class c ON c.oid = p.relation, scrim.openings(p.relation, p.columns, p.inputs, p.except_roles) o
+     WHERE p.id = first OR p.along_with = first AND c.relkind IN ('v', 'm');
+    IF ways IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot resume masks of %: raw values could be read or probed another way', relation
+            USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = ways, HINT = 'Close each of these and try again. Until then masked columns stay closed.';
+    END IF;
 END $$;
 
 -- Takes a policy away that is about to be made anew. Its masked views stay, for statements that were planned before: they go on with the old masks,

@@ -7,6 +7,7 @@ GRANT EXECUTE ON FUNCTION scrim.require_policy_admin(regclass), scrim.require_tr
     scrim.set_default_version(text, integer),
     scrim.create_masking_policy(text, regclass, text[], text[], text, text[], text, boolean, boolean, boolean),
     scrim.enable_masking_policy(text, regclass, boolean), scrim.rename_masking_policy(text, regclass, text), scrim.set_masking_policy_except(text, regclass, text[]), scrim.require_policy(text, regclass),
+    scrim.protect_column(regclass, text, text, text[]), scrim.unprotect_column(regclass, text), scrim.suspend(regclass), scrim.resume(regclass),
     scrim.drop_masking_policy(text, regclass, boolean), scrim.rotate_key(text, regclass),
     scrim.create_feature_view(text, text, boolean), scrim.require_feature_source(text), scrim.drop_feature_view(text, boolean, boolean) TO PUBLIC;
 GRANT SELECT ON ALL TABLES IN SCHEMA scrim TO scrim_user;
