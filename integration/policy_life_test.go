@@ -106,6 +106,30 @@ func TestDisable(t *testing.T) {
 	})
 }
 
+// TestDisableUnderRowSecurity: there the masked view has seals only, and the client reads the table.
+func TestDisableUnderRowSecurity(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, reader := e.connect(t, olga), e.connect(t, analyst)
+		e.exec(t, owner, `ALTER TABLE customers ENABLE ROW LEVEL SECURITY`, `CREATE POLICY most ON customers USING (id < 2001)`, testPolicy)
+		const query = `SELECT id, age, income FROM customers WHERE id < 50 ORDER BY id`
+		want := mustText(t, reader, query)
+		e.exec(t, owner, `ALTER MASKING POLICY p ON customers DISABLE`)
+		e.refusedAs(t, []*pgx.Conn{reader}, `masking policy "p" on public.customers is disabled`, `ENABLE`)
+		e.exec(t, owner, `ALTER MASKING POLICY p ON customers ENABLE`)
+		if got := mustText(t, reader, query); got != want {
+			t.Error(difference(want, got))
+		}
+		e.exec(t, owner, `ALTER MASKING POLICY p ON customers SET EXCEPT (risk, guest)`)
+		if got := mustText(t, reader, query); got != want {
+			t.Error(difference(want, got))
+		}
+		e.call(t, owner, `SELECT scrim.suspend('customers')`, `ALTER TABLE customers ALTER COLUMN income TYPE float8`, `SELECT scrim.resume('customers')`)
+		if got := mustText(t, reader, query); got != want {
+			t.Error(difference(want, got))
+		}
+	})
+}
+
 // TestSetExcept: who is exempt changes at once, to what CREATE would have made, with parts and views, and DROP gives back what there was before CREATE.
 func TestSetExcept(t *testing.T) {
 	layouts := map[string][]string{
@@ -145,6 +169,7 @@ func TestSetExcept(t *testing.T) {
 					t.Fatalf("before anything was changed:\n%s", difference(before, got))
 				}
 				e.exec(t, owner, testPolicy+` CASCADE`)
+				stays := e.connect(t, risk)
 				for range 2 {
 					for i, list := range lists {
 						e.exec(t, owner, `ALTER MASKING POLICY p ON customers SET EXCEPT (`+list+`)`)
@@ -154,6 +179,10 @@ func TestSetExcept(t *testing.T) {
 						got := mustText(t, e.connect(t, analyst), `SELECT income FROM customers WHERE id = 2000`)
 						if raw := got == "2342108.75\n"; raw != strings.Contains(list, "analyst") {
 							t.Errorf("EXCEPT %s: analyst sees %s", list, got)
+						}
+						got = mustText(t, stays, `SELECT income FROM customers WHERE id = 2000`)
+						if raw := got == "2342108.75\n"; raw != strings.Contains(list, "risk") {
+							t.Errorf("EXCEPT %s: risk, connected all the while, sees %s", list, got)
 						}
 					}
 				}
@@ -369,6 +398,14 @@ func TestReplaceNarrower(t *testing.T) {
 		if seen.Load() < 20 {
 			t.Errorf("%d results", seen.Load())
 		}
+		// What SQL has prepared has to be prepared anew.
+		reader := e.connect(t, analyst)
+		e.exec(t, reader, `PREPARE s AS `+query, `EXECUTE s`)
+		e.exec(t, owner, narrow)
+		if _, err := text(t, reader, `EXECUTE s`); code(err) != "0A000" {
+			t.Error(explain(err))
+		}
+		e.exec(t, reader, `DEALLOCATE s`, `PREPARE s AS `+query, `EXECUTE s`)
 	})
 }
 
