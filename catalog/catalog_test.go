@@ -274,8 +274,10 @@ func TestWithoutSuperuser(t *testing.T) {
 		changes string
 		open    bool
 	}{
-		{`SELECT scrim.enable_masking_policy('p', 'secrets', false)`, false}, {`SELECT scrim.enable_masking_policy('p', 'secrets')`, true},
-		{`SELECT scrim.suspend('secrets'); ALTER TABLE secrets ALTER COLUMN x TYPE real`, false}, {`SELECT scrim.resume('secrets')`, true},
+		{`SELECT scrim.enable_masking_policy('p', 'secrets', false)`, false},
+		{`SELECT scrim.enable_masking_policy('p', 'secrets')`, true},
+		{`SELECT scrim.suspend('secrets'); ALTER TABLE secrets ALTER COLUMN x TYPE real`, false},
+		{`SELECT scrim.resume('secrets')`, true},
 		{`SELECT scrim.set_masking_policy_except('p', 'secrets', '{keeper}')`, true}, // the view that is replaced stays for a while
 	} {
 		if _, err := conn.PgConn().Exec(t.Context(), c.changes).ReadAll(); err != nil {
