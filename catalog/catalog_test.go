@@ -279,6 +279,23 @@ func TestWithoutSuperuser(t *testing.T) {
 		t.Errorf("sealed %x, %v", sealed, err)
 	}
 	rotate(t, conn, admin)
+	for _, c := range []struct {
+		changes string
+		open    bool
+	}{
+		{`SELECT scrim.enable_masking_policy('p', 'secrets', false)`, false},
+		{`SELECT scrim.enable_masking_policy('p', 'secrets')`, true},
+		{`SELECT scrim.suspend('secrets'); ALTER TABLE secrets ALTER COLUMN x TYPE real`, false},
+		{`SELECT scrim.resume('secrets')`, true},
+		{`SELECT scrim.set_masking_policy_except('p', 'secrets', '{keeper}')`, true}, // the view that is replaced stays for a while
+	} {
+		if _, err := conn.PgConn().Exec(t.Context(), c.changes).ReadAll(); err != nil {
+			t.Fatalf("%s: %v", c.changes, err)
+		}
+		if err := reader.QueryRow(t.Context(), `SELECT sealed_1 FROM `+view).Scan(&sealed); c.open != (err == nil) {
+			t.Errorf("after %s: %v", c.changes, err)
+		}
+	}
 	for _, s := range []string{
 		`SELECT scrim.drop_masking_policy('p', 'secrets')`, `REVOKE SELECT ON secrets FROM reader`, `GRANT SELECT (id) ON secrets TO reader`,
 		`SELECT scrim.create_encoder('f', 'secrets', '{x}', '{id}', latent_dims => 1, allow_identifiers => true)`,
@@ -292,7 +309,7 @@ func TestWithoutSuperuser(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), `SELECT masked_view::regclass::text FROM scrim_state.policies`).Scan(&view); err != nil {
 		t.Fatal(err)
 	}
-	if err := reader.QueryRow(t.Context(), `SELECT sealed_2 FROM `+view).Scan(&sealed); err != nil || len(sealed) != 80 {
+	if err := reader.QueryRow(t.Context(), `SELECT sealed_3 FROM `+view).Scan(&sealed); err != nil || len(sealed) != 80 {
 		t.Errorf("sealed %x, %v", sealed, err)
 	}
 	if err := reader.QueryRow(t.Context(), `SELECT id FROM scrim_runtime.traits`).Scan(nil); err == nil {

@@ -57,6 +57,8 @@ type Policy struct {
 	// FeatureView means that the relation is a feature view: it runs with its reader's rights, so that a masked role may not read even
 	// its unmasked columns but through the masked view.
 	FeatureView bool
+	// Closed says why masked roles see nothing of the masked columns, "disabled" or "suspended"; empty if they do.
+	Closed string
 	// Keys are the one that seals, and then those before it that statements under way may still seal with, newest first.
 	Keys [][KeySize]byte
 
@@ -174,7 +176,8 @@ func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
 	rows, err := q.Query(ctx, `SELECT p.id, p.name, c.oid, n.nspname, c.relname, p.columns,
 			ARRAY(SELECT c - 1 FROM unnest(p.components) WITH ORDINALITY AS u(c, ord) ORDER BY ord), cardinality(p.inputs), p.present,
 			e.name, v.version, v.sha256, cardinality(e.feature_columns), e.latent_dims,
-			w.oid, w.relname, 'sealed_' || p.id, p.identity, p.seals_only, p.key_owner, p.features_of IS NOT NULL
+			w.oid, w.relname, 'sealed_' || p.id, p.identity, p.seals_only, p.key_owner,
+			CASE WHEN p.suspended THEN 'suspended' WHEN NOT p.enabled THEN 'disabled' ELSE '' END, p.features_of IS NOT NULL
 		FROM scrim_state.policies p
 		JOIN scrim_state.encoders e ON e.id = p.encoder_id
 		JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version
@@ -189,7 +192,7 @@ func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
 		p := &Policy{}
 		return p, row.Scan(&p.ID, &p.Name, &p.Relation.OID, &p.Relation.Schema, &p.Relation.Name, &p.Masked, &p.Components, &p.Inputs, &p.Present,
 			&p.Encoder.Name, &p.Encoder.Version, &p.Encoder.SHA256, &p.Encoder.Inputs, &p.Encoder.Dims,
-			&p.View.OID, &p.View.Name, &p.View.Sealed, &p.View.Identity, &p.View.SealsOnly, &p.keyOwner, &p.FeatureView)
+			&p.View.OID, &p.View.Name, &p.View.Sealed, &p.View.Identity, &p.View.SealsOnly, &p.keyOwner, &p.Closed, &p.FeatureView)
 	})
 }
 

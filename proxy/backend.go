@@ -5,10 +5,13 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/rewrite"
 )
 
@@ -366,6 +369,9 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 			instead = encode(&response)
 		}
 	}
+	if instead == nil && !swallow && namesMaskedView(b.s.srv.catalog.Snapshot(), &response) {
+		instead = encode(&response)
+	}
 	if head != nil {
 		head.held.take()
 		head.attempt.settle(false)
@@ -383,6 +389,28 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 		b.s.queue.fail()
 	}
 	return nil
+}
+
+// namesMaskedView gives an error of ALTER or DROP a hint where a masked view is in the way: PostgreSQL's own would be to drop it.
+func namesMaskedView(s *catalog.Snapshot, e *pgproto3.ErrorResponse) bool {
+	if e.Code != codeFeatureNotSupported && e.Code != codeDependentObjects || e.Detail == "" {
+		return false
+	}
+	for _, p := range s.Policies {
+		_, after, found := strings.Cut(e.Detail, strings.ReplaceAll(p.View.Name, `"`, `""`))
+		switch {
+		case !found || after != "" && after[0] >= '0' && after[0] <= '9':
+			continue
+		case p.FeatureView:
+			e.Hint = fmt.Sprintf("Feature view %s reads it. DROP FEATURE VIEW first.", p.Name)
+		default:
+			table := rewrite.Quote(p.Relation.Schema) + "." + rewrite.Quote(p.Relation.Name)
+			e.Hint = fmt.Sprintf("Masking policy %q reads it. Put SELECT scrim.suspend('%s') and scrim.resume('%[2]s') around ALTER TABLE, or DROP MASKING POLICY.",
+				p.Name, strings.ReplaceAll(table, "'", "''"))
+		}
+		return true
+	}
+	return false
 }
 
 // originalPosition maps a character position in the spliced text to one in the client's; 0 for none.

@@ -81,6 +81,14 @@ func (f *frontend) action(ctx context.Context, cmd rewrite.Command) error {
 	case rewrite.DropMaskingPolicy:
 		return f.s.ask(ctx, false, `SELECT scrim.drop_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3)`,
 			[]string{c.Name, c.Table, boolean(c.IfExists)}, nil)
+	case rewrite.RenamePolicy:
+		return f.s.ask(ctx, false, `SELECT scrim.rename_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3)`, []string{c.Name, c.Table, c.To}, nil)
+	case rewrite.EnablePolicy:
+		return f.s.ask(ctx, false, `SELECT scrim.enable_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3)`,
+			[]string{c.Name, c.Table, boolean(c.Enable)}, nil)
+	case rewrite.ExceptPolicy:
+		return f.s.ask(ctx, false, `SELECT scrim.set_masking_policy_except($1, $2::pg_catalog.text::pg_catalog.regclass, $3)`,
+			[]string{c.Name, c.Table, textArray(c.Except)}, nil)
 	case rewrite.RotateKey:
 		return f.s.ask(ctx, false, `SELECT scrim.rotate_key($1, $2::pg_catalog.text::pg_catalog.regclass)`, []string{c.Name, c.Table}, nil)
 	}
@@ -97,8 +105,11 @@ func boolean(b bool) string {
 func (f *frontend) createMaskingPolicy(ctx context.Context, c rewrite.CreateMaskingPolicy) error {
 	return f.s.ask(ctx, false,
 		`SELECT scrim.create_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3, $4, $5,
-			NULLIF($6::pg_catalog.text[], '{}'), NULLIF($7::pg_catalog.text, ''), $8, $9)`,
-		[]string{c.Name, c.Table, textArray(c.Columns), textArray(c.Except), c.Encoder, textArray(c.Inputs), c.Present, boolean(c.IfNotExists), boolean(c.Cascade)}, nil)
+			NULLIF($6::pg_catalog.text[], '{}'), NULLIF($7::pg_catalog.text, ''), $8, $9, $10)`,
+		[]string{
+			c.Name, c.Table, textArray(c.Columns), textArray(c.Except), c.Encoder, textArray(c.Inputs), c.Present,
+			boolean(c.IfNotExists), boolean(c.Cascade), boolean(c.OrReplace),
+		}, nil)
 }
 
 // wait starts a training and tells the client how it goes, about once a second. The job is everybody's: it goes on when the client has

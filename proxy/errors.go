@@ -20,6 +20,7 @@ const (
 	codeConnectionFailure     = "08006"
 	codeFeatureNotSupported   = "0A000"
 	codeProgramLimit          = "54000"
+	codeDependentObjects      = "2BP01"
 	codeObjectNotInState      = "55000"
 	codeQueryCanceled         = "57014"
 	codeAdminShutdown         = "57P01"

@@ -118,6 +118,12 @@ func (f *frontend) denied(ctx context.Context, role string, plan *rewrite.Plan, 
 	var views []string
 	policies := map[string]*catalog.Policy{}
 	for oid, p := range plan.Views {
+		switch p.Closed { // in the words of scrim_runtime.masks_closed, which says so when the statement runs
+		case "disabled":
+			return &rewrite.Refusal{Code: codeInsufficientPrivilege, Offset: -1, Message: fmt.Sprintf("masking policy %q on %s.%s is disabled", p.Name, p.Relation.Schema, p.Relation.Name)}
+		case "suspended":
+			return &rewrite.Refusal{Code: codeInsufficientPrivilege, Offset: -1, Message: fmt.Sprintf("masked columns of %s.%s cannot be read while they are suspended", p.Relation.Schema, p.Relation.Name)}
+		}
 		views = append(views, fmt.Sprint(oid))
 		policies[fmt.Sprint(oid)] = p
 	}

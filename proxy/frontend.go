@@ -300,8 +300,9 @@ func (f *frontend) parse(ctx context.Context, msg []byte) error {
 	}
 	st := list[0]
 	learns := st.plan != nil && st.plan.Staged()
-	if learns { // the types are this Parse's alone
+	if st.plan != nil { // the types are this Parse's alone
 		own := *st
+		own.types = bytes.Clone(types)
 		st = &own
 	}
 	if st.plan != nil && len(st.plan.Seals) > 0 || st.Effect.Uses() {
@@ -378,10 +379,20 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	}
 	relies := []change{{name: name, stmt: st}}
 	if st.plan != nil {
-		var err error
-		if st, err = f.current(ctx, st); err != nil {
+		fresh, err := f.planAgain(ctx, st)
+		switch {
+		case err != nil:
 			return f.unplanned(err, "")
+		case fresh.plan.SQL == st.plan.SQL:
+		case st.types == nil: // SQL prepared it
+			return f.refuse('P', errOutdatedPlan, "")
+		default:
+			if err := f.prepareAgain(name, fresh); err != nil {
+				return err
+			}
+			relies[0].stmt = fresh
 		}
+		st = fresh
 	}
 	x, err := f.execution(ctx, st, append([]int16{}, b.ResultFormatCodes...)) // not nil: the client has its say
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/jackc/pgx/v5/pgproto3"
+
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/policy"
 	"github.com/scrimdb/scrim/rewrite"
@@ -387,6 +389,15 @@ func textArray(list []string) string {
 // current returns the statement as it would be planned now. A prepared statement whose plan sends another text cannot
 // run: the server has the old one. PostgreSQL's words for that make drivers prepare it again.
 func (f *frontend) current(ctx context.Context, st *statement) (*statement, error) {
+	fresh, err := f.planAgain(ctx, st)
+	if err == nil && fresh.plan != nil && fresh.plan.SQL != st.plan.SQL {
+		return nil, errOutdatedPlan
+	}
+	return fresh, err
+}
+
+// planAgain returns the statement as it would be planned now. Its text may be another; what it gives has the same types.
+func (f *frontend) planAgain(ctx context.Context, st *statement) (*statement, error) {
 	if _, err := f.s.planner.masks(ctx, f.s); err != nil {
 		return nil, err
 	}
@@ -400,15 +411,43 @@ func (f *frontend) current(ctx context.Context, st *statement) (*statement, erro
 	if err != nil {
 		return nil, err
 	}
-	if len(now) != 1 || now[0].plan == nil || now[0].plan.SQL != st.plan.SQL {
+	if len(now) != 1 || now[0].plan == nil || now[0].plan.SQL != st.plan.SQL && !showsTheSame(now[0].plan, st.plan) {
 		return nil, errOutdatedPlan
 	}
 	fresh := *now[0]
-	fresh.params = st.params
 	if st.Effect.Verb == rewrite.Plain { // a PREPARE brought it
-		return fresh.made(), nil
+		fresh = *fresh.made()
 	}
+	fresh.params, fresh.types = st.params, st.types
 	return &fresh, nil
+}
+
+// showsTheSame tells whether two plans of one text mask the same columns and show them as the same types: then only the policies were
+// replaced.
+func showsTheSame(a, b *rewrite.Plan) bool {
+	of := map[uint32]*catalog.Policy{}
+	for _, p := range b.Views {
+		of[p.Relation.OID] = p
+	}
+	for _, p := range a.Views {
+		old := of[p.Relation.OID]
+		if old == nil || !slices.Equal(p.Masked, old.Masked) || p.Present != old.Present {
+			return false
+		}
+	}
+	return len(a.Views) == len(b.Views) && a.Staged() == b.Staged()
+}
+
+// prepareAgain gives a statement's name to the same statement with the text that it would be sent as now.
+func (f *frontend) prepareAgain(name string, st *statement) error {
+	if err := f.send(&pgproto3.Close{ObjectType: 'S', Name: name}, &pending{kind: 'C', silent: true, changes: f.s.send(f.s.hides(name))}); err != nil {
+		return err
+	}
+	if err := f.sameReading(st.sent()); err != nil {
+		return err
+	}
+	msg := append(append(append([]byte(name), 0), st.sent()...), 0)
+	return f.forward(frame('P', append(msg, st.types...)), &pending{kind: 'P', silent: true, edited: st, changes: f.s.send(change{name: name, stmt: st})})
 }
 
 // errOutdatedPlan is in PostgreSQL's words for it: they make drivers prepare anew.

@@ -28,6 +28,7 @@ type statement struct {
 	relayed           bool        // nothing but a name: it hides what was prepared under that name before
 	gone              bool        // nothing at all, where the server may have something
 	params            []uint32    // types of a staged statement's parameters: those declared, and then those that the server inferred
+	types             []byte      // what its Parse said of parameters' types; nil if SQL prepared it
 }
 
 func (st *statement) isRelayed() bool { return st.relayed }
@@ -35,7 +36,7 @@ func (st *statement) isRelayed() bool { return st.relayed }
 // made is what a PREPARE prepares.
 func (st *statement) made() *statement {
 	made := *st
-	made.Effect = rewrite.Effect{}
+	made.Effect, made.types = rewrite.Effect{}, nil
 	return &made
 }
 

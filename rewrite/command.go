@@ -73,6 +73,7 @@ type CreateMaskingPolicy struct {
 	Present     string   // empty: the default for the number of columns
 	IfNotExists bool
 	Cascade     bool // mask the copies in views too
+	OrReplace   bool
 }
 
 // DropMaskingPolicy is DROP MASKING POLICY.
@@ -96,6 +97,21 @@ type ScheduleTraining struct {
 type RotateKey struct {
 	Name  string
 	Table string
+}
+
+// RenamePolicy is ALTER MASKING POLICY ... RENAME TO.
+type RenamePolicy struct{ Name, Table, To string }
+
+// EnablePolicy is ALTER MASKING POLICY ... ENABLE, or DISABLE.
+type EnablePolicy struct {
+	Name, Table string
+	Enable      bool
+}
+
+// ExceptPolicy is ALTER MASKING POLICY ... SET EXCEPT.
+type ExceptPolicy struct {
+	Name, Table string
+	Except      []string
 }
 
 // Query is a statement that is a query over schema scrim: SHOW, and what starts a job and gives its number.
@@ -136,6 +152,15 @@ func (ScheduleTraining) Tag() string { return "ALTER ENCODER" }
 
 // Tag implements Command.
 func (RotateKey) Tag() string { return "ALTER MASKING POLICY" }
+
+// Tag implements Command.
+func (RenamePolicy) Tag() string { return "ALTER MASKING POLICY" }
+
+// Tag implements Command.
+func (EnablePolicy) Tag() string { return "ALTER MASKING POLICY" }
+
+// Tag implements Command.
+func (ExceptPolicy) Tag() string { return "ALTER MASKING POLICY" }
 
 // Tag implements Command.
 func (q Query) Tag() string { return q.tag }
@@ -289,7 +314,7 @@ func parseCommand(text string) (cmd Command, err error) {
 			continue
 		}
 		p.replace = replace
-		if l.parse == nil || replace && l.words != "CREATE ENCODER" {
+		if l.parse == nil || replace && l.words != "CREATE ENCODER" && l.words != "CREATE MASKING POLICY" {
 			refuse(codeFeatureNotSupported, p.offset(start), "", "%s is not supported yet", p.spelled(start))
 		}
 		cmd = l.parse(p)
@@ -638,7 +663,7 @@ func (p *parser) featureView() string {
 }
 
 func (p *parser) createMaskingPolicy() Command {
-	c := CreateMaskingPolicy{IfNotExists: p.ifNotExists()}
+	c := CreateMaskingPolicy{OrReplace: p.replace, IfNotExists: !p.replace && p.ifNotExists()}
 	c.Name = p.ident("a policy name")
 	p.need("ON")
 	c.Table = p.relation()
@@ -678,16 +703,28 @@ func (p *parser) dropMaskingPolicy() Command {
 }
 
 func (p *parser) alterMaskingPolicy() Command {
-	c := RotateKey{Name: p.ident("a policy name")}
+	name := p.ident("a policy name")
 	p.need("ON")
-	c.Table = p.relation()
-	for _, word := range []string{"RENAME", "SET", "ENABLE", "DISABLE"} {
-		if at := p.next; p.try(word) {
-			refuse(codeFeatureNotSupported, p.offset(at), "ROTATE KEY is supported.", "ALTER MASKING POLICY ... %s is not supported yet", word)
-		}
+	table := p.relation()
+	switch {
+	case p.try("RENAME"):
+		p.need("TO")
+		return RenamePolicy{Name: name, Table: table, To: p.ident("a policy name")}
+	case p.try("SET"):
+		p.need("EXCEPT")
+		p.need("(")
+		c := ExceptPolicy{Name: name, Table: table, Except: p.idents("a role name")}
+		p.need(")")
+		return c
+	case p.try("ENABLE"):
+		return EnablePolicy{Name: name, Table: table, Enable: true}
+	case p.try("DISABLE"):
+		return EnablePolicy{Name: name, Table: table}
+	case p.try("ROTATE", "KEY"):
+		return RotateKey{Name: name, Table: table}
 	}
-	p.need("ROTATE", "KEY")
-	return c
+	p.fail("RENAME TO, SET EXCEPT, ENABLE, DISABLE or ROTATE KEY")
+	return nil
 }
 
 func show(query string) func(*parser) Command {

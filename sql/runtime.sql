@@ -197,3 +197,15 @@ BEGIN
     END IF;
     RETURN false;
 END $$;
+
+-- All that a masked view asks while its policy is disabled, or its table suspended. Raises, when a statement over it is planned.
+CREATE OR REPLACE FUNCTION scrim_runtime.masks_closed(policy_name text, relation oid, suspended boolean) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF suspended THEN
+        RAISE EXCEPTION 'masked columns of % cannot be read while they are suspended', relation::regclass USING ERRCODE = 'insufficient_privilege',
+            HINT = format('The table is being changed. SELECT scrim.resume(%L) ends that.', relation::regclass);
+    END IF;
+    RAISE EXCEPTION 'masking policy "%" on % is disabled', policy_name, relation::regclass USING ERRCODE = 'insufficient_privilege',
+        HINT = format('ALTER MASKING POLICY %I ON %s ENABLE.', policy_name, relation::regclass);
+END $$;

@@ -33,7 +33,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH RECURSIVE dep(rule, holder, below, columns) AS (
         SELECT r.oid, r.ev_class, relation, masked
           FROM pg_depend d JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+          JOIN pg_class c ON c.oid = r.ev_class
          WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND r.ev_class <> relation
+           -- Masked views show nothing, and there can be many of policies that were replaced. Feature views are Scrim's too, but show columns.
+           AND (c.relnamespace <> 'scrim_runtime'::regnamespace OR EXISTS (SELECT 1 FROM scrim.policies_on(c.oid)))
            AND (d.refobjsubid = ANY (masked) OR r.ev_action::text ~ ':varattno 0 ')
         UNION
         SELECT r.oid, r.ev_class, dep.holder, p.columns

@@ -189,11 +189,35 @@ BEGIN
     END IF;
 END $$;
 
--- The name of the masked view of a relation.
-CREATE FUNCTION scrim.masked_view_name(relation regclass) RETURNS text
+-- The name of the masked view that a policy has of a relation. That of the policy which replaces it has another.
+CREATE FUNCTION scrim.masked_view_name(relation regclass, policy_id integer) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN octet_length(c.relname) > 50 THEN 'masked' ELSE c.relname END || '_' || c.oid FROM pg_class c WHERE c.oid = relation
+    SELECT concat_ws('_', CASE WHEN octet_length(c.relname) > 40 THEN 'masked' ELSE c.relname END, c.oid, policy_id) FROM pg_class c WHERE c.oid = relation
 $$;
+
+-- Makes the masked view of a policy, readable by nobody yet.
+CREATE FUNCTION scrim.make_masked_view(policy_id integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    policy scrim_state.policies;
+    view_name text;
+BEGIN
+    SELECT p.* INTO STRICT policy FROM scrim_state.policies p WHERE p.id = policy_id;
+    view_name := scrim.masked_view_name(policy.relation, policy_id);
+    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT %s FROM %s t WHERE scrim_runtime.still_granted(%s, %L::text, %L::int2[], %L::bool, %L::bool)',
+                   view_name,
+                   concat_ws(', ', CASE WHEN NOT policy.seals_only THEN
+                                 (SELECT string_agg(format('t.%I', a.attname), ', ' ORDER BY c.ord) FROM unnest(policy.view_columns) WITH ORDINALITY AS c(num, ord)
+                                    JOIN pg_attribute a ON a.attrelid = policy.relation AND a.attnum = c.num) END,
+                             scrim.sealed_column(policy_id, policy.relation, policy.inputs, policy.identity, policy.key_owner),
+                             CASE policy.identity WHEN 'PLACE' THEN 't.ctid, t.xmin' WHEN 'TABLE AND PLACE' THEN 't.ctid, t.xmin, t.tableoid' END),
+                   policy.relation::regclass, policy.relation, view_name, CASE WHEN policy.seals_only THEN '{}' ELSE policy.view_columns END, policy.seals_only,
+                   policy.identity = 'PLACE');
+    EXECUTE format('ALTER VIEW scrim_runtime.%I OWNER TO %s', view_name, scrim.role_name(scrim.view_owner(policy.key_owner)));
+    EXECUTE format('REVOKE ALL ON scrim_runtime.%I FROM PUBLIC', view_name);
+    UPDATE scrim_state.policies p SET masked_view = format('scrim_runtime.%I', view_name)::regclass WHERE p.id = policy_id RETURNING p.masked_view INTO policy.masked_view;
+    PERFORM scrim.check_masked_view(policy.masked_view, policy.relation, policy.key_owner);
+END $$;
 
 -- Whether rows of a relation are sealed with the key of a table owner, for a policy on it or a feature view of it.
 CREATE FUNCTION scrim.is_sealed(relation regclass, key_owner oid) RETURNS boolean
@@ -211,9 +235,7 @@ DECLARE
     rel pg_class;
     enc scrim_state.encoders;
     policy scrim_state.policies;
-    view_name text;
     open_columns smallint[];
-    view_columns text;
     identity text;
     g record;
 BEGIN
@@ -236,9 +258,7 @@ BEGIN
     END IF;
     PERFORM scrim.require_policy_admin(p.relation) FROM scrim_state.policies p WHERE p.id = fence_publish.along_with;
 
-    view_name := scrim.masked_view_name(relation);
-    SELECT coalesce(array_agg(a.attnum ORDER BY a.attnum), '{}'), string_agg(format('t.%I', a.attname), ', ' ORDER BY a.attnum)
-      INTO open_columns, view_columns
+    SELECT coalesce(array_agg(a.attnum ORDER BY a.attnum), '{}') INTO open_columns
       FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (masked);
     identity := CASE WHEN rel.relkind IN ('v', 'f') THEN 'NONE'
                      WHEN rel.relkind = 'p' OR EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = relation) THEN 'TABLE AND PLACE'
@@ -247,17 +267,7 @@ BEGIN
     VALUES (policy_name, relation, masked, fence_publish.components, input_columns, open_columns, rel.relrowsecurity, identity, fence_publish.along_with, enc.id, presentation, fence_publish.except_roles, 0, rel.relowner, session_user)
     RETURNING * INTO policy;
 
-    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT %s FROM %s t WHERE scrim_runtime.still_granted(%s, %L::text, %L::int2[], %L::bool, %L::bool)',
-                   view_name,
-                   concat_ws(', ', CASE WHEN NOT policy.seals_only THEN view_columns END, scrim.sealed_column(policy.id, relation, input_columns, identity, rel.relowner),
-                             CASE identity WHEN 'PLACE' THEN 't.ctid, t.xmin' WHEN 'TABLE AND PLACE' THEN 't.ctid, t.xmin, t.tableoid' END),
-                   relation, relation::oid, view_name, CASE WHEN policy.seals_only THEN '{}' ELSE open_columns END, policy.seals_only, identity = 'PLACE');
-    EXECUTE format('ALTER VIEW scrim_runtime.%I OWNER TO %s', view_name, scrim.role_name(scrim.view_owner(rel.relowner)));
-    EXECUTE format('REVOKE ALL ON scrim_runtime.%I FROM PUBLIC', view_name);
-    UPDATE scrim_state.policies p SET masked_view = format('scrim_runtime.%I', view_name)::regclass WHERE p.id = policy.id
-    RETURNING * INTO policy;
-
-    PERFORM scrim.check_masked_view(policy.masked_view, relation, rel.relowner);
+    PERFORM scrim.make_masked_view(policy.id);
 
     INSERT INTO scrim_state.policy_grants (policy_id, change, attnum, grantor, grantee, privilege, grantable)
     SELECT policy.id, x.change, (x.entry ->> 'attnum')::smallint, (x.entry ->> 'grantor')::oid, (x.entry ->> 'grantee')::oid,
@@ -280,7 +290,7 @@ BEGIN
     LOOP
         EXECUTE format('GRANT SELECT %s ON scrim_runtime.%I TO %s',
                        (SELECT '(' || string_agg(quote_ident(c), ', ') || ')' FROM unnest(g.columns) c),
-                       view_name, scrim.role_name(g.grantee));
+                       scrim.masked_view_name(relation, policy.id), scrim.role_name(g.grantee));
     END LOOP;
     RETURN policy.id;
 END $$;
@@ -434,7 +444,8 @@ END $$;
 
 CREATE FUNCTION scrim.create_masking_policy(
     policy_name text, relation regclass, columns text[], except_roles text[], encoder text,
-    inputs text[] DEFAULT NULL, present text DEFAULT NULL, if_not_exists boolean DEFAULT false, mend_views boolean DEFAULT false) RETURNS void
+    inputs text[] DEFAULT NULL, present text DEFAULT NULL, if_not_exists boolean DEFAULT false, mend_views boolean DEFAULT false,
+    or_replace boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     masked smallint[];
@@ -449,11 +460,17 @@ DECLARE
     member oid;
     mended oid[] := '{}';
     ways text;
+    was_enabled boolean := true;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
-    PERFORM scrim.require_protectable(relation);
     PERFORM scrim.fence_serialize();
     PERFORM scrim.fence_lock(relation);
+    -- Nobody sees that the policy is gone for a moment: the table is locked, and the grants are this transaction's until it commits.
+    IF or_replace AND EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = create_masking_policy.relation AND p.name = policy_name) THEN
+        was_enabled := scrim.fence_retire(policy_name, relation);
+        PERFORM scrim.drop_masking_policy(policy_name, relation);
+    END IF;
+    PERFORM scrim.require_protectable(relation);
 
     IF EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = create_masking_policy.relation AND p.name = policy_name) THEN
         IF if_not_exists THEN
@@ -521,6 +538,21 @@ BEGIN
         RAISE WARNING 'rows of % lie in the order of a masked column', relation
             USING HINT = 'CLUSTER the table on another index: physical order shows which raw value is larger.';
     END IF;
+    IF NOT was_enabled THEN
+        PERFORM scrim.enable_masking_policy(policy_name, relation, false);
+    END IF;
+END $$;
+
+-- Drops masked views, as far as they are there.
+CREATE FUNCTION scrim.drop_views(views oid[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    view regclass;
+BEGIN
+    FOR view IN SELECT c.oid FROM pg_class c WHERE c.oid = ANY (views) ORDER BY 1 LOOP
+        EXECUTE format('DROP VIEW %s', view);
+    END LOOP;
+    DELETE FROM scrim_state.replaced_views v WHERE v.view = ANY (views);
 END $$;
 
 -- Takes the masked view and the policy away; returns what it had remembered: {"grants": [...], "key_owner": oid}.
@@ -537,8 +569,8 @@ BEGIN
     END IF;
     PERFORM scrim.fence_serialize();
     SELECT coalesce(jsonb_agg(to_jsonb(g)), '[]') INTO remembered FROM scrim_state.policy_grants g WHERE g.policy_id = policy.id;
-    IF EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = policy.masked_view) THEN
-        EXECUTE format('DROP VIEW %s', policy.masked_view::regclass);
+    IF policy.masked_view <> 0 THEN  -- else the policy is being replaced: what was planned before goes on
+        PERFORM scrim.drop_views(policy.masked_view || ARRAY(SELECT v.view FROM scrim_state.replaced_views v WHERE v.relation = policy.relation));
     END IF;
     DELETE FROM scrim_state.policies p WHERE p.id = policy.id;
     RETURN jsonb_build_object('grants', remembered, 'key_owner', policy.key_owner);
@@ -634,10 +666,14 @@ BEGIN
             NULL;  -- its holder passed it on meanwhile; the restored table grant covers it
         END;
     END LOOP;
-    -- A table-wide REVOKE takes column grants along: put back what it should not have touched.
+    -- A table-wide REVOKE takes column grants along: put back what it should not have touched, as an exempt role's own grants of columns.
     FOR e IN SELECT r FROM jsonb_array_elements(remembered) r
               WHERE r ->> 'change' = 'removed'
                 AND NOT scrim.fence_acl(relation) @> jsonb_build_array(r - ARRAY['policy_id', 'change'])
+             UNION ALL
+             SELECT n FROM jsonb_array_elements(now_there) n
+              WHERE (n ->> 'attnum')::int <> 0 AND NOT scrim.fence_acl(relation) @> jsonb_build_array(n)
+                AND NOT EXISTS (SELECT 1 FROM jsonb_array_elements(remembered) a WHERE a ->> 'change' = 'added' AND n = a - ARRAY['policy_id', 'change'])
     LOOP
         PERFORM scrim.fence_regrant(relation, e, false);
     END LOOP;

@@ -25,7 +25,7 @@ CREATE VIEW scrim.masking_policies AS
            e.name AS encoder, p.present,
            ARRAY(SELECT r.rolname::text FROM pg_roles r WHERE r.oid = ANY (p.except_roles) ORDER BY 1) AS except_roles,
            (SELECT f.relation::regclass FROM scrim_state.policies f WHERE f.id = p.along_with) AS along_with,
-           p.created_by, p.created_at
+           p.created_by, p.created_at, p.enabled, p.suspended
       FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id
      WHERE EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = p.relation) AND p.features_of IS NULL;
 

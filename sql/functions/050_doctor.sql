@@ -39,7 +39,7 @@ BEGIN
     RETURN QUERY  -- changed around Scrim
         SELECT 'masked view', 'definition', format('it belongs to %s, with whose rights it reads', scrim.role_name(c.relowner)), again, NULL
           FROM pg_class c WHERE c.oid = policy.masked_view AND c.relowner IS DISTINCT FROM scrim.view_owner(policy.key_owner);
-    IF EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = policy.masked_view) THEN
+    IF policy.enabled AND NOT policy.suspended AND EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = policy.masked_view) THEN
         BEGIN
             PERFORM scrim.check_masked_view(policy.masked_view, source, policy.key_owner);
         EXCEPTION WHEN feature_not_supported THEN
@@ -64,6 +64,10 @@ DECLARE
 BEGIN
     SELECT c.* INTO rel FROM pg_class c WHERE c.oid = policy.relation;
     outsiders := ARRAY(SELECT scrim.outsiders(rel.relowner, policy.except_roles));
+    RETURN QUERY
+        SELECT 'note', 'policy', quote_ident(policy.name), CASE WHEN policy.suspended THEN 'it is suspended, so masked columns are closed' ELSE 'it is disabled, so masked columns are closed' END,
+               NULL, CASE WHEN policy.suspended THEN format('SELECT scrim.resume(%L)', rel.oid::regclass) ELSE format('ALTER MASKING POLICY %I ON %s ENABLE', policy.name, rel.oid::regclass) END
+         WHERE policy.suspended OR NOT policy.enabled;
     RETURN QUERY
         SELECT DISTINCT 'note', 'copy', c.oid::regclass::text, 'it holds masked columns as they were at its last refresh; no masked role may read it now',
                scrim.reading_path(policy.relation, policy.columns, c.oid), NULL

@@ -138,8 +138,8 @@ BEGIN
     VALUES (name, view, ARRAY[cardinality(beside) + 1], '{1}', features, ARRAY(SELECT generate_series(1, cardinality(beside))), 'NONE', enc.id, 'VECTOR', '{}', 0, owner, session_user, source)
     RETURNING id INTO policy_id;
     EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT %s FROM %s t WHERE scrim_runtime.still_featured(%s, %L::int2[]) AND scrim_runtime.reads_columns(%4$s, %5$L::int2[])',
-                   scrim.masked_view_name(view), concat_ws(', ', beside_list, scrim.sealed_column(policy_id, source, features, 'NONE', owner)), source, source::oid, beside);
-    masked := format('scrim_runtime.%I', scrim.masked_view_name(view))::regclass;
+                   scrim.masked_view_name(view, policy_id), concat_ws(', ', beside_list, scrim.sealed_column(policy_id, source, features, 'NONE', owner)), source, source::oid, beside);
+    masked := format('scrim_runtime.%I', scrim.masked_view_name(view, policy_id))::regclass;
     EXECUTE format('ALTER VIEW %s OWNER TO %s', masked, scrim.role_name(scrim.view_owner(owner)));
     EXECUTE format('REVOKE ALL ON %s FROM PUBLIC', masked);
     EXECUTE format('GRANT SELECT ON %s TO PUBLIC', masked);

@@ -5,7 +5,9 @@ GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA scrim TO scrim_admin;
 GRANT EXECUTE ON FUNCTION scrim.require_policy_admin(regclass), scrim.require_trainer(), scrim.drop_encoder(text, boolean, boolean), scrim.train_encoder(text), scrim.cancel_training_job(bigint),
     scrim.create_encoder(text, regclass, text[], text[], int, int, int, bigint, text, boolean, float8, text, boolean, boolean),
     scrim.set_default_version(text, integer),
-    scrim.create_masking_policy(text, regclass, text[], text[], text, text[], text, boolean, boolean),
+    scrim.create_masking_policy(text, regclass, text[], text[], text, text[], text, boolean, boolean, boolean),
+    scrim.enable_masking_policy(text, regclass, boolean), scrim.rename_masking_policy(text, regclass, text), scrim.set_masking_policy_except(text, regclass, text[]), scrim.require_policy(text, regclass),
+    scrim.protect_column(regclass, text, text, text[]), scrim.unprotect_column(regclass, text), scrim.suspend(regclass), scrim.resume(regclass),
     scrim.drop_masking_policy(text, regclass, boolean), scrim.rotate_key(text, regclass),
     scrim.create_feature_view(text, text, boolean), scrim.require_feature_source(text), scrim.drop_feature_view(text, boolean, boolean) TO PUBLIC;
 GRANT SELECT ON ALL TABLES IN SCHEMA scrim TO scrim_user;
