@@ -13,6 +13,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -419,14 +421,32 @@ func dial(t *testing.T, dsn string) *pgx.Conn {
 	return conn
 }
 
-// exec runs statements that must succeed, by the simple protocol.
+// exec runs statements that must succeed, by the simple protocol. A policy that is refused for want of a role of another test's, which
+// are the whole cluster's, is tried again until that is gone.
 func (e *env) exec(t *testing.T, conn *pgx.Conn, statements ...string) {
 	t.Helper()
 	for _, s := range statements {
-		if _, err := conn.PgConn().Exec(t.Context(), s).ReadAll(); err != nil {
+		_, err := conn.PgConn().Exec(t.Context(), s).ReadAll()
+		for deadline := time.Now().Add(time.Minute); e.isOthers(err) && time.Now().Before(deadline); {
+			time.Sleep(100 * time.Millisecond)
+			_, err = conn.PgConn().Exec(t.Context(), s).ReadAll()
+		}
+		if err != nil {
 			t.Fatalf("%s: %v", s, explain(err))
 		}
 	}
+}
+
+var rolesOfTests = regexp.MustCompile(`\b(walker|\w*test_\d+)\b`)
+
+// isOthers tells whether an error is about roles of other tests only.
+func (e *env) isOthers(err error) bool {
+	var refused *pgconn.PgError
+	if !asError(err, &refused) || refused.Code != "55000" {
+		return false
+	}
+	roles := rolesOfTests.FindAllString(refused.Detail, -1)
+	return len(roles) > 0 && !slices.ContainsFunc(roles, func(role string) bool { return strings.HasSuffix(role, e.database) })
 }
 
 // text runs one statement by the simple protocol and returns it as psql -At would print it.
