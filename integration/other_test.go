@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/scrimdb/scrim/native"
-	"github.com/scrimdb/scrim/udf"
 )
 
 // asOtherProcess is what the test binary does when it was started to be a proxy: it serves until standard input ends.
@@ -20,11 +19,7 @@ func asOtherProcess(ctx context.Context) (bool, error) {
 	if len(args) != 3 {
 		return false, nil
 	}
-	library, err := native.ONNXRuntime(ctx, native.Config{})
-	if err != nil {
-		return true, err
-	}
-	rt, err := udf.NewRuntime(library)
+	rt, err := openRuntime(ctx, native.Config{})
 	if err != nil {
 		return true, err
 	}
@@ -45,11 +40,7 @@ func asOtherWorker(ctx context.Context) (bool, error) {
 	if len(args) != 3 {
 		return false, nil
 	}
-	library, err := native.ONNXRuntime(ctx, native.Config{})
-	if err != nil {
-		return true, err
-	}
-	rt, err := udf.NewRuntime(library)
+	rt, err := openRuntime(ctx, native.Config{})
 	if err != nil {
 		return true, err
 	}

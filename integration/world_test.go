@@ -104,11 +104,7 @@ func runAll(m *testing.M) (int, error) {
 		return 0, err
 	}
 	cfg := native.Config{Progress: os.Stderr}
-	library, err := native.ONNXRuntime(ctx, cfg)
-	if err != nil {
-		return 1, err
-	}
-	rt, err := udf.NewRuntime(library)
+	rt, err := openRuntime(ctx, cfg)
 	if err != nil {
 		return 1, err
 	}
@@ -133,6 +129,15 @@ func runAll(m *testing.M) (int, error) {
 	}
 	_ = flag.Set("test.parallel", "4") // by default: tests wait as much as they compute
 	return m.Run(), nil
+}
+
+// openRuntime loads ONNX Runtime, which is fetched if need be.
+func openRuntime(ctx context.Context, cfg native.Config) (*udf.Runtime, error) {
+	library, err := native.ONNXRuntime(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return udf.NewRuntime(library)
 }
 
 func newWorld(ctx context.Context, binaries native.Binaries, rt *udf.Runtime) (*world, error) {

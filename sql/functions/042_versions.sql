@@ -8,9 +8,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     enc scrim_state.encoders;
 BEGIN
-    IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
-        RAISE EXCEPTION 'permission denied for encoders' USING ERRCODE = 'insufficient_privilege';
-    END IF;
+    PERFORM scrim.require_trainer();
     PERFORM scrim.require_encoder(encoder);
     -- Whoever drops the encoder or gives it a version at the same time is first, or waits.
     SELECT e.* INTO enc FROM scrim_state.encoders e WHERE e.name = encoder FOR NO KEY UPDATE;

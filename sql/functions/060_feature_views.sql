@@ -212,9 +212,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     u record;
 BEGIN
-    IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
-        RAISE EXCEPTION 'permission denied for encoders' USING ERRCODE = 'insufficient_privilege';
-    END IF;
+    PERFORM scrim.require_trainer();
     FOR u IN SELECT * FROM scrim.encoder_users(encoder) LOOP
         IF u.is_feature_view THEN
             PERFORM scrim.drop_feature_view(u.name, false, cascades);
