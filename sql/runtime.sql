@@ -27,7 +27,7 @@ BEGIN
         RAISE EXCEPTION 'masked columns of % cannot be read: a foreign table is a part of it by now', relation::regclass
             USING ERRCODE = 'feature_not_supported', HINT = 'Detach it: its rows have no place by which their codes could be found.';
     END IF;
-    IF NOT has_any_column_privilege(relation, 'SELECT') OR EXISTS (
+    IF NOT (has_any_column_privilege(relation, 'SELECT') OR scrim_runtime.reads_places(relation)) OR EXISTS (
         SELECT 1 FROM unnest(open_columns) WITH ORDINALITY AS o(num, ord)
          WHERE has_column_privilege(relation, o.num, 'SELECT') IS FALSE
            AND has_column_privilege('scrim_runtime.' || quote_ident(masked_view), o.ord::int2, 'SELECT')) THEN
@@ -36,6 +36,12 @@ BEGIN
     END IF;
     RETURN true;
 END $$;
+
+-- Whether the role may read system columns, which is all that is left of a table whose columns are all masked.
+CREATE OR REPLACE FUNCTION scrim_runtime.reads_places(relation oid) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = 'ctid' AND a.attnum < 0 AND has_column_privilege(relation, a.attnum, 'SELECT'))
+$$;
 
 -- The two that follow stand in the masked views of feature views. Those are everybody's to read, so that a feature view needs no grants of its
 -- own: whoever may read, on the table itself, the columns that stand beside the codes sees codes. Each raises, or returns true. This one is
@@ -209,3 +215,70 @@ BEGIN
     RAISE EXCEPTION 'masking policy "%" on % is disabled', policy_name, relation::regclass USING ERRCODE = 'insufficient_privilege',
         HINT = format('ALTER MASKING POLICY %I ON %s ENABLE.', policy_name, relation::regclass);
 END $$;
+
+-- The functions that SQL masks are made of, as masked views call them; schema scrim has them as people write them. Bodies that PostgreSQL parses when they are made
+-- mean the same in whatever session they run, can be inlined, and their errors print no argument.
+CREATE OR REPLACE FUNCTION scrim_runtime.partial(value text, prefix integer, pad text, suffix integer) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN value IS NULL THEN NULL
+            WHEN length(value) > greatest(prefix, 0) + greatest(suffix, 0) THEN left(value, greatest(prefix, 0)) || pad || right(value, greatest(suffix, 0))
+            ELSE pad END;
+
+CREATE OR REPLACE FUNCTION scrim_runtime.email(value text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN value IS NULL THEN NULL
+            WHEN strpos(value, '@') > 1 THEN left(value, 1) || '*****@' || left(split_part(value, '@', 2), 1) || '*****' || coalesce(substring(value FROM '\.[^.@]*$'), '')
+            ELSE '*****' END;
+
+-- HMAC-SHA256 (RFC 2104). inner_key and outer_key are the key with its two pads.
+CREATE OR REPLACE FUNCTION scrim_runtime.keyed_digest(inner_key bytea, outer_key bytea, value text) RETURNS bytea
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN sha256(outer_key || sha256(inner_key || convert_to(value, getdatabaseencoding())));
+
+CREATE OR REPLACE FUNCTION scrim_runtime.hash(inner_key bytea, outer_key bytea, value text) RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE RETURN encode(scrim_runtime.keyed_digest(inner_key, outer_key, value), 'hex');
+CREATE OR REPLACE FUNCTION scrim_runtime.hash(inner_key bytea, outer_key bytea, value bigint) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE RETURN ('x' || encode(substring(scrim_runtime.keyed_digest(inner_key, outer_key, value::text) FOR 8), 'hex'))::bit(64)::bigint;
+CREATE OR REPLACE FUNCTION scrim_runtime.hash(inner_key bytea, outer_key bytea, value integer) RETURNS integer
+LANGUAGE sql STABLE PARALLEL SAFE RETURN ('x' || encode(substring(scrim_runtime.keyed_digest(inner_key, outer_key, value::text) FOR 4), 'hex'))::bit(32)::integer;
+CREATE OR REPLACE FUNCTION scrim_runtime.hash(inner_key bytea, outer_key bytea, value uuid) RETURNS uuid
+LANGUAGE sql STABLE PARALLEL SAFE RETURN encode(substring(scrim_runtime.keyed_digest(inner_key, outer_key, value::text) FOR 16), 'hex')::uuid;
+
+CREATE OR REPLACE FUNCTION scrim_runtime.bucket(value integer, width integer) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN value - mod(mod(value, width) + width, width);
+CREATE OR REPLACE FUNCTION scrim_runtime.bucket(value bigint, width bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN value - mod(mod(value, width) + width, width);
+CREATE OR REPLACE FUNCTION scrim_runtime.bucket(value numeric, width numeric) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN floor(value / width) * width;
+CREATE OR REPLACE FUNCTION scrim_runtime.bucket(value double precision, width double precision) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN floor(value / width) * width;
+
+-- In UTC: whoever could move the time zone could find the value by where it crosses a boundary.
+CREATE OR REPLACE FUNCTION scrim_runtime.generalize(value date, unit text) RETURNS date
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN date_trunc(unit, value::timestamp)::date;
+CREATE OR REPLACE FUNCTION scrim_runtime.generalize(value timestamp, unit text) RETURNS timestamp
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN date_trunc(unit, value);
+CREATE OR REPLACE FUNCTION scrim_runtime.generalize(value timestamptz, unit text) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN timezone('UTC', date_trunc(unit, timezone('UTC', value)));
+
+-- A number from -1 to 1 that a row's key decides.
+CREATE OR REPLACE FUNCTION scrim_runtime.draw(inner_key bytea, outer_key bytea, row_key text) RETURNS double precision
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN ('x' || encode(substring(scrim_runtime.keyed_digest(inner_key, outer_key, 'noise ' || row_key) FOR 6), 'hex'))::bit(48)::bigint::float8 / 140737488355328::float8 - 1::float8;
+
+CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value double precision, amplitude double precision, row_key text) RETURNS double precision
+LANGUAGE sql STABLE PARALLEL SAFE RETURN value + amplitude * scrim_runtime.draw(inner_key, outer_key, row_key);
+CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value double precision, amplitude double precision, row_key bigint) RETURNS double precision
+LANGUAGE sql STABLE PARALLEL SAFE RETURN value + amplitude * scrim_runtime.draw(inner_key, outer_key, row_key::text);
+CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value numeric, amplitude numeric, row_key text) RETURNS numeric
+LANGUAGE sql STABLE PARALLEL SAFE RETURN value + trim_scale(round(amplitude * scrim_runtime.draw(inner_key, outer_key, row_key)::numeric, scale(value)));
+CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value numeric, amplitude numeric, row_key bigint) RETURNS numeric
+LANGUAGE sql STABLE PARALLEL SAFE RETURN scrim_runtime.noise(inner_key, outer_key, value, amplitude, row_key::text);
+CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value bigint, amplitude bigint, row_key text) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE RETURN value + round(amplitude::float8 * scrim_runtime.draw(inner_key, outer_key, row_key))::bigint;
+CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value bigint, amplitude bigint, row_key bigint) RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE RETURN scrim_runtime.noise(inner_key, outer_key, value, amplitude, row_key::text);
+CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value integer, amplitude integer, row_key text) RETURNS integer
+LANGUAGE sql STABLE PARALLEL SAFE RETURN value + round(amplitude::float8 * scrim_runtime.draw(inner_key, outer_key, row_key))::integer;
+CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value integer, amplitude integer, row_key bigint) RETURNS integer
+LANGUAGE sql STABLE PARALLEL SAFE RETURN scrim_runtime.noise(inner_key, outer_key, value, amplitude, row_key::text);

@@ -19,10 +19,22 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE WHEN role = 0 THEN 'PUBLIC' ELSE (SELECT quote_ident(r.rolname) FROM pg_roles r WHERE r.oid = role) END
 $$;
 
--- What the policy on a relation masks, and by what; no row if there is none.
-CREATE FUNCTION scrim.policies_on(relation oid) RETURNS TABLE (name text, columns smallint[], inputs smallint[])
+-- What all policies on a relation mask; no row if there is none.
+CREATE FUNCTION scrim.policies_on(relation oid) RETURNS TABLE (columns smallint[])
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT p.name, p.columns, p.inputs FROM scrim_state.policies p WHERE p.relation = policies_on.relation
+    SELECT x.columns FROM (SELECT array_agg(c.num) AS columns FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id, unnest(p.columns) c(num)
+                            WHERE x.relation = policies_on.relation) x WHERE x.columns IS NOT NULL
+$$;
+
+-- The same by who is exempt: what is masked for the same roles is looked at together.
+CREATE FUNCTION scrim.masked_for(relation oid) RETURNS TABLE (columns smallint[], inputs smallint[], except_roles oid[])
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT array_agg(c.num) FILTER (WHERE c.num IS NOT NULL), coalesce(array_agg(DISTINCT c.input) FILTER (WHERE c.input IS NOT NULL), '{}'), p.except_roles
+      FROM scrim_state.protections x
+      JOIN (SELECT p.protection, p.columns, p.inputs, ARRAY(SELECT DISTINCT e FROM unnest(p.except_roles) e ORDER BY e) AS except_roles FROM scrim_state.policies p) p ON p.protection = x.id,
+           unnest(p.columns, p.inputs) AS c(num, input)
+     WHERE x.relation = masked_for.relation
+     GROUP BY p.except_roles
 $$;
 
 -- Views, materialized views and rules that read a masked column of the relation, however deep: by reading below, of which columns are
@@ -236,10 +248,10 @@ BEGIN
                 OR (EXISTS (SELECT 1 FROM unnest(outsiders) o WHERE has_any_column_privilege(o, c.oid, 'SELECT'))
                     AND NOT scrim.runs_as_invoker(c.oid)))
            AND NOT d.holder = ANY (covered)
-           AND (SELECT scrim.plain_copies(d.holder, d.below, d.columns) <@ p.columns  -- masked itself, from all who must not read here
-                       AND NOT EXISTS (SELECT 1 FROM unnest(outsiders) o, unnest(p.columns) m
+           AND (SELECT copies <@ p.columns  -- masked itself, from all who must not read here
+                       AND NOT EXISTS (SELECT 1 FROM unnest(outsiders) o, unnest(copies) m
                                         WHERE o <> c.relowner AND o IS DISTINCT FROM scrim.view_owner(c.relowner) AND has_column_privilege(o, c.oid, m, 'SELECT'))
-                  FROM scrim.policies_on(d.holder) p) IS NOT TRUE;
+                  FROM scrim.policies_on(d.holder) p, scrim.plain_copies(d.holder, d.below, d.columns) copies) IS NOT TRUE;
     RETURN QUERY
         SELECT 'rule', format('%I on %s', r.rulename, relation), 'rules of the table rewrite other people''s statements',
                format('DROP RULE %I ON %s', r.rulename, relation), NULL

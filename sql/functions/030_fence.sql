@@ -148,26 +148,51 @@ BEGIN
         EXECUTE format('GRANT SELECT ON scrim_state.%I TO %I', key_table, role);
         EXECUTE format('ANALYZE scrim_state.%I', key_table);  -- or the planner takes one row for hundreds
     END IF;
+    PERFORM scrim.prepare_mask_key(owner, role);
     RETURN role;
+END $$;
+
+-- The key of hash and noise in a table owner's SQL masks. It is never changed: what a hash is joined with was made with it. Kept as HMAC uses it, with the two pads.
+CREATE FUNCTION scrim.prepare_mask_key(owner oid, role text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    key_table text := 'mask_key_' || owner;
+    key bytea := scrim.new_key() || scrim.new_key();
+    inner_key bytea := decode(repeat('36', 64), 'hex');
+    outer_key bytea := decode(repeat('5c', 64), 'hex');
+BEGIN
+    IF to_regclass('scrim_state.' || key_table) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    FOR i IN 0..octet_length(key) - 1 LOOP
+        inner_key := set_byte(inner_key, i, get_byte(inner_key, i) # get_byte(key, i));
+        outer_key := set_byte(outer_key, i, get_byte(outer_key, i) # get_byte(key, i));
+    END LOOP;
+    EXECUTE format('CREATE TABLE scrim_state.%I (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+                        inner_key bytea NOT NULL CHECK (octet_length(inner_key) = 64), outer_key bytea NOT NULL CHECK (octet_length(outer_key) = 64))', key_table);
+    EXECUTE format('INSERT INTO scrim_state.%I (inner_key, outer_key) VALUES ($1, $2)', key_table) USING inner_key, outer_key;
+    EXECUTE format('REVOKE ALL ON scrim_state.%I FROM PUBLIC', key_table);
+    EXECUTE format('GRANT SELECT ON scrim_state.%I TO %I', key_table, role);
+    EXECUTE format('ANALYZE scrim_state.%I', key_table);
 END $$;
 
 -- The sealed column of a masked view that reads source as t. What comes first makes every seal unique: file node, ctid and xmin, also across
 -- a table rewrite; or, of rows without a place, random bytes. A NULL is a constant plus a bit, so that length tells nothing.
 CREATE FUNCTION scrim.sealed_column(policy_id integer, source regclass, input_columns smallint[], identity text, key_owner oid) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('scrim_runtime.seal(record_send(ROW(%s, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k WHERE k.only_row), ''aes-cbc/pad:pkcs''::text) AS %I',
+    SELECT format('scrim_runtime.seal(record_send(ROW(%s, %s::int4, %s, (%s)::int8)), (SELECT k.key FROM scrim_state.%I k WHERE k.only_row), ''aes-cbc/pad:pkcs''::text)',
                   CASE identity WHEN 'PLACE' THEN format('(SELECT pg_relation_filenode(%s)), t.ctid, t.xmin', source::oid)
                                 WHEN 'TABLE AND PLACE' THEN 'pg_relation_filenode(t.tableoid), t.tableoid, t.ctid, t.xmin'
                                 ELSE 'scrim_runtime.nonce()' END,
                   policy_id,
                   string_agg(format('coalesce(%s, 0::float8)', scrim.feature_expression(source, i.num, 't')), ', ' ORDER BY i.ord),
                   string_agg(format('CASE WHEN t.%I IS NULL THEN %s::int8 ELSE 0::int8 END', a.attname, 1::bigint << (i.ord - 1)::int), ' + ' ORDER BY i.ord),
-                  'key_' || key_owner, 'sealed_' || policy_id)
+                  'key_' || key_owner)
       FROM unnest(input_columns) WITH ORDINALITY AS i(num, ord)
       JOIN pg_attribute a ON a.attrelid = source AND a.attnum = i.num
 $$;
 
--- Raises if the rule of a masked view leans on more than what it reads, the key and the seal: anything else would be somebody's code or
+-- Raises if the rule of a masked view leans on more than what it reads, the keys, the seal and what SQL masks may call: anything else would be somebody's code or
 -- another table.
 CREATE FUNCTION scrim.check_masked_view(masked_view oid, source regclass, key_owner oid) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -177,122 +202,216 @@ BEGIN
     SELECT string_agg(pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid), ', ') INTO bad
       FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
      WHERE r.ev_class = masked_view
-       AND NOT (d.refclassid = 'pg_class'::regclass AND d.refobjid IN (source, masked_view, format('scrim_state.%I', 'key_' || key_owner)::regclass))
+       AND NOT (d.refclassid = 'pg_class'::regclass AND d.refobjid IN (source, masked_view, format('scrim_state.%I', 'key_' || key_owner)::regclass, to_regclass(format('scrim_state.%I', 'mask_key_' || key_owner))))
        AND NOT (d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ('scrim_runtime.seal(bytea,bytea,text)'::regprocedure,
                                                                       'scrim_runtime.still_granted(oid,text,int2[],bool,bool)'::regprocedure,
                                                                       'scrim_runtime.still_featured(oid,int2[])'::regprocedure,
                                                                       'scrim_runtime.reads_columns(oid,int2[])'::regprocedure,
+                                                                      'scrim_runtime.masks_closed(text,oid,bool)'::regprocedure,
                                                                       'scrim_runtime.nonce()'::regprocedure))
+       AND NOT (d.refclassid = 'pg_proc'::regclass AND scrim.may_mask_with(d.refobjid, (SELECT c.relowner FROM pg_class c WHERE c.oid = source)))
+       AND NOT (d.refclassid IN ('pg_type'::regclass, 'pg_collation'::regclass) AND EXISTS (
+                SELECT 1 FROM pg_attribute a WHERE a.attrelid = source AND d.refobjid IN (a.atttypid, a.attcollation)))
        AND NOT (d.refclassid = 'pg_type'::regclass AND d.refobjid = 'scrim_runtime.sealed'::regtype);
     IF bad IS NOT NULL THEN
         RAISE EXCEPTION 'the masked view of % would depend on %', source, bad USING ERRCODE = 'feature_not_supported';
     END IF;
 END $$;
 
--- The name of the masked view that a policy has of a relation. That of the policy which replaces it has another.
-CREATE FUNCTION scrim.masked_view_name(relation regclass, policy_id integer) RETURNS text
+-- The name of the masked view that a protection has of a relation. That of the protection which replaces it has another.
+CREATE FUNCTION scrim.masked_view_name(relation regclass, protection_id integer) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT concat_ws('_', CASE WHEN octet_length(c.relname) > 40 THEN 'masked' ELSE c.relname END, c.oid, policy_id) FROM pg_class c WHERE c.oid = relation
+    SELECT concat_ws('_', CASE WHEN octet_length(c.relname) > 40 THEN 'masked' ELSE c.relname END, c.oid, protection_id) FROM pg_class c WHERE c.oid = relation
 $$;
 
--- Makes the masked view of a policy, readable by nobody yet.
-CREATE FUNCTION scrim.make_masked_view(policy_id integer) RETURNS void
+-- The type of a relation's column as SQL spells it, with its collation if that is not the type's own.
+CREATE FUNCTION scrim.column_type(relation oid, num smallint) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format_type(a.atttypid, a.atttypmod)
+           || coalesce((SELECT format(' COLLATE %I.%I', n.nspname, c.collname) FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace JOIN pg_type t ON t.oid = a.atttypid
+                         WHERE c.oid = a.attcollation AND c.oid <> t.typcollation), '')
+      FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum = num
+$$;
+
+-- The columns of a protection's masked view, in order: what is open, SQL masks by policy, seals by policy, and what a row is known by. base is the column that one
+-- stands for; of what a disabled policy masks, the expression raises when a statement uses it.
+CREATE FUNCTION scrim.masked_view_columns(protection_id integer)
+RETURNS TABLE (num smallint, name text, base smallint, policy integer, expression text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH x AS MATERIALIZED (SELECT x.* FROM scrim_state.protections x WHERE x.id = protection_id),
+    col AS (
+        SELECT 1 AS part, NULL::integer AS policy, c.ord, c.num AS base, a.attname::text AS name, format('t.%I', a.attname) AS expression
+          FROM x CROSS JOIN LATERAL unnest(x.view_columns) WITH ORDINALITY AS c(num, ord) JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = c.num
+         WHERE NOT x.seals_only
+        UNION ALL
+        SELECT 2, p.id, c.ord, c.num, a.attname::text,
+               CASE WHEN NOT p.enabled THEN format('(SELECT NULL::%s WHERE scrim_runtime.masks_closed(%L::text, %s::oid, false))', scrim.column_type(x.relation, c.num), p.name, x.relation)
+                    ELSE format(CASE WHEN m.condition IS NOT NULL THEN 'CASE WHEN (%3$s) IS FALSE THEN t.%4$I ELSE (%1$s)::%2$s END' ELSE '(%1$s)::%2$s' END,
+                                scrim.spell_mask(m.masks[c.ord], x.relation, x.key_owner), scrim.column_type(x.relation, c.num), scrim.spell_mask(m.condition, x.relation, x.key_owner), a.attname) END
+          FROM x JOIN scrim_state.policies p ON p.protection = x.id JOIN scrim_state.sql_masks m ON m.id = p.sql_mask
+               CROSS JOIN LATERAL unnest(p.columns) WITH ORDINALITY AS c(num, ord) JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = c.num
+        UNION ALL
+        SELECT 3, p.id, 1, NULL, 'sealed_' || p.id,
+               CASE WHEN p.enabled THEN scrim.sealed_column(p.id, x.relation, p.inputs, x.identity, x.key_owner)
+                    ELSE format('(SELECT NULL::scrim_runtime.sealed WHERE scrim_runtime.masks_closed(%L::text, %s::oid, false))', p.name, x.relation) END
+          FROM x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.encoder_id IS NOT NULL
+        UNION ALL
+        SELECT 4, NULL, s.ord, NULL, s.name, 't.' || s.name
+          FROM x, unnest(CASE x.identity WHEN 'PLACE' THEN ARRAY['ctid', 'xmin'] WHEN 'TABLE AND PLACE' THEN ARRAY['ctid', 'xmin', 'tableoid'] END) WITH ORDINALITY AS s(name, ord))
+    SELECT row_number() OVER (ORDER BY c.part, c.policy, c.ord)::smallint, c.name, c.base, c.policy, c.expression FROM col c ORDER BY 1
+$$;
+
+-- Makes the masked view of a protection, readable by nobody yet.
+CREATE FUNCTION scrim.make_masked_view(protection_id integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    policy scrim_state.policies;
+    x scrim_state.protections;
     view_name text;
 BEGIN
-    SELECT p.* INTO STRICT policy FROM scrim_state.policies p WHERE p.id = policy_id;
-    view_name := scrim.masked_view_name(policy.relation, policy_id);
+    SELECT p.* INTO STRICT x FROM scrim_state.protections p WHERE p.id = protection_id;
+    view_name := scrim.masked_view_name(x.relation, protection_id);
     EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT %s FROM %s t WHERE scrim_runtime.still_granted(%s, %L::text, %L::int2[], %L::bool, %L::bool)',
-                   view_name,
-                   concat_ws(', ', CASE WHEN NOT policy.seals_only THEN
-                                 (SELECT string_agg(format('t.%I', a.attname), ', ' ORDER BY c.ord) FROM unnest(policy.view_columns) WITH ORDINALITY AS c(num, ord)
-                                    JOIN pg_attribute a ON a.attrelid = policy.relation AND a.attnum = c.num) END,
-                             scrim.sealed_column(policy_id, policy.relation, policy.inputs, policy.identity, policy.key_owner),
-                             CASE policy.identity WHEN 'PLACE' THEN 't.ctid, t.xmin' WHEN 'TABLE AND PLACE' THEN 't.ctid, t.xmin, t.tableoid' END),
-                   policy.relation::regclass, policy.relation, view_name, CASE WHEN policy.seals_only THEN '{}' ELSE policy.view_columns END, policy.seals_only,
-                   policy.identity = 'PLACE');
-    EXECUTE format('ALTER VIEW scrim_runtime.%I OWNER TO %s', view_name, scrim.role_name(scrim.view_owner(policy.key_owner)));
+                   view_name, (SELECT string_agg(format('%s AS %I', c.expression, c.name), ', ' ORDER BY c.num) FROM scrim.masked_view_columns(protection_id) c),
+                   x.relation::regclass, x.relation, view_name, CASE WHEN x.seals_only THEN '{}' ELSE x.view_columns END, x.seals_only, x.identity = 'PLACE');
+    EXECUTE format('ALTER VIEW scrim_runtime.%I OWNER TO %s', view_name, scrim.role_name(scrim.view_owner(x.key_owner)));
     EXECUTE format('REVOKE ALL ON scrim_runtime.%I FROM PUBLIC', view_name);
-    UPDATE scrim_state.policies p SET masked_view = format('scrim_runtime.%I', view_name)::regclass WHERE p.id = policy_id RETURNING p.masked_view INTO policy.masked_view;
-    PERFORM scrim.check_masked_view(policy.masked_view, policy.relation, policy.key_owner);
+    UPDATE scrim_state.protections p SET masked_view = format('scrim_runtime.%I', view_name)::regclass WHERE p.id = protection_id RETURNING p.masked_view INTO x.masked_view;
+    PERFORM scrim.check_masked_view(x.masked_view, x.relation, x.key_owner);
 END $$;
 
 -- Whether rows of a relation are sealed with the key of a table owner, for a policy on it or a feature view of it.
 CREATE FUNCTION scrim.is_sealed(relation regclass, key_owner oid) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT EXISTS (SELECT 1 FROM scrim_state.policies p WHERE coalesce(p.features_of, p.relation) = is_sealed.relation AND p.key_owner = is_sealed.key_owner)
+    SELECT EXISTS (SELECT 1 FROM scrim_state.protections p WHERE coalesce(p.features_of, p.relation) = is_sealed.relation AND p.key_owner = is_sealed.key_owner)
 $$;
 
--- Makes the masked view and writes the policy down. acl_before and acl_after are scrim.relation_acl as JSON, taken by
+CREATE FUNCTION scrim.nums(list jsonb) RETURNS smallint[]
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT ARRAY(SELECT e.num::smallint FROM jsonb_array_elements_text(list) WITH ORDINALITY AS e(num, ord) ORDER BY e.ord)
+$$;
+
+-- The policies on a relation, as the functions below hand them on: name, columns, components, inputs, encoder, present, mask (a row of sql_masks), except (OIDs as texts), enabled. Columns that were
+-- dropped are left out, and policies that have none left.
+CREATE FUNCTION scrim.policy_definitions(relation regclass) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(jsonb_agg(jsonb_build_object('name', p.name, 'columns', live.columns, 'components', live.components, 'inputs', p.inputs, 'encoder', e.name, 'present', p.present, 'mask', p.sql_mask,
+                                                 'places', live.places, 'except', p.except_roles::text[], 'enabled', p.enabled) ORDER BY p.id), '[]')
+      FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id LEFT JOIN scrim_state.encoders e ON e.id = p.encoder_id,
+           LATERAL (SELECT array_agg(c.num ORDER BY c.ord) AS columns, array_agg(c.component ORDER BY c.ord) AS components, array_agg(c.ord ORDER BY c.ord) AS places
+                      FROM unnest(p.columns, p.components) WITH ORDINALITY AS c(num, component, ord)
+                      JOIN pg_attribute a ON a.attrelid = policy_definitions.relation AND a.attnum = c.num AND NOT a.attisdropped) live
+     WHERE x.relation = policy_definitions.relation AND x.features_of IS NULL AND live.columns IS NOT NULL
+$$;
+
+-- The columns that policies hide from a role that grants name.
+CREATE FUNCTION scrim.hidden_from(role oid, policies jsonb) RETURNS smallint[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(array_agg(c.num::smallint), '{}') FROM jsonb_array_elements(policies) p, jsonb_array_elements_text(p -> 'columns') c(num) WHERE NOT p -> 'except' ? role::text
+$$;
+
+-- Raises unless policies that fence_publish is given are what the functions above make: it can be called alone.
+CREATE FUNCTION scrim.check_definitions(relation regclass, policies jsonb) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    p record;
+    enc scrim_state.encoders;
+    all_masked smallint[] := '{}';
+BEGIN
+    FOR p IN SELECT d ->> 'name' AS name, scrim.nums(d -> 'columns') AS columns, scrim.nums(d -> 'components') AS components, scrim.nums(d -> 'inputs') AS inputs,
+                    d ->> 'encoder' AS encoder, d ->> 'present' AS present, (d ->> 'mask')::bigint AS mask FROM jsonb_array_elements(policies) d LOOP
+        IF p.encoder IS NULL THEN
+            IF NOT EXISTS (SELECT 1 FROM scrim_state.sql_masks m WHERE m.id = p.mask AND m.relation = check_definitions.relation AND cardinality(m.masks) = cardinality(p.columns) AND m.inputs = p.inputs) THEN
+                RAISE EXCEPTION 'inconsistent mask' USING ERRCODE = 'invalid_parameter_value';
+            END IF;
+        ELSE
+            SELECT e.* INTO enc FROM scrim_state.encoders e WHERE e.name = p.encoder;
+            IF NOT EXISTS (SELECT 1 FROM scrim_state.kept_uses u WHERE u.relation = check_definitions.relation AND u.encoder_id = enc.id AND u.xact = pg_current_xact_id_if_assigned()) THEN
+                PERFORM scrim.require_encoder(p.encoder);  -- else the policy had it before this change
+            END IF;
+            PERFORM scrim.check_features(relation, p.inputs);
+            PERFORM scrim.require_trained(enc);
+            IF cardinality(p.inputs) IS DISTINCT FROM cardinality(enc.feature_columns) OR cardinality(p.components) IS DISTINCT FROM cardinality(p.columns)
+               OR (p.present = 'COMPONENTS' AND (1 <= ALL (p.components) AND enc.latent_dims >= ALL (p.components)) IS NOT TRUE) THEN
+                RAISE EXCEPTION 'inconsistent columns' USING ERRCODE = 'invalid_parameter_value';
+            END IF;
+        END IF;
+        IF (SELECT count(DISTINCT a.attnum) FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum = ANY (p.inputs)) IS DISTINCT FROM cardinality(p.inputs)::bigint THEN
+            RAISE EXCEPTION 'a column that the mask of policy "%" on % is made of was dropped', p.name, relation USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = format('DROP MASKING POLICY %I ON %s, and make it again in the same transaction.', p.name, relation);
+        END IF;
+        all_masked := all_masked || p.columns;
+    END LOOP;
+    IF (SELECT count(DISTINCT a.attnum) FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum = ANY (all_masked)) IS DISTINCT FROM cardinality(all_masked)::bigint
+       OR cardinality(all_masked) = 0 THEN
+        RAISE EXCEPTION 'inconsistent columns' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+END $$;
+
+-- Makes the masked view and writes the policies down. acl_before and acl_after are scrim.relation_acl as JSON, taken by
 -- the caller around the conversion of the grants; who could read the table before may read the view now.
-CREATE FUNCTION scrim.fence_publish(
-    policy_name text, relation regclass, masked smallint[], components smallint[], input_columns smallint[], encoder text, presentation text,
-    except_roles oid[], along_with integer, acl_before jsonb, acl_after jsonb) RETURNS integer
+CREATE FUNCTION scrim.fence_publish(relation regclass, policies jsonb, along_with integer, suspended boolean, acl_before jsonb, acl_after jsonb) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     rel pg_class;
-    enc scrim_state.encoders;
-    policy scrim_state.policies;
+    x scrim_state.protections;
     open_columns smallint[];
-    identity text;
-    g record;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.require_protectable(relation);
-    PERFORM scrim.require_encoder(encoder);
-    PERFORM scrim.check_features(relation, input_columns);
+    PERFORM scrim.check_definitions(relation, policies);
+    PERFORM scrim.require_policy_admin(p.relation) FROM scrim_state.protections p WHERE p.id = fence_publish.along_with;
     SELECT c.* INTO STRICT rel FROM pg_class c WHERE c.oid = relation;
-    SELECT e.* INTO STRICT enc FROM scrim_state.encoders e WHERE e.name = encoder;
-    PERFORM scrim.require_trained(enc);
-    -- create_masking_policy has said all this in better words; this is for those who call the function itself.
-    IF (SELECT count(DISTINCT a.attnum) FROM pg_attribute a
-         WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum = ANY (masked)) IS DISTINCT FROM cardinality(masked)::bigint
-       OR (SELECT count(DISTINCT a.attnum) FROM pg_attribute a
-            WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum = ANY (input_columns)) IS DISTINCT FROM cardinality(enc.feature_columns)::bigint
-       OR cardinality(input_columns) IS DISTINCT FROM cardinality(enc.feature_columns)
-       OR cardinality(components) IS DISTINCT FROM cardinality(masked)
-       OR (presentation = 'COMPONENTS' AND (1 <= ALL (components) AND enc.latent_dims >= ALL (components)) IS NOT TRUE) THEN
-        RAISE EXCEPTION 'inconsistent columns' USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    PERFORM scrim.require_policy_admin(p.relation) FROM scrim_state.policies p WHERE p.id = fence_publish.along_with;
-
     SELECT coalesce(array_agg(a.attnum ORDER BY a.attnum), '{}') INTO open_columns
-      FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (masked);
-    identity := CASE WHEN rel.relkind IN ('v', 'f') THEN 'NONE'
-                     WHEN rel.relkind = 'p' OR EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = relation) THEN 'TABLE AND PLACE'
-                     ELSE 'PLACE' END;
-    INSERT INTO scrim_state.policies (name, relation, columns, components, inputs, view_columns, seals_only, identity, along_with, encoder_id, present, except_roles, masked_view, key_owner, created_by)
-    VALUES (policy_name, relation, masked, fence_publish.components, input_columns, open_columns, rel.relrowsecurity, identity, fence_publish.along_with, enc.id, presentation, fence_publish.except_roles, 0, rel.relowner, session_user)
-    RETURNING * INTO policy;
-
-    PERFORM scrim.make_masked_view(policy.id);
-
-    INSERT INTO scrim_state.policy_grants (policy_id, change, attnum, grantor, grantee, privilege, grantable)
-    SELECT policy.id, x.change, (x.entry ->> 'attnum')::smallint, (x.entry ->> 'grantor')::oid, (x.entry ->> 'grantee')::oid,
-           x.entry ->> 'privilege', (x.entry ->> 'grantable')::boolean
+      FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (scrim.hidden_from(0, policies));
+    INSERT INTO scrim_state.protections (relation, view_columns, seals_only, identity, along_with, masked_view, key_owner)
+    VALUES (relation, open_columns, rel.relrowsecurity,
+            CASE WHEN rel.relkind IN ('v', 'f') THEN 'NONE'
+                 WHEN rel.relkind = 'p' OR EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = relation) THEN 'TABLE AND PLACE'
+                 ELSE 'PLACE' END,
+            fence_publish.along_with, 0, rel.relowner)
+    RETURNING * INTO x;
+    INSERT INTO scrim_state.policies (protection, name, columns, components, inputs, encoder_id, present, sql_mask, except_roles, enabled, created_by)
+    SELECT x.id, d ->> 'name', scrim.nums(d -> 'columns'), scrim.nums(d -> 'components'), scrim.nums(d -> 'inputs'), e.id, d ->> 'present', (d ->> 'mask')::bigint,
+           ARRAY(SELECT r::oid FROM jsonb_array_elements_text(d -> 'except') r), true, session_user
+      FROM jsonb_array_elements(policies) WITH ORDINALITY AS l(d, ord) LEFT JOIN scrim_state.encoders e ON e.name = d ->> 'encoder' ORDER BY l.ord;
+    PERFORM scrim.make_masked_view(x.id);
+    INSERT INTO scrim_state.protection_grants (protection, change, attnum, grantor, grantee, privilege, grantable)
+    SELECT x.id, c.change, (c.entry ->> 'attnum')::smallint, (c.entry ->> 'grantor')::oid, (c.entry ->> 'grantee')::oid,
+           c.entry ->> 'privilege', (c.entry ->> 'grantable')::boolean
       FROM (SELECT 'removed', b FROM jsonb_array_elements(acl_before) b WHERE NOT acl_after @> jsonb_build_array(b)
             UNION ALL
-            SELECT 'added', a FROM jsonb_array_elements(acl_after) a WHERE NOT acl_before @> jsonb_build_array(a)) x(change, entry);
+            SELECT 'added', a FROM jsonb_array_elements(acl_after) a WHERE NOT acl_before @> jsonb_build_array(a)) c(change, entry);
+    PERFORM scrim.fence_show(x.id, policies, acl_before);
+    UPDATE scrim_state.policies p SET enabled = (d ->> 'enabled')::boolean FROM jsonb_array_elements(policies) d
+     WHERE p.protection = x.id AND p.name = d ->> 'name' AND NOT (d ->> 'enabled')::boolean;
+    IF FOUND OR fence_publish.suspended THEN
+        UPDATE scrim_state.protections p SET suspended = fence_publish.suspended WHERE p.id = x.id;
+        PERFORM scrim.settle_masked_view(x.id);
+    END IF;
+    RETURN x.id;
+END $$;
 
+-- Grants a masked view's columns to those who could read the relation's: the column itself, or its mask where it is hidden from them.
+CREATE FUNCTION scrim.fence_show(protection_id integer, policies jsonb, acl_before jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    x scrim_state.protections;
+    g record;
+BEGIN
+    SELECT p.* INTO STRICT x FROM scrim_state.protections p WHERE p.id = protection_id;
     FOR g IN
-        SELECT (b ->> 'grantee')::oid AS grantee,
-               CASE WHEN bool_or((b ->> 'attnum')::int = 0) THEN NULL  -- the whole view
-                    ELSE ARRAY(SELECT DISTINCT c FROM unnest(array_agg(
-                        CASE WHEN (b ->> 'attnum')::smallint = ANY (masked) THEN 'sealed_' || policy.id
-                             WHEN NOT policy.seals_only THEN a.attname::text END)) c
-                        UNION SELECT unnest(CASE identity WHEN 'PLACE' THEN ARRAY['ctid', 'xmin'] WHEN 'TABLE AND PLACE' THEN ARRAY['ctid', 'xmin', 'tableoid'] END)) END AS columns
-          FROM jsonb_array_elements(acl_before) b
-          LEFT JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = (b ->> 'attnum')::smallint AND a.attnum > 0
-         WHERE b ->> 'privilege' = 'SELECT' AND NOT (b ->> 'grantee')::oid = ANY (fence_publish.except_roles)
-         GROUP BY 1
+        SELECT r.grantee, CASE WHEN NOT r.whole THEN ARRAY(  -- else the whole view
+                   SELECT c.name FROM scrim.masked_view_columns(protection_id) c
+                    WHERE c.base = ANY (r.nums) AND (c.policy IS NULL OR c.base = ANY (r.hidden)) OR c.base IS NULL AND c.policy IS NULL
+                       OR c.base IS NULL AND EXISTS (SELECT 1 FROM scrim_state.policies p, unnest(p.columns) n WHERE p.id = c.policy AND n = ANY (r.nums) AND n = ANY (r.hidden))) END AS columns
+          FROM (SELECT (b ->> 'grantee')::oid AS grantee, bool_or((b ->> 'attnum')::int = 0) AS whole, array_agg((b ->> 'attnum')::smallint) AS nums,
+                       scrim.hidden_from((b ->> 'grantee')::oid, policies) AS hidden
+                  FROM jsonb_array_elements(acl_before) b WHERE b ->> 'privilege' = 'SELECT' GROUP BY 1) r
+         WHERE r.hidden <> '{}'
     LOOP
-        EXECUTE format('GRANT SELECT %s ON scrim_runtime.%I TO %s',
-                       (SELECT '(' || string_agg(quote_ident(c), ', ') || ')' FROM unnest(g.columns) c),
-                       scrim.masked_view_name(relation, policy.id), scrim.role_name(g.grantee));
+        CONTINUE WHEN g.columns = '{}';
+        EXECUTE format('GRANT SELECT %s ON %s TO %s', (SELECT '(' || string_agg(quote_ident(c), ', ') || ')' FROM unnest(g.columns) c), x.masked_view::regclass, scrim.role_name(g.grantee));
     END LOOP;
-    RETURN policy.id;
 END $$;
 
 -- The grants that a policy rearranges: everybody's but the owner's and Scrim's own.
@@ -334,18 +453,51 @@ END $$;
 
 -- Turns table grants of masked roles into column grants on what stays readable. System columns stay readable too: a row's
 -- code is found by its ctid and xmin. except_get says that exempt roles get SELECT, if they have not.
-CREATE FUNCTION scrim.fence_convert(relation regclass, masked smallint[], exempt oid[], except_get boolean) RETURNS void
+CREATE FUNCTION scrim.fence_convert(relation regclass, policies jsonb, except_get boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     before jsonb := scrim.fence_acl(relation);
-    readers oid[] := ARRAY(SELECT x FROM unnest(exempt) x WHERE except_get OR has_table_privilege(x, relation, 'SELECT'));
-    is_view boolean := (SELECT c.relkind = 'v' FROM pg_class c WHERE c.oid = relation);
-    open_columns text := (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
-                           WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (masked));
+    readers oid[] := ARRAY(SELECT DISTINCT x::oid FROM jsonb_array_elements(policies) p, jsonb_array_elements_text(p -> 'except') x
+                            WHERE except_get OR has_table_privilege(x::oid, relation, 'SELECT'));
+    hidden smallint[];
+    open_columns text;
     e jsonb;
     g record;
 BEGIN
-    FOR g IN SELECT DISTINCT b ->> 'privilege' AS privilege, (b ->> 'grantee')::oid AS grantee FROM jsonb_array_elements(before) b LOOP
+    PERFORM scrim.fence_revoke(relation);
+    FOR e IN SELECT b FROM jsonb_array_elements(before) b LOOP
+        hidden := scrim.hidden_from((e ->> 'grantee')::oid, policies);
+        open_columns := scrim.open_columns(relation, hidden, e ->> 'privilege');
+        IF hidden = '{}' OR (e ->> 'attnum')::int <> 0 AND NOT (e ->> 'attnum')::smallint = ANY (hidden) THEN
+            PERFORM scrim.fence_regrant(relation, e, false);
+        ELSIF (e ->> 'attnum')::int = 0 AND open_columns IS NOT NULL THEN
+            EXECUTE format('GRANT %s (%s) ON %s TO %s %s', e ->> 'privilege', open_columns, relation, scrim.role_name((e ->> 'grantee')::oid),
+                           CASE WHEN (e ->> 'grantable')::boolean THEN 'WITH GRANT OPTION' END);
+        ELSIF (e ->> 'attnum')::smallint = ANY (hidden) AND e ->> 'privilege' = 'SELECT' AND (SELECT c.relkind <> 'v' FROM pg_class c WHERE c.oid = relation) THEN
+            EXECUTE format('GRANT SELECT (ctid, xmin) ON %s TO %s', relation, scrim.role_name((e ->> 'grantee')::oid));
+        END IF;
+    END LOOP;
+    FOR g IN SELECT x AS role, scrim.hidden_from(x, policies) AS hidden FROM unnest(readers) x WHERE NOT has_table_privilege(x, relation, 'SELECT') LOOP
+        EXECUTE format('GRANT SELECT %s ON %s TO %s', CASE WHEN g.hidden <> '{}' THEN '(' || scrim.open_columns(relation, g.hidden, 'SELECT') || ')' END, relation, scrim.role_name(g.role));
+    END LOOP;
+END $$;
+
+-- The columns that a table grant becomes where some are hidden, as GRANT lists them; NULL if a privilege is not one of columns, or none is left. System columns stay.
+CREATE FUNCTION scrim.open_columns(relation regclass, hidden smallint[], privilege text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT nullif(concat_ws(', ', (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
+                                    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (hidden)),
+                            CASE WHEN privilege = 'SELECT' AND c.relkind <> 'v' THEN 'ctid, xmin, cmin, xmax, cmax, tableoid' END), '')
+      FROM pg_class c WHERE c.oid = relation AND privilege IN ('SELECT', 'REFERENCES')
+$$;
+
+-- Revokes every grant on a relation that a policy rearranges.
+CREATE FUNCTION scrim.fence_revoke(relation regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    g record;
+BEGIN
+    FOR g IN SELECT DISTINCT b ->> 'privilege' AS privilege, (b ->> 'grantee')::oid AS grantee FROM jsonb_array_elements(scrim.fence_acl(relation)) b LOOP
         EXECUTE format('REVOKE %s ON %s FROM %s CASCADE', g.privilege, relation, scrim.role_name(g.grantee));
     END LOOP;
     -- What other grantors gave can survive all that. Give the grantor the grant option anew and take it away with
@@ -371,75 +523,208 @@ BEGIN
                                                scrim.role_name((x ->> 'grantor')::oid)), '; ')
                         FROM jsonb_array_elements(scrim.fence_acl(relation)) x);
     END IF;
-
-    FOR e IN SELECT b FROM jsonb_array_elements(before) b LOOP
-        IF (e ->> 'grantee')::oid = ANY (exempt) OR (
-               (e ->> 'attnum')::int <> 0 AND NOT (e ->> 'attnum')::smallint = ANY (masked)) THEN
-            PERFORM scrim.fence_regrant(relation, e, false);
-        ELSIF (e ->> 'attnum')::int = 0 AND e ->> 'privilege' IN ('SELECT', 'REFERENCES') AND open_columns IS NOT NULL THEN
-            EXECUTE format('GRANT %s (%s) ON %s TO %s %s', e ->> 'privilege',
-                           open_columns || CASE WHEN e ->> 'privilege' = 'SELECT' AND NOT is_view THEN ', ctid, xmin, cmin, xmax, cmax, tableoid' ELSE '' END,
-                           relation, scrim.role_name((e ->> 'grantee')::oid),
-                           CASE WHEN (e ->> 'grantable')::boolean THEN 'WITH GRANT OPTION' END);
-        ELSIF (e ->> 'attnum')::smallint = ANY (masked) AND e ->> 'privilege' = 'SELECT' AND NOT is_view THEN
-            EXECUTE format('GRANT SELECT (ctid, xmin) ON %s TO %s', relation, scrim.role_name((e ->> 'grantee')::oid));
-        END IF;
-    END LOOP;
-    FOR g IN SELECT x AS role FROM unnest(readers) x WHERE NOT has_table_privilege(x, relation, 'SELECT') LOOP
-        EXECUTE format('GRANT SELECT ON %s TO %s', relation, scrim.role_name(g.role));
-    END LOOP;
 END $$;
 
--- Closes the columns of a relation and makes the policy: the conversion of grants, and fence_publish. Whether other ways to the
+-- Closes the columns of a relation and makes its policies: the conversion of grants, and fence_publish. Whether other ways to the
 -- columns are open is for scrim.openings to say.
-CREATE FUNCTION scrim.fence_mask(
-    policy_name text, relation regclass, masked smallint[], components smallint[], input_columns smallint[], encoder text, presentation text,
-    exempt oid[], along_with integer) RETURNS integer
+CREATE FUNCTION scrim.fence_mask(relation regclass, policies jsonb, along_with integer, suspended boolean) RETURNS integer
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     acl_before jsonb := scrim.fence_acl(relation);
     view_role text := scrim.fence_prepare(relation);
 BEGIN
     EXECUTE format('GRANT SELECT ON %s TO %I', relation, view_role);
-    PERFORM scrim.fence_convert(relation, masked, exempt, along_with IS NULL);
-    RETURN scrim.fence_publish(policy_name, relation, masked, components, input_columns, encoder, presentation, exempt, along_with,
-                               acl_before, scrim.fence_acl(relation));
+    PERFORM scrim.fence_convert(relation, policies, along_with IS NULL);
+    RETURN scrim.fence_publish(relation, policies, along_with, suspended, acl_before, scrim.fence_acl(relation));
 END $$;
 
+-- Policies of a relation as those of another that has its columns: a part of it.
+CREATE FUNCTION scrim.policies_for_part(relation regclass, policies jsonb, part regclass) RETURNS jsonb
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_agg(p || jsonb_build_object('columns', scrim.same_columns(relation, scrim.nums(p -> 'columns'), part), 'inputs', i.to_nums,
+                     'mask', CASE WHEN p ->> 'mask' IS NOT NULL THEN scrim.keep_mask_of((p ->> 'mask')::bigint, part, ARRAY(SELECT generate_series(1, jsonb_array_length(p -> 'columns'))), i.from_nums, i.to_nums) END)
+                     ORDER BY ord)
+      FROM jsonb_array_elements(policies) WITH ORDINALITY AS l(p, ord),
+           LATERAL (SELECT scrim.nums(p -> 'inputs') AS from_nums, scrim.same_columns(relation, scrim.nums(p -> 'inputs'), part) AS to_nums) i
+$$;
+
+-- Policies of a relation as those of a view over it, as far as the view has nothing but copies of what they mask, and of what the masks are made of. NULL if none is left.
+CREATE FUNCTION scrim.policies_for_view(relation regclass, policies jsonb, view regclass) RETURNS jsonb
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_agg(p || jsonb_build_object('columns', v.copies, 'inputs', v.inputs, 'components', s.components,
+                     'mask', CASE WHEN p ->> 'mask' IS NOT NULL THEN scrim.keep_mask_of((p ->> 'mask')::bigint, view, s.places, scrim.nums(p -> 'inputs'), v.inputs) END) ORDER BY l.ord)
+      FROM jsonb_array_elements(policies) WITH ORDINALITY AS l(p, ord),
+           LATERAL (SELECT scrim.plain_copies(view, relation, scrim.nums(p -> 'columns')) AS copies, scrim.copies(view, relation, scrim.nums(p -> 'inputs')) AS inputs OFFSET 0) v,
+           LATERAL (SELECT array_agg(o.place ORDER BY c.ord) AS places, array_agg((scrim.nums(p -> 'components'))[o.place] ORDER BY c.ord) AS components  -- of what each is a copy
+                      FROM unnest(v.copies) WITH ORDINALITY AS c(num, ord) JOIN scrim.view_columns(view) w ON w.attnum = c.num AND w.source = relation,
+                           LATERAL (SELECT array_position(scrim.nums(p -> 'columns'), w.source_attnum) AS place) o) s
+     WHERE v.copies IS NOT NULL AND v.inputs IS NOT NULL
+$$;
+
 -- Masks the copies of masked columns in the views over a relation, and in the views over those. Left out, for scrim.openings to
--- list, are views that do more with them than copy, views that lack a column that the encoder needs, and other people's.
-CREATE FUNCTION scrim.fence_cascade(
-    policy_name text, relation regclass, masked smallint[], components smallint[], input_columns smallint[], encoder text, presentation text,
-    exempt oid[], along_with integer) RETURNS SETOF regclass
+-- list, are views that do more with them than copy, views that lack a column that the mask needs, and other people's.
+CREATE FUNCTION scrim.fence_cascade(relation regclass, policies jsonb, along_with integer, suspended boolean) RETURNS SETOF regclass
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     view regclass;
-    copies smallint[];
-    shown smallint[];
-    inputs smallint[];
+    copied jsonb;
 BEGIN
     FOR view IN
         SELECT DISTINCT r.ev_class
           FROM pg_depend d
           JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid AND r.rulename = '_RETURN'
           JOIN pg_class c ON c.oid = r.ev_class AND c.relkind IN ('v', 'm') AND c.relnamespace <> 'scrim_runtime'::regnamespace
-         WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid = ANY (masked) AND r.ev_class <> relation
+         WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = relation AND d.refobjsubid = ANY (scrim.hidden_from(0, policies)) AND r.ev_class <> relation
            AND NOT scrim.runs_as_invoker(c.oid)
            AND NOT EXISTS (SELECT 1 FROM scrim.policies_on(c.oid))
          ORDER BY 1
     LOOP
-        copies := scrim.plain_copies(view, relation, masked);
-        inputs := scrim.copies(view, relation, input_columns);
-        CONTINUE WHEN copies IS NULL OR inputs IS NULL;
-        -- Which component each copy shows.
-        shown := ARRAY(SELECT components[array_position(masked, v.source_attnum)]
-                         FROM unnest(copies) WITH ORDINALITY AS c(num, ord) JOIN scrim.view_columns(view) v ON v.attnum = c.num AND v.source = relation ORDER BY c.ord);
         CONTINUE WHEN NOT pg_has_role(session_user, (SELECT c.relowner FROM pg_class c WHERE c.oid = view), 'USAGE');
+        copied := scrim.policies_for_view(relation, policies, view);
+        CONTINUE WHEN copied IS NULL;
         PERFORM scrim.require_protectable(view);
-        PERFORM scrim.fence_mask(policy_name, view, copies, shown, inputs, encoder, presentation, exempt, along_with);
+        PERFORM scrim.fence_mask(view, copied, along_with, suspended);
         RETURN NEXT view;
-        RETURN QUERY SELECT * FROM scrim.fence_cascade(policy_name, view, copies, shown, inputs, encoder, presentation, exempt, along_with);
+        RETURN QUERY SELECT * FROM scrim.fence_cascade(view, copied, along_with, suspended);
     END LOOP;
+END $$;
+
+-- Gives a relation these policies in the place of those that it has, in one step: the table is locked, and the grants are this transaction's until it commits.
+CREATE FUNCTION scrim.fence_apply(relation regclass, policies jsonb, mend_views boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    was record;
+    first integer;
+    member oid;
+    masked oid[] := ARRAY[relation::oid];
+    ways text;
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    PERFORM scrim.fence_serialize();
+    PERFORM scrim.fence_lock(relation);
+    SELECT * INTO was FROM scrim.fence_state(relation);
+    mend_views := mend_views OR coalesce(was.views_along, false);
+    PERFORM scrim.fence_lift(relation, jsonb_array_length(policies) > 0);
+    policies := scrim.with_masks_of(relation, policies);
+    IF jsonb_array_length(policies) = 0 THEN
+        RETURN;
+    END IF;
+    PERFORM scrim.require_protectable(relation);
+    first := scrim.fence_mask(relation, policies, NULL, coalesce(was.suspended, false));
+    FOR member IN SELECT m FROM scrim.family(relation) m WHERE m <> relation LOOP
+        PERFORM scrim.fence_mask(member, scrim.policies_for_part(relation, policies, member), first, coalesce(was.suspended, false));
+    END LOOP;
+    FOR member IN SELECT m FROM scrim.family(relation) m WHERE mend_views LOOP
+        masked := masked || ARRAY(SELECT v::oid FROM scrim.fence_cascade(member, CASE WHEN member = relation THEN policies ELSE scrim.policies_for_part(relation, policies, member) END, first, coalesce(was.suspended, false)) v);
+    END LOOP;
+    PERFORM scrim.fence_settled(relation);
+    IF was.suspended THEN
+        RETURN;  -- resume makes the walk
+    END IF;
+    SELECT string_agg(DISTINCT format('%s %s: %s. Close it: %s.', o.kind, o.object, o.why, o.remedy), E'\n')
+      INTO ways
+      FROM unnest(masked) r(oid), scrim.masked_for(r.oid) p, scrim.openings(r.oid, p.columns, p.inputs, p.except_roles) o;
+    IF ways IS NOT NULL THEN
+        RAISE EXCEPTION 'cannot mask %: raw values could still be read or probed another way', relation
+            USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = ways,
+                  HINT = 'Close each of these, or name the roles in EXCEPT, and try again. '
+                      || CASE WHEN mend_views THEN 'CASCADE has left the views that do more than copy masked columns, or lack an input of the mask. '
+                              ELSE 'CASCADE masks the copies in views. ' END || 'Nothing was changed.';
+    END IF;
+    IF EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = relation AND i.indisclustered AND i.indkey::smallint[] && scrim.hidden_from(0, policies)) THEN
+        RAISE WARNING 'rows of % lie in the order of a masked column', relation
+            USING HINT = 'CLUSTER the table on another index: physical order shows which raw value is larger.';
+    END IF;
+END $$;
+
+-- Policies that have fewer columns than they had, with masks of what is left.
+CREATE FUNCTION scrim.with_masks_of(relation regclass, policies jsonb) RETURNS jsonb
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(jsonb_agg(CASE WHEN p ->> 'mask' IS NULL OR p -> 'places' IS NULL THEN p
+                                   ELSE p || jsonb_build_object('mask', scrim.keep_mask_of((p ->> 'mask')::bigint, relation, scrim.nums(p -> 'places')::int[], scrim.nums(p -> 'inputs'), scrim.nums(p -> 'inputs'))) END ORDER BY ord), '[]')
+      FROM jsonb_array_elements(policies) WITH ORDINALITY AS l(p, ord)
+$$;
+
+-- What a change of a relation's policies has to know of the protection that it has; no row if it has none.
+CREATE FUNCTION scrim.fence_state(relation regclass, OUT suspended boolean, OUT views_along boolean) RETURNS SETOF record
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT x.suspended, EXISTS (SELECT 1 FROM scrim_state.protections a JOIN pg_class c ON c.oid = a.relation AND c.relkind IN ('v', 'm') WHERE a.along_with = x.id)
+      FROM scrim_state.protections x WHERE x.relation = fence_state.relation AND x.features_of IS NULL
+$$;
+
+-- Forgets what only the change of policies had to know.
+CREATE FUNCTION scrim.fence_settled(relation regclass) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    DELETE FROM scrim_state.kept_uses;  -- nobody else's: changes are one at a time
+    DELETE FROM scrim_state.sql_masks m WHERE NOT EXISTS (SELECT 1 FROM scrim_state.policies p WHERE p.sql_mask = m.id);
+END $$;
+
+-- Adds a policy to those of a relation, or puts it in the place of the one with its name. It keeps who is exempt if the definition says so.
+CREATE FUNCTION scrim.add_policy(relation regclass, definition jsonb, except_roles text[], mend_views boolean, policies jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    former jsonb := (SELECT p FROM jsonb_array_elements(policies) p WHERE p ->> 'name' = definition ->> 'name');
+    taken record;
+BEGIN
+    IF former IS NOT NULL THEN
+        PERFORM scrim.require_policy(definition ->> 'name', relation);
+    ELSIF policies <> '[]' THEN
+        PERFORM scrim.require_policy(policies -> 0 ->> 'name', relation);
+    END IF;
+    PERFORM scrim.require_resumed(coalesce(former, policies -> 0) ->> 'name', relation);
+    SELECT a.attname, p ->> 'name' AS policy INTO taken
+      FROM jsonb_array_elements(policies) p, unnest(scrim.nums(p -> 'columns')) c(num) JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = c.num
+     WHERE p ->> 'name' <> definition ->> 'name' AND c.num = ANY (scrim.nums(definition -> 'columns')) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'column "%" of % is masked by policy "%"', taken.attname, relation, taken.policy USING ERRCODE = 'duplicate_object',
+            HINT = 'A column takes one policy: drop that one, or replace it by one without the column.';
+    END IF;
+    definition := jsonb_build_object('except', scrim.role_oids(except_roles)) || definition || jsonb_build_object('enabled', coalesce(former -> 'enabled', 'true'));
+    PERFORM scrim.fence_apply(relation, (SELECT coalesce(jsonb_agg(p ORDER BY ord), '[]') FROM jsonb_array_elements(policies) WITH ORDINALITY AS l(p, ord) WHERE p ->> 'name' <> definition ->> 'name') || definition, mend_views);
+END $$;
+
+-- Raises if a policy cannot be made, and returns whether it is there and shall be left alone. What comes after has the relation to itself.
+CREATE FUNCTION scrim.skips_policy(policy_name text, relation regclass, columns text[], if_not_exists boolean, or_replace boolean) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    PERFORM scrim.fence_serialize();
+    PERFORM scrim.fence_lock(relation);
+    IF EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = skips_policy.relation AND p.name = policy_name) AND NOT or_replace THEN
+        IF if_not_exists THEN
+            RAISE NOTICE 'masking policy "%" on % already exists, skipping', policy_name, relation;
+            RETURN true;
+        END IF;
+        RAISE EXCEPTION 'masking policy "%" on % already exists', policy_name, relation USING ERRCODE = 'duplicate_object';
+    END IF;
+    IF NOT EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = skips_policy.relation) THEN
+        PERFORM scrim.require_protectable(relation);
+    END IF;
+    IF coalesce(policy_name, '') = '' OR octet_length(policy_name) > 63 THEN
+        RAISE EXCEPTION 'a masking policy has a name of 1 to 63 bytes' USING ERRCODE = 'invalid_name';
+    ELSIF coalesce(cardinality(columns), 0) = 0 THEN
+        RAISE EXCEPTION 'a masking policy needs at least one column' USING ERRCODE = 'syntax_error';
+    END IF;
+    RETURN false;
+END $$;
+
+CREATE FUNCTION scrim.role_oids(names text[]) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    role_text text;
+    role_oid oid;
+    found_oids text[] := '{}';
+BEGIN
+    FOREACH role_text IN ARRAY coalesce(names, '{}') LOOP
+        SELECT r.oid INTO role_oid FROM pg_roles r WHERE r.rolname = role_text;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'role "%" does not exist', role_text USING ERRCODE = 'undefined_object';
+        END IF;
+        found_oids := found_oids || role_oid::text;
+    END LOOP;
+    RETURN to_jsonb(found_oids);
 END $$;
 
 CREATE FUNCTION scrim.create_masking_policy(
@@ -450,42 +735,11 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     masked smallint[];
     input_columns smallint[];
-    exempt oid[] := '{}';
     enc record;
     presentation text := coalesce(upper(present), CASE WHEN cardinality(columns) = 1 THEN 'VECTOR' ELSE 'COMPONENTS' END);
-    role_text text;
-    role_oid oid;
-    components smallint[];
-    policy_id integer;
-    member oid;
-    mended oid[] := '{}';
-    ways text;
-    was_enabled boolean := true;
 BEGIN
-    PERFORM scrim.require_policy_admin(relation);
-    PERFORM scrim.fence_serialize();
-    PERFORM scrim.fence_lock(relation);
-    -- Nobody sees that the policy is gone for a moment: the table is locked, and the grants are this transaction's until it commits.
-    IF or_replace AND EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = create_masking_policy.relation AND p.name = policy_name) THEN
-        was_enabled := scrim.fence_retire(policy_name, relation);
-        PERFORM scrim.drop_masking_policy(policy_name, relation);
-    END IF;
-    PERFORM scrim.require_protectable(relation);
-
-    IF EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = create_masking_policy.relation AND p.name = policy_name) THEN
-        IF if_not_exists THEN
-            RAISE NOTICE 'masking policy "%" on % already exists, skipping', policy_name, relation;
-            RETURN;
-        END IF;
-        RAISE EXCEPTION 'masking policy "%" on % already exists', policy_name, relation USING ERRCODE = 'duplicate_object';
-    END IF;
-    IF EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = create_masking_policy.relation) THEN
-        RAISE EXCEPTION '% already has a masking policy', relation USING ERRCODE = 'feature_not_supported',
-            HINT = 'A table takes one policy in this version: list all columns in it.';
-    END IF;
-
-    IF coalesce(cardinality(columns), 0) = 0 THEN
-        RAISE EXCEPTION 'a masking policy needs at least one column' USING ERRCODE = 'syntax_error';
+    IF scrim.skips_policy(policy_name, relation, columns, if_not_exists, or_replace) THEN
+        RETURN;
     END IF;
     IF presentation NOT IN ('VECTOR', 'COMPONENTS') THEN
         RAISE EXCEPTION 'a mask is presented as VECTOR or COMPONENTS, not %', present USING ERRCODE = 'syntax_error';
@@ -503,45 +757,34 @@ BEGIN
         RAISE EXCEPTION 'encoder "%" has % components for % columns', encoder, enc.latent_dims, cardinality(masked)
             USING ERRCODE = 'datatype_mismatch', HINT = 'PRESENT AS VECTOR shows the whole code in each column.';
     END IF;
-
-    FOREACH role_text IN ARRAY coalesce(except_roles, '{}') LOOP
-        SELECT r.oid INTO role_oid FROM pg_roles r WHERE r.rolname = role_text;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'role "%" does not exist', role_text USING ERRCODE = 'undefined_object';
-        END IF;
-        exempt := exempt || role_oid;
-    END LOOP;
-
-    components := ARRAY(SELECT generate_series(1, cardinality(masked)));
-    policy_id := scrim.fence_mask(policy_name, relation, masked, components, input_columns, encoder, presentation, exempt, NULL);
-    FOR member IN SELECT m FROM scrim.family(relation) m WHERE m <> relation LOOP
-        PERFORM scrim.fence_mask(policy_name, member, scrim.same_columns(relation, masked, member), components,
-                                 scrim.same_columns(relation, input_columns, member), encoder, presentation, exempt, policy_id);
-    END LOOP;
-    FOR member IN SELECT m FROM scrim.family(relation) m WHERE mend_views LOOP
-        mended := mended || ARRAY(
-            SELECT v::oid FROM scrim.fence_cascade(policy_name, member, scrim.same_columns(relation, masked, member), components,
-                                                   scrim.same_columns(relation, input_columns, member), encoder, presentation, exempt, policy_id) v);
-    END LOOP;
-
-    SELECT string_agg(DISTINCT format('%s %s: %s. Close it: %s.', o.kind, o.object, o.why, o.remedy), E'\n')
-      INTO ways
-      FROM (SELECT relation::oid UNION ALL SELECT unnest(mended)) r(oid), scrim.policies_on(r.oid) p, scrim.openings(r.oid, p.columns, p.inputs, exempt) o;
-    IF ways IS NOT NULL THEN
-        RAISE EXCEPTION 'cannot mask %: raw values could still be read or probed another way', relation
-            USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = ways,
-                  HINT = 'Close each of these, or name the roles in EXCEPT, and try again. '
-                      || CASE WHEN mend_views THEN 'CASCADE has left the views that do more than copy masked columns, or lack an input of the encoder. '
-                              ELSE 'CASCADE masks the copies in views. ' END || 'Nothing was changed.';
-    END IF;
-    IF EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = relation AND i.indisclustered AND i.indkey::smallint[] && masked) THEN
-        RAISE WARNING 'rows of % lie in the order of a masked column', relation
-            USING HINT = 'CLUSTER the table on another index: physical order shows which raw value is larger.';
-    END IF;
-    IF NOT was_enabled THEN
-        PERFORM scrim.enable_masking_policy(policy_name, relation, false);
-    END IF;
+    PERFORM scrim.add_policy(relation, jsonb_build_object('name', policy_name, 'columns', masked, 'components', ARRAY(SELECT generate_series(1, cardinality(masked))), 'inputs', input_columns,
+        'encoder', encoder, 'present', presentation, 'mask', NULL), except_roles, mend_views, scrim.policy_definitions(relation));
 END $$;
+
+-- CREATE MASKING POLICY ... USING (expression) [WHEN (condition)].
+CREATE FUNCTION scrim.create_sql_masking_policy(
+    policy_name text, relation regclass, columns text[], except_roles text[], expression text, condition text DEFAULT NULL,
+    if_not_exists boolean DEFAULT false, mend_views boolean DEFAULT false, or_replace boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    row_columns record;
+BEGIN
+    IF scrim.skips_policy(policy_name, relation, columns, if_not_exists, or_replace) THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(a.attname::text ORDER BY a.attnum) AS names, array_agg(scrim.column_type(relation, a.attnum) ORDER BY a.attnum) AS types INTO row_columns
+      FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped;
+    PERFORM scrim.add_policy(relation, scrim.sql_policy(policy_name, relation, scrim.attnums(relation, columns),
+            scrim.make_mask(relation, scrim.attnums(relation, columns), row_columns.names, row_columns.types, NULL, expression, condition, concat(expression, ' WHEN (' || condition || ')'))),
+        except_roles, mend_views, scrim.policy_definitions(relation));
+END $$;
+
+-- (Not STABLE: it looks for what the statement that calls it has just written.)
+CREATE FUNCTION scrim.sql_policy(policy_name text, relation regclass, masked smallint[], mask bigint) RETURNS jsonb
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object('name', policy_name, 'columns', masked, 'components', ARRAY(SELECT 1 FROM unnest(masked)), 'inputs', m.inputs, 'encoder', NULL, 'present', NULL, 'mask', mask)
+      FROM scrim_state.sql_masks m WHERE m.id = mask AND m.relation = sql_policy.relation
+$$;
 
 -- Drops masked views, as far as they are there.
 CREATE FUNCTION scrim.drop_views(views oid[]) RETURNS void
@@ -555,59 +798,78 @@ BEGIN
     DELETE FROM scrim_state.replaced_views v WHERE v.view = ANY (views);
 END $$;
 
--- Takes the masked view and the policy away; returns what it had remembered: {"grants": [...], "key_owner": oid}.
-CREATE FUNCTION scrim.fence_withdraw(policy_name text, relation regclass) RETURNS jsonb
+-- Takes a relation's protection away, with its policies; returns what it had remembered: {"grants": [...], "key_owner": oid}. Of one that is replaced the masked view stays, for
+-- statements that were planned before: they go on with the old masks, and are refused (still_granted) if a column is masked now that was not.
+CREATE FUNCTION scrim.fence_withdraw(relation regclass, is_replaced boolean) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    policy scrim_state.policies;
+    x scrim_state.protections;
     remembered jsonb;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
-    SELECT p.* INTO policy FROM scrim_state.policies p WHERE p.relation = fence_withdraw.relation AND p.name = policy_name AND p.features_of IS NULL;
+    PERFORM scrim.fence_serialize();
+    SELECT p.* INTO x FROM scrim_state.protections p WHERE p.relation = fence_withdraw.relation AND p.features_of IS NULL;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    PERFORM scrim.fence_serialize();
-    SELECT coalesce(jsonb_agg(to_jsonb(g)), '[]') INTO remembered FROM scrim_state.policy_grants g WHERE g.policy_id = policy.id;
-    IF policy.masked_view <> 0 THEN  -- else the policy is being replaced: what was planned before goes on
-        PERFORM scrim.drop_views(policy.masked_view || ARRAY(SELECT v.view FROM scrim_state.replaced_views v WHERE v.relation = policy.relation));
+    SELECT coalesce(jsonb_agg(to_jsonb(g)), '[]') INTO remembered FROM scrim_state.protection_grants g WHERE g.protection = x.id;
+    IF is_replaced THEN
+        PERFORM scrim.drop_replaced(x.relation, '1 minute');
+        INSERT INTO scrim_state.replaced_views (view, relation) SELECT c.oid, x.relation FROM pg_class c WHERE c.oid = x.masked_view;
+    ELSE
+        PERFORM scrim.drop_views(x.masked_view || ARRAY(SELECT v.view FROM scrim_state.replaced_views v WHERE v.relation = x.relation));
     END IF;
-    DELETE FROM scrim_state.policies p WHERE p.id = policy.id;
-    RETURN jsonb_build_object('grants', remembered, 'key_owner', policy.key_owner);
+    INSERT INTO scrim_state.kept_uses (relation, encoder_id) SELECT DISTINCT x.relation, p.encoder_id FROM scrim_state.policies p WHERE p.protection = x.id AND p.encoder_id IS NOT NULL;
+    DELETE FROM scrim_state.protections p WHERE p.id = x.id;
+    RETURN jsonb_build_object('grants', remembered, 'key_owner', x.key_owner);
 END $$;
 
--- The relations whose policies were made along with a relation's, and the relation whose policy a relation's was made along with.
-CREATE FUNCTION scrim.made_along(policy_name text, relation regclass, OUT others oid[], OUT first oid)
+-- The relations whose protections were made along with a relation's, and the relation whose protection a relation's was made along with.
+CREATE FUNCTION scrim.made_along(relation regclass, OUT others oid[], OUT first oid)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT ARRAY(SELECT o.relation FROM scrim_state.policies o JOIN pg_class c ON c.oid = o.relation WHERE o.along_with = p.id ORDER BY o.id),
-           (SELECT f.relation FROM scrim_state.policies f WHERE f.id = p.along_with)
-      FROM scrim_state.policies p WHERE p.relation = made_along.relation AND p.name = policy_name
+    SELECT ARRAY(SELECT o.relation FROM scrim_state.protections o JOIN pg_class c ON c.oid = o.relation WHERE o.along_with = p.id ORDER BY o.id),
+           (SELECT f.relation FROM scrim_state.protections f WHERE f.id = p.along_with)
+      FROM scrim_state.protections p WHERE p.relation = made_along.relation
 $$;
 
 CREATE FUNCTION scrim.drop_masking_policy(policy_name text, relation regclass, if_exists boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    withdrawn jsonb;
+    policies jsonb;
     along record;
-    other oid;
-    former oid;
-    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.fence_serialize();
     PERFORM scrim.fence_lock(relation);
-    SELECT * INTO along FROM scrim.made_along(policy_name, relation);
+    SELECT * INTO along FROM scrim.made_along(relation);
     IF relation IN (SELECT scrim.family(along.first)) OR (SELECT c.relkind IN ('v', 'm') FROM pg_class c WHERE c.oid = relation AND along.first IS NOT NULL) THEN
         RAISE EXCEPTION 'masking policy "%" on % belongs to that on %', policy_name, relation, along.first::regclass
             USING ERRCODE = 'dependent_objects_still_exist', HINT = format('DROP MASKING POLICY %I ON %s.', policy_name, along.first::regclass);
     END IF;
-    withdrawn := scrim.fence_withdraw(policy_name, relation);
-    IF withdrawn IS NULL THEN
+    IF NOT EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = drop_masking_policy.relation AND p.name = policy_name) THEN
         IF if_exists THEN
             RAISE NOTICE 'masking policy "%" on % does not exist, skipping', policy_name, relation;
             RETURN;
         END IF;
         RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
+    END IF;
+    policies := (SELECT coalesce(jsonb_agg(p ORDER BY ord), '[]') FROM jsonb_array_elements(scrim.policy_definitions(relation)) WITH ORDINALITY AS l(p, ord) WHERE p ->> 'name' <> policy_name);
+    PERFORM scrim.fence_apply(relation, policies, false);
+END $$;
+
+-- Takes the protection of a relation away, and those that were made along with it, and gives back the grants that there were before.
+CREATE FUNCTION scrim.fence_lift(relation regclass, is_replaced boolean) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    withdrawn jsonb;
+    others oid[] := (SELECT m.others FROM scrim.made_along(relation) m);
+    other oid;
+    former oid;
+    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
+BEGIN
+    withdrawn := scrim.fence_withdraw(relation, is_replaced);
+    IF withdrawn IS NULL THEN
+        RETURN;
     END IF;
     former := (withdrawn ->> 'key_owner')::oid;
     IF NOT scrim.is_sealed(relation, former) THEN  -- else for a feature view
@@ -617,10 +879,11 @@ BEGIN
     PERFORM scrim.fence_restore(relation, (
         SELECT jsonb_agg(CASE WHEN (r ->> 'grantor')::oid = former THEN jsonb_set(r, '{grantor}', to_jsonb(owner)) ELSE r END)
           FROM jsonb_array_elements(withdrawn -> 'grants') r WHERE (r ->> 'grantee')::oid <> owner));
-    FOREACH other IN ARRAY coalesce(along.others, '{}') LOOP
-        PERFORM scrim.drop_masking_policy(policy_name, other);
+    FOREACH other IN ARRAY coalesce(others, '{}') LOOP
+        PERFORM scrim.fence_lift(other, is_replaced);
     END LOOP;
 END $$;
+
 
 -- Gives a table the grants back that were remembered of it, and takes away what had been given instead.
 CREATE FUNCTION scrim.fence_restore(relation regclass, remembered jsonb) RETURNS void
@@ -638,14 +901,14 @@ BEGIN
                OR NOT EXISTS (SELECT 1 FROM jsonb_array_elements(remembered) a
                                WHERE a ->> 'change' = 'added' AND (a ->> 'attnum')::int >= 0 AND a -> 'grantee' = r -> 'grantee' AND a -> 'privilege' = r -> 'privilege')
                OR EXISTS (SELECT 1 FROM jsonb_array_elements(remembered) a JOIN jsonb_array_elements(now_there) n
-                                 ON n @> (a - ARRAY['policy_id', 'change', 'grantable'])
+                                 ON n @> (a - ARRAY['protection', 'change', 'grantable'])
                                WHERE a ->> 'change' = 'added' AND (a ->> 'attnum')::int >= 0 AND a -> 'grantee' = r -> 'grantee' AND a -> 'privilege' = r -> 'privilege')));
 
     -- First what was removed, grantors before those who depend on them; then what had been given instead goes.
     FOR pass IN 1..20 LOOP
         FOR e IN SELECT r FROM jsonb_array_elements(remembered) r
                   WHERE r ->> 'change' = 'removed'
-                    AND NOT scrim.fence_acl(relation) @> jsonb_build_array(r - ARRAY['policy_id', 'change'])
+                    AND NOT scrim.fence_acl(relation) @> jsonb_build_array(r - ARRAY['protection', 'change'])
         LOOP
             can_be_grantor := (e ->> 'grantor')::oid <> owner AND pg_has_role((e ->> 'grantor')::oid, 'MEMBER')
                 AND EXISTS (SELECT 1 FROM scrim.relation_acl(relation) x
@@ -669,11 +932,11 @@ BEGIN
     -- A table-wide REVOKE takes column grants along: put back what it should not have touched, as an exempt role's own grants of columns.
     FOR e IN SELECT r FROM jsonb_array_elements(remembered) r
               WHERE r ->> 'change' = 'removed'
-                AND NOT scrim.fence_acl(relation) @> jsonb_build_array(r - ARRAY['policy_id', 'change'])
+                AND NOT scrim.fence_acl(relation) @> jsonb_build_array(r - ARRAY['protection', 'change'])
              UNION ALL
              SELECT n FROM jsonb_array_elements(now_there) n
               WHERE (n ->> 'attnum')::int <> 0 AND NOT scrim.fence_acl(relation) @> jsonb_build_array(n)
-                AND NOT EXISTS (SELECT 1 FROM jsonb_array_elements(remembered) a WHERE a ->> 'change' = 'added' AND n = a - ARRAY['policy_id', 'change'])
+                AND NOT EXISTS (SELECT 1 FROM jsonb_array_elements(remembered) a WHERE a ->> 'change' = 'added' AND n = a - ARRAY['protection', 'change'])
     LOOP
         PERFORM scrim.fence_regrant(relation, e, false);
     END LOOP;

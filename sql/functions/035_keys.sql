@@ -11,18 +11,19 @@ $$;
 CREATE FUNCTION scrim.rotate_key(policy_name text, relation regclass) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    policy scrim_state.policies;
+    owner oid;
     key_table text;
     others text;
 BEGIN
-    PERFORM scrim.require_policy_admin(coalesce((SELECT p.features_of FROM scrim_state.policies p WHERE p.relation = rotate_key.relation), relation));
+    PERFORM scrim.require_policy_admin(coalesce((SELECT p.features_of FROM scrim_state.protections p WHERE p.relation = rotate_key.relation), relation));
     PERFORM scrim.fence_serialize();
-    SELECT p.* INTO policy FROM scrim_state.policies p WHERE p.relation = rotate_key.relation AND p.name = policy_name;
+    SELECT x.key_owner INTO owner FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id WHERE x.relation = rotate_key.relation AND p.name = policy_name;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
     END IF;
-    SELECT string_agg(format('%I on %s', p.name, p.relation::regclass), ', ' ORDER BY p.id) INTO others
-      FROM scrim_state.policies p WHERE p.key_owner = policy.key_owner AND p.id <> policy.id AND p.along_with IS NULL;
+    SELECT string_agg(format('%I on %s', p.name, x.relation::regclass), ', ' ORDER BY p.id) INTO others
+      FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id
+     WHERE x.key_owner = owner AND (x.relation, p.name) <> (rotate_key.relation, policy_name) AND x.along_with IS NULL AND p.encoder_id IS NOT NULL;
     IF others IS NOT NULL THEN
         RAISE NOTICE 'the new key is also that of %', others USING HINT = 'Policies on tables of one owner share a key.';
     END IF;
@@ -35,8 +36,8 @@ BEGIN
      WHERE r.retired_at < clock_timestamp() - interval '1 hour'
        AND NOT EXISTS (SELECT 1 FROM (SELECT a.backend_xmin FROM pg_stat_activity a UNION ALL SELECT s.xmin FROM pg_replication_slots s) held(xmin)
                         WHERE age(held.xmin) >= age(r.retired_by::xid));
-    key_table := 'key_' || policy.key_owner;
-    EXECUTE format('INSERT INTO scrim_state.retired_keys (key_owner, key) SELECT $1, k.key FROM scrim_state.%I k', key_table) USING policy.key_owner;
+    key_table := 'key_' || owner;
+    EXECUTE format('INSERT INTO scrim_state.retired_keys (key_owner, key) SELECT $1, k.key FROM scrim_state.%I k', key_table) USING owner;
     EXECUTE format('UPDATE scrim_state.%I SET key = scrim.new_key()', key_table);
     EXECUTE format('ANALYZE scrim_state.%I', key_table);  -- old versions of the row must not count as rows
 END $$;

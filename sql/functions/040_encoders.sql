@@ -16,18 +16,20 @@ CREATE VIEW scrim.encoder_versions AS
     SELECT e.name AS encoder, v.version, v.version = e.default_version AS active, scrim.if_admin(v.sha256) AS sha256, scrim.if_admin(v.trained_on) AS trained_on, scrim.if_admin(v.loss) AS loss, v.created_at
       FROM scrim_state.encoder_versions v JOIN scrim_state.encoders e ON e.id = v.encoder_id;
 
+-- mask is the expression of an SQL mask, as it was typed; encoder and present are those of others.
 CREATE VIEW scrim.masking_policies AS
-    SELECT p.name, p.relation::regclass AS relation,
+    SELECT p.name, x.relation::regclass AS relation,
            (SELECT array_agg(a.attname::text ORDER BY c.ord) FROM unnest(p.columns) WITH ORDINALITY AS c(num, ord)
-              JOIN pg_attribute a ON a.attrelid = p.relation AND a.attnum = c.num) AS columns,
+              JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = c.num) AS columns,
            (SELECT array_agg(a.attname::text ORDER BY c.ord) FROM unnest(p.inputs) WITH ORDINALITY AS c(num, ord)
-              JOIN pg_attribute a ON a.attrelid = p.relation AND a.attnum = c.num) AS inputs,
-           e.name AS encoder, p.present,
+              JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = c.num) AS inputs,
+           e.name AS encoder, p.present, m.wording AS mask,
            ARRAY(SELECT r.rolname::text FROM pg_roles r WHERE r.oid = ANY (p.except_roles) ORDER BY 1) AS except_roles,
-           (SELECT f.relation::regclass FROM scrim_state.policies f WHERE f.id = p.along_with) AS along_with,
-           p.created_by, p.created_at, p.enabled, p.suspended
-      FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id
-     WHERE EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = p.relation) AND p.features_of IS NULL;
+           (SELECT f.relation::regclass FROM scrim_state.protections f WHERE f.id = x.along_with) AS along_with,
+           p.created_by, p.created_at, p.enabled, x.suspended
+      FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id
+      LEFT JOIN scrim_state.encoders e ON e.id = p.encoder_id LEFT JOIN scrim_state.sql_masks m ON m.id = p.sql_mask
+     WHERE EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = x.relation) AND x.features_of IS NULL;
 
 -- Raises unless the session's role may train.
 CREATE FUNCTION scrim.require_trainer() RETURNS void
@@ -74,9 +76,9 @@ DECLARE
     users text;
 BEGIN
     PERFORM scrim.require_trainer();
-    DELETE FROM scrim_state.policies p WHERE NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = p.relation);  -- DROP TABLE ... CASCADE
-    SELECT string_agg(format('%I on %s', p.name, p.relation::regclass), ', ') INTO users
-      FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id WHERE e.name = encoder;
+    DELETE FROM scrim_state.protections x WHERE NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = x.relation);  -- DROP TABLE ... CASCADE
+    SELECT string_agg(format('%I on %s', p.name, x.relation::regclass), ', ') INTO users
+      FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id JOIN scrim_state.encoders e ON e.id = p.encoder_id WHERE e.name = encoder;
     IF users IS NOT NULL THEN
         RAISE EXCEPTION 'cannot drop encoder "%" because masking policies use it', encoder
             USING ERRCODE = 'dependent_objects_still_exist', DETAIL = 'masking policy ' || users, HINT = 'DROP MASKING POLICY first, or DROP ENCODER ... CASCADE.';

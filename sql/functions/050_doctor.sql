@@ -7,7 +7,8 @@ DECLARE
     policy scrim_state.policies;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
-    SELECT p.* INTO policy FROM scrim_state.policies p WHERE p.relation = masking_policy_openings.relation AND p.name = policy_name AND p.features_of IS NULL;
+    SELECT p.* INTO policy FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id
+     WHERE x.relation = masking_policy_openings.relation AND p.name = policy_name AND x.features_of IS NULL;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
     END IF;
@@ -19,38 +20,45 @@ CREATE FUNCTION scrim.policy_openings(policy scrim_state.policies)
 RETURNS TABLE (kind text, object text, why text, remedy text, path text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    source oid := coalesce(policy.features_of, policy.relation);
+    x scrim_state.protections := (SELECT x FROM scrim_state.protections x WHERE x.id = policy.protection);
+    source oid := coalesce(x.features_of, x.relation);
     rel pg_class;
-    again text := CASE WHEN policy.features_of IS NULL THEN 'drop the policy and make it again' ELSE 'drop the feature view and make it again' END;
+    again text := CASE WHEN x.features_of IS NULL THEN 'drop the policy and make it again' ELSE 'drop the feature view and make it again' END;
 BEGIN
     SELECT c.* INTO rel FROM pg_class c WHERE c.oid = source;
     RETURN QUERY  -- masked columns that nobody sees codes of any more
-        SELECT 'masked view', x.what, x.why, again, NULL
-          FROM (VALUES ('missing', 'it was dropped, so masked columns are closed', NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = policy.masked_view)),
+        SELECT 'masked view', f.what, f.why, again, NULL
+          FROM (VALUES ('missing', 'it was dropped, so masked columns are closed', NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = x.masked_view)),
                        ('children', 'the table has children that it had not, so masked columns are closed',
-                        policy.identity = 'PLACE' AND EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = source)),
-                       ('owner', 'the table has another owner than when it was made: it seals with the former owner''s key', rel.relowner <> policy.key_owner),
-                       ('row security', 'it was switched on for the table, so masked columns are closed', NOT policy.seals_only AND rel.relrowsecurity)) x(what, why, so)
-         WHERE x.so;
+                        x.identity = 'PLACE' AND EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhparent = source)),
+                       ('owner', 'the table has another owner than when it was made: it seals with the former owner''s key', rel.relowner <> x.key_owner),
+                       ('row security', 'it was switched on for the table, so masked columns are closed', NOT x.seals_only AND rel.relrowsecurity)) f(what, why, so)
+         WHERE f.so;
     RETURN QUERY
         SELECT 'row security', rel.oid::regclass::text, 'it was switched off for the table: masked roles see codes of all rows',
                format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', rel.oid::regclass), NULL
-         WHERE policy.seals_only AND NOT rel.relrowsecurity;
+         WHERE x.seals_only AND NOT rel.relrowsecurity;
     RETURN QUERY  -- changed around Scrim
         SELECT 'masked view', 'definition', format('it belongs to %s, with whose rights it reads', scrim.role_name(c.relowner)), again, NULL
-          FROM pg_class c WHERE c.oid = policy.masked_view AND c.relowner IS DISTINCT FROM scrim.view_owner(policy.key_owner);
-    IF policy.enabled AND NOT policy.suspended AND EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = policy.masked_view) THEN
+          FROM pg_class c WHERE c.oid = x.masked_view AND c.relowner IS DISTINCT FROM scrim.view_owner(x.key_owner);
+    IF policy.enabled AND NOT x.suspended AND EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = x.masked_view) THEN
         BEGIN
-            PERFORM scrim.check_masked_view(policy.masked_view, source, policy.key_owner);
+            PERFORM scrim.check_masked_view(x.masked_view, source, x.key_owner);
         EXCEPTION WHEN feature_not_supported THEN
             kind := 'masked view'; object := 'definition'; why := 'it reads more than the table, its key and the seal'; remedy := again; path := NULL;
             RETURN NEXT;
         END;
     END IF;
-    IF policy.features_of IS NULL THEN
-        RETURN QUERY SELECT DISTINCT o.* FROM scrim.openings(policy.relation, policy.columns, policy.inputs, policy.except_roles) o;
+    RETURN QUERY  -- the owner of a function that an SQL mask calls has changed it
+        SELECT 'function', d.refobjid::regprocedure::text, 'an SQL mask calls it, and it could show raw values, or be bent by whoever reads it',
+               'let it be the table owner''s, neither VOLATILE nor SECURITY DEFINER, with an SQL-standard body or SET search_path', NULL
+          FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_proc'::regclass JOIN pg_proc f ON f.oid = d.refobjid
+         WHERE r.ev_class = x.masked_view AND f.pronamespace <> 'scrim_runtime'::regnamespace AND NOT scrim.may_mask_with(f.oid, rel.relowner);
+    IF x.features_of IS NULL THEN
+        RETURN QUERY  -- what is masked for the same roles is looked at together
+            SELECT DISTINCT o.* FROM scrim.masked_for(x.relation) m, scrim.openings(x.relation, m.columns, m.inputs, m.except_roles) o WHERE policy.columns <@ m.columns;
     ELSE
-        RETURN QUERY SELECT * FROM scrim.feature_openings(policy.features_of, policy.inputs);
+        RETURN QUERY SELECT * FROM scrim.feature_openings(x.features_of, policy.inputs);
     END IF;
 END $$;
 
@@ -59,29 +67,30 @@ CREATE FUNCTION scrim.policy_notes(policy scrim_state.policies)
 RETURNS TABLE (severity text, kind text, object text, why text, path text, remedy text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    x scrim_state.protections := (SELECT x FROM scrim_state.protections x WHERE x.id = policy.protection);
     rel pg_class;
     outsiders oid[];
 BEGIN
-    SELECT c.* INTO rel FROM pg_class c WHERE c.oid = policy.relation;
+    SELECT c.* INTO rel FROM pg_class c WHERE c.oid = x.relation;
     outsiders := ARRAY(SELECT scrim.outsiders(rel.relowner, policy.except_roles));
     RETURN QUERY
-        SELECT 'note', 'policy', quote_ident(policy.name), CASE WHEN policy.suspended THEN 'it is suspended, so masked columns are closed' ELSE 'it is disabled, so masked columns are closed' END,
-               NULL, CASE WHEN policy.suspended THEN format('SELECT scrim.resume(%L)', rel.oid::regclass) ELSE format('ALTER MASKING POLICY %I ON %s ENABLE', policy.name, rel.oid::regclass) END
-         WHERE policy.suspended OR NOT policy.enabled;
+        SELECT 'note', 'policy', quote_ident(policy.name), CASE WHEN x.suspended THEN 'it is suspended, so masked columns are closed' ELSE 'it is disabled, so masked columns are closed' END,
+               NULL, CASE WHEN x.suspended THEN format('SELECT scrim.resume(%L)', rel.oid::regclass) ELSE format('ALTER MASKING POLICY %I ON %s ENABLE', policy.name, rel.oid::regclass) END
+         WHERE x.suspended OR NOT policy.enabled;
     RETURN QUERY
         SELECT DISTINCT 'note', 'copy', c.oid::regclass::text, 'it holds masked columns as they were at its last refresh; no masked role may read it now',
-               scrim.reading_path(policy.relation, policy.columns, c.oid), NULL
-          FROM scrim.dependent_rules(policy.relation, policy.columns) d JOIN pg_class c ON c.oid = d.holder AND c.relkind = 'm'
+               scrim.reading_path(x.relation, policy.columns, c.oid), NULL
+          FROM scrim.dependent_rules(x.relation, policy.columns) d JOIN pg_class c ON c.oid = d.holder AND c.relkind = 'm'
          WHERE NOT EXISTS (SELECT 1 FROM scrim.policies_on(c.oid))
            AND NOT EXISTS (SELECT 1 FROM unnest(outsiders) o WHERE has_any_column_privilege(o, c.oid, 'SELECT'));
     RETURN QUERY
-        SELECT 'warning', 'default privileges', scrim.role_name(x.grantee), 'a partition or child that is made later is readable by its own name',
-               format('%s: SELECT by default on new tables of %s', scrim.role_name(x.grantee), scrim.role_name(d.defaclrole)),
+        SELECT 'warning', 'default privileges', scrim.role_name(g.grantee), 'a partition or child that is made later is readable by its own name',
+               format('%s: SELECT by default on new tables of %s', scrim.role_name(g.grantee), scrim.role_name(d.defaclrole)),
                format('ALTER DEFAULT PRIVILEGES FOR ROLE %s%s REVOKE SELECT ON TABLES FROM %s', scrim.role_name(d.defaclrole),
-                      CASE WHEN d.defaclnamespace <> 0 THEN ' IN SCHEMA ' || d.defaclnamespace::regnamespace ELSE '' END, scrim.role_name(x.grantee))
-          FROM pg_default_acl d, aclexplode(d.defaclacl) x
-         WHERE policy.identity = 'TABLE AND PLACE' AND d.defaclrole = rel.relowner AND d.defaclobjtype = 'r'
-           AND x.privilege_type = 'SELECT' AND x.grantee = ANY (outsiders);
+                      CASE WHEN d.defaclnamespace <> 0 THEN ' IN SCHEMA ' || d.defaclnamespace::regnamespace ELSE '' END, scrim.role_name(g.grantee))
+          FROM pg_default_acl d, aclexplode(d.defaclacl) g
+         WHERE x.identity = 'TABLE AND PLACE' AND d.defaclrole = rel.relowner AND d.defaclobjtype = 'r'
+           AND g.privilege_type = 'SELECT' AND g.grantee = ANY (outsiders);
 END $$;
 
 -- Roles that no policy holds back, or that see more than their grants say.
@@ -149,7 +158,7 @@ BEGIN
           FROM pg_shdepend d
          WHERE d.refclassid = 'pg_authid'::regclass AND d.deptype = 'o' AND scrim.is_own_role(d.refobjid)
            AND d.dbid = (SELECT b.oid FROM pg_database b WHERE b.datname = current_database())
-           AND NOT EXISTS (SELECT 1 FROM scrim_state.policies p WHERE d.classid = 'pg_class'::regclass AND d.objid IN (p.masked_view, CASE WHEN p.features_of IS NOT NULL THEN p.relation END));
+           AND NOT EXISTS (SELECT 1 FROM scrim_state.protections p WHERE d.classid = 'pg_class'::regclass AND d.objid IN (p.masked_view, CASE WHEN p.features_of IS NOT NULL THEN p.relation END));
 
     RETURN QUERY  -- in Scrim's schemas, and not made by it
         SELECT 'error', 'schema', n.nspname::text, format('it belongs to %s', scrim.role_name(n.nspowner)), NULL, format('ALTER SCHEMA %I OWNER TO %s', n.nspname, scrim.role_name(keeper))
@@ -166,7 +175,7 @@ BEGIN
          WHERE c.relkind NOT IN ('i', 'I', 't')
            AND (c.relnamespace IN ('scrim'::regnamespace, 'scrim_state'::regnamespace) AND c.relowner <> keeper
                 OR c.relnamespace = 'scrim_runtime'::regnamespace AND NOT EXISTS (
-                   SELECT 1 FROM scrim_state.policies p WHERE c.oid IN (p.masked_view, CASE WHEN p.features_of IS NOT NULL THEN p.relation END)));
+                   SELECT 1 FROM scrim_state.protections p WHERE c.oid IN (p.masked_view, CASE WHEN p.features_of IS NOT NULL THEN p.relation END)));
     RETURN QUERY
         SELECT 'error', 'schema', n.nspname::text, format('%s may use %s on it', scrim.role_name(x.grantee), x.privilege_type), format('granted by %s', scrim.role_name(x.grantor)),
                format('REVOKE %s ON SCHEMA %I FROM %s', x.privilege_type, n.nspname, scrim.role_name(x.grantee))
@@ -204,26 +213,27 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off AS $
 DECLARE
     sees_all boolean := EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = session_user
                                    AND (r.rolsuper OR r.oid = (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'scrim_state')));
-    policy scrim_state.policies;
+    each record;
     named text;
 BEGIN
     IF NOT sees_all AND NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
         RAISE EXCEPTION 'permission denied for scrim.doctor' USING ERRCODE = 'insufficient_privilege',
             HINT = format('GRANT scrim_admin TO %I lets this role look at policies on tables it owns.', session_user);
     END IF;
-    FOR policy IN
-        SELECT p.* FROM scrim_state.policies p JOIN pg_class c ON c.oid = coalesce(p.features_of, p.relation) JOIN pg_class v ON v.oid = p.relation
+    FOR each IN
+        SELECT p AS policy, x.relation, x.features_of FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id
+          JOIN pg_class c ON c.oid = coalesce(x.features_of, x.relation) JOIN pg_class v ON v.oid = x.relation
          WHERE sees_all OR pg_has_role(session_user, c.relowner, 'USAGE') ORDER BY p.id
     LOOP
-        named := policy.relation::regclass;
+        named := each.relation::regclass;
         -- What is a role's by its attributes and memberships is so for all relations. What PUBLIC may do everybody may: that is said once.
         RETURN QUERY
-            WITH o AS MATERIALIZED (SELECT f.*, substr(f.why, length(f.object) + 1) AS what FROM scrim.policy_openings(policy) f),
+            WITH o AS MATERIALIZED (SELECT f.*, substr(f.why, length(f.object) + 1) AS what FROM scrim.policy_openings(each.policy) f),
             everybody AS MATERIALIZED (SELECT DISTINCT e.what, e.remedy FROM o e WHERE e.kind = 'privilege' AND e.object = 'PUBLIC')
             SELECT CASE WHEN o.kind = 'row security' OR o.kind = 'masked view' AND o.object <> 'definition' THEN 'warning' ELSE 'error' END,
                    o.kind, CASE WHEN o.kind <> 'role' THEN named END, o.object, o.why, o.path, o.remedy
               FROM o WHERE o.kind <> 'privilege' OR o.object = 'PUBLIC' OR (o.what, coalesce(o.remedy, '')) NOT IN (SELECT e.what, coalesce(e.remedy, '') FROM everybody e);
-        RETURN QUERY SELECT n.severity, n.kind, named, n.object, n.why, n.path, n.remedy FROM scrim.policy_notes(policy) n WHERE policy.features_of IS NULL;
+        RETURN QUERY SELECT n.severity, n.kind, named, n.object, n.why, n.path, n.remedy FROM scrim.policy_notes(each.policy) n WHERE each.features_of IS NULL;
     END LOOP;
     RETURN QUERY SELECT r.severity, r.kind, NULL, r.object, r.why, r.path, r.remedy FROM scrim.doctor_roles() r;
     RETURN QUERY SELECT o.severity, o.kind, NULL, o.object, o.why, o.path, o.remedy FROM scrim.doctor_own() o;

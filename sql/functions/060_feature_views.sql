@@ -1,15 +1,15 @@
 -- Feature views: real views in scrim_runtime of an encoder's passthrough columns and features real[]. Such a view runs with the rights of whoever
 -- reads it, so PostgreSQL itself decides who sees the raw features in it: whoever may read all of these columns of the table. For
 -- everybody else the proxy reads a masked view of the table in its place. The masked column is the view's, and the inputs
--- of its codes are the table's: that is what features_of in scrim_state.policies says. No grant of the table changes.
+-- of its codes are the table's: that is what features_of in scrim_state.protections says. No grant of the table changes.
 
 CREATE VIEW scrim.feature_views AS
-    SELECT c.oid::regclass AS view, e.name AS encoder, p.features_of::regclass AS source_table,
+    SELECT c.oid::regclass AS view, e.name AS encoder, x.features_of::regclass AS source_table,
            (SELECT array_agg(a.attname::text ORDER BY i.ord) FROM unnest(p.inputs) WITH ORDINALITY AS i(num, ord)
-              JOIN pg_attribute a ON a.attrelid = p.features_of AND a.attnum = i.num) AS features,
+              JOIN pg_attribute a ON a.attrelid = x.features_of AND a.attnum = i.num) AS features,
            p.created_by, p.created_at
-      FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id JOIN pg_class c ON c.oid = p.relation
-     WHERE p.features_of IS NOT NULL;
+      FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id JOIN scrim_state.encoders e ON e.id = p.encoder_id JOIN pg_class c ON c.oid = x.relation
+     WHERE x.features_of IS NOT NULL;
 
 -- Returns the table that an encoder was trained on, and raises unless the session's role may make a feature view of it.
 CREATE FUNCTION scrim.require_feature_source(encoder text) RETURNS regclass
@@ -69,11 +69,12 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
     policy scrim_state.policies;
 BEGIN
-    SELECT p.* INTO policy FROM scrim_state.policies p JOIN pg_class c ON c.oid = p.relation WHERE p.name = feature_view_openings.name AND p.features_of IS NOT NULL;
+    SELECT p.* INTO policy FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id JOIN pg_class c ON c.oid = x.relation
+     WHERE p.name = feature_view_openings.name AND x.features_of IS NOT NULL;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'feature view "%" does not exist', name USING ERRCODE = 'undefined_object', HINT = 'SHOW FEATURE VIEWS lists them.';
     END IF;
-    PERFORM scrim.require_policy_admin(policy.features_of);
+    PERFORM scrim.require_policy_admin(x.features_of) FROM scrim_state.protections x WHERE x.id = policy.protection;
     RETURN QUERY SELECT * FROM scrim.policy_openings(policy);
 END $$;
 
@@ -103,6 +104,7 @@ DECLARE
     beside_list text;
     ways text;
     view regclass;
+    protection_id integer;
     policy_id integer;
     masked regclass;
 BEGIN
@@ -133,17 +135,19 @@ BEGIN
     EXECUTE format('REVOKE ALL ON %s FROM PUBLIC', view);
     EXECUTE format('GRANT SELECT ON %s TO PUBLIC', view);
 
-    DELETE FROM scrim_state.policies p WHERE p.features_of IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = p.relation);  -- DROP TABLE ... CASCADE
-    INSERT INTO scrim_state.policies (name, relation, columns, components, inputs, view_columns, identity, encoder_id, present, except_roles, masked_view, key_owner, created_by, features_of)
-    VALUES (name, view, ARRAY[cardinality(beside) + 1], '{1}', features, ARRAY(SELECT generate_series(1, cardinality(beside))), 'NONE', enc.id, 'VECTOR', '{}', 0, owner, session_user, source)
-    RETURNING id INTO policy_id;
+    DELETE FROM scrim_state.protections x WHERE x.features_of IS NOT NULL AND NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = x.relation);  -- DROP TABLE ... CASCADE
+    INSERT INTO scrim_state.protections (relation, view_columns, seals_only, identity, features_of, masked_view, key_owner)
+    VALUES (view, ARRAY(SELECT generate_series(1, cardinality(beside))), false, 'NONE', source, 0, owner) RETURNING id INTO protection_id;
+    INSERT INTO scrim_state.policies (protection, name, columns, components, inputs, encoder_id, present, except_roles, created_by)
+    VALUES (protection_id, name, ARRAY[cardinality(beside) + 1], '{1}', features, enc.id, 'VECTOR', '{}', session_user) RETURNING id INTO policy_id;
     EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT %s FROM %s t WHERE scrim_runtime.still_featured(%s, %L::int2[]) AND scrim_runtime.reads_columns(%4$s, %5$L::int2[])',
-                   scrim.masked_view_name(view, policy_id), concat_ws(', ', beside_list, scrim.sealed_column(policy_id, source, features, 'NONE', owner)), source, source::oid, beside);
-    masked := format('scrim_runtime.%I', scrim.masked_view_name(view, policy_id))::regclass;
+                   scrim.masked_view_name(view, protection_id), concat_ws(', ', beside_list, format('%s AS %I', scrim.sealed_column(policy_id, source, features, 'NONE', owner), 'sealed_' || policy_id)),
+                   source, source::oid, beside);
+    masked := format('scrim_runtime.%I', scrim.masked_view_name(view, protection_id))::regclass;
     EXECUTE format('ALTER VIEW %s OWNER TO %s', masked, scrim.role_name(scrim.view_owner(owner)));
     EXECUTE format('REVOKE ALL ON %s FROM PUBLIC', masked);
     EXECUTE format('GRANT SELECT ON %s TO PUBLIC', masked);
-    UPDATE scrim_state.policies p SET masked_view = masked WHERE p.id = policy_id;
+    UPDATE scrim_state.protections x SET masked_view = masked WHERE x.id = protection_id;
     PERFORM scrim.check_masked_view(masked, source, owner);
 END $$;
 
@@ -152,28 +156,28 @@ END $$;
 CREATE FUNCTION scrim.feature_withdraw(name text, cascades boolean, OUT existed boolean, OUT source oid, OUT sealing oid)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    policy scrim_state.policies;
+    x scrim_state.protections;
     view regclass;
 BEGIN
     PERFORM scrim.fence_serialize();
-    SELECT p.* INTO policy FROM scrim_state.policies p WHERE p.name = feature_withdraw.name AND p.features_of IS NOT NULL;
+    SELECT y.* INTO x FROM scrim_state.protections y JOIN scrim_state.policies p ON p.protection = y.id WHERE p.name = feature_withdraw.name AND y.features_of IS NOT NULL;
     existed := FOUND;
     IF NOT existed THEN
         RETURN;
     END IF;
     -- Whoever owns the table, and whoever may use the encoder.
-    IF NOT coalesce((SELECT pg_has_role(session_user, c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = policy.features_of), false) THEN
-        PERFORM scrim.require_encoder(e.name) FROM scrim_state.encoders e WHERE e.id = policy.encoder_id;
+    IF NOT coalesce((SELECT pg_has_role(session_user, c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = x.features_of), false) THEN
+        PERFORM scrim.require_encoder(e.name) FROM scrim_state.encoders e JOIN scrim_state.policies p ON p.encoder_id = e.id WHERE p.protection = x.id;
     END IF;
     FOR view IN  -- else they went with the table
-        SELECT c.oid FROM unnest(ARRAY[policy.relation, policy.masked_view]) WITH ORDINALITY AS v(oid, ord) JOIN pg_class c USING (oid) ORDER BY v.ord
+        SELECT c.oid FROM unnest(ARRAY[x.relation, x.masked_view]) WITH ORDINALITY AS v(oid, ord) JOIN pg_class c USING (oid) ORDER BY v.ord
     LOOP
         EXECUTE format('DROP VIEW %s %s', view, CASE WHEN cascades THEN 'CASCADE' END);
     END LOOP;
-    DELETE FROM scrim_state.policies p WHERE p.id = policy.id;
-    IF NOT scrim.is_sealed(policy.features_of, policy.key_owner) THEN
-        source := (SELECT c.oid FROM pg_class c WHERE c.oid = policy.features_of);
-        sealing := scrim.view_owner(policy.key_owner);
+    DELETE FROM scrim_state.protections y WHERE y.id = x.id;
+    IF NOT scrim.is_sealed(x.features_of, x.key_owner) THEN
+        source := (SELECT c.oid FROM pg_class c WHERE c.oid = x.features_of);
+        sealing := scrim.view_owner(x.key_owner);
     END IF;
 END $$;
 
@@ -200,9 +204,9 @@ END $$;
 -- What stands on an encoder: its feature views, and policies that were not made along with others.
 CREATE FUNCTION scrim.encoder_users(encoder text) RETURNS TABLE (name text, relation regclass, is_feature_view boolean)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT p.name, p.relation::regclass, p.features_of IS NOT NULL
-      FROM scrim_state.policies p JOIN scrim_state.encoders e ON e.id = p.encoder_id LEFT JOIN pg_class c ON c.oid = p.relation
-     WHERE e.name = encoder AND p.along_with IS NULL AND (c.oid IS NOT NULL OR p.features_of IS NOT NULL)
+    SELECT p.name, x.relation::regclass, x.features_of IS NOT NULL
+      FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id JOIN scrim_state.encoders e ON e.id = p.encoder_id LEFT JOIN pg_class c ON c.oid = x.relation
+     WHERE e.name = encoder AND x.along_with IS NULL AND (c.oid IS NOT NULL OR x.features_of IS NOT NULL)
      ORDER BY p.id
 $$;
 
