@@ -43,6 +43,16 @@ LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = 'ctid' AND a.attnum < 0 AND has_column_privilege(relation, a.attnum, 'SELECT'))
 $$;
 
+-- Whether the role may see a row under the row security of its table. A masked view reads past that, so each SQL mask in one asks.
+CREATE OR REPLACE FUNCTION scrim_runtime.sees_row(relation oid, part oid, place tid) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    sees boolean;
+BEGIN
+    EXECUTE format('SELECT true FROM %s t WHERE t.ctid = $1 AND t.tableoid = $2', relation::regclass) INTO sees USING place, part;
+    RETURN sees;
+END $$;
+
 -- The two that follow stand in the masked views of feature views. Those are everybody's to read, so that a feature view needs no grants of its
 -- own: whoever may read, on the table itself, the columns that stand beside the codes sees codes. Each raises, or returns true. This one is
 -- asked at each execution, since no kept plan is thrown away when a role loses a membership ...

@@ -207,7 +207,7 @@ BEGIN
                                                                       'scrim_runtime.still_granted(oid,text,int2[],bool,bool)'::regprocedure,
                                                                       'scrim_runtime.still_featured(oid,int2[])'::regprocedure,
                                                                       'scrim_runtime.reads_columns(oid,int2[])'::regprocedure,
-                                                                      'scrim_runtime.masks_closed(text,oid,bool)'::regprocedure,
+                                                                      'scrim_runtime.masks_closed(text,oid,bool)'::regprocedure, 'scrim_runtime.sees_row(oid,oid,tid)'::regprocedure,
                                                                       'scrim_runtime.nonce()'::regprocedure))
        AND NOT (d.refclassid = 'pg_proc'::regclass AND scrim.may_mask_with(d.refobjid, (SELECT c.relowner FROM pg_class c WHERE c.oid = source)))
        AND NOT (d.refclassid IN ('pg_type'::regclass, 'pg_collation'::regclass) AND EXISTS (
@@ -246,8 +246,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         UNION ALL
         SELECT 2, p.id, c.ord, c.num, a.attname::text,
                CASE WHEN NOT p.enabled THEN format('(SELECT NULL::%s WHERE scrim_runtime.masks_closed(%L::text, %s::oid, false))', scrim.column_type(x.relation, c.num), p.name, x.relation)
-                    ELSE format(CASE WHEN m.condition IS NOT NULL THEN 'CASE WHEN (%3$s) IS FALSE THEN t.%4$I ELSE (%1$s)::%2$s END' ELSE '(%1$s)::%2$s' END,
-                                scrim.spell_mask(m.masks[c.ord], x.relation, x.key_owner), scrim.column_type(x.relation, c.num), scrim.spell_mask(m.condition, x.relation, x.key_owner), a.attname) END
+                    ELSE format(CASE WHEN x.seals_only THEN 'CASE WHEN scrim_runtime.sees_row(%5$s::oid, t.tableoid, t.ctid) THEN ' ELSE '' END
+                                || CASE WHEN m.condition IS NOT NULL THEN 'CASE WHEN (%3$s) IS FALSE THEN t.%4$I ELSE (%1$s)::%2$s END' ELSE '(%1$s)::%2$s' END
+                                || CASE WHEN x.seals_only THEN ' END' ELSE '' END,
+                                scrim.spell_mask(m.masks[c.ord], x.relation, x.key_owner), scrim.column_type(x.relation, c.num), scrim.spell_mask(m.condition, x.relation, x.key_owner), a.attname, x.relation) END
           FROM x JOIN scrim_state.policies p ON p.protection = x.id JOIN scrim_state.sql_masks m ON m.id = p.sql_mask
                CROSS JOIN LATERAL unnest(p.columns) WITH ORDINALITY AS c(num, ord) JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = c.num
         UNION ALL
@@ -607,6 +609,7 @@ BEGIN
     PERFORM scrim.fence_lift(relation, jsonb_array_length(policies) > 0);
     policies := scrim.with_masks_of(relation, policies);
     IF jsonb_array_length(policies) = 0 THEN
+        PERFORM scrim.fence_settled(relation);
         RETURN;
     END IF;
     PERFORM scrim.require_protectable(relation);
@@ -652,13 +655,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
       FROM scrim_state.protections x WHERE x.relation = fence_state.relation AND x.features_of IS NULL
 $$;
 
--- Forgets what only the change of policies had to know.
+-- Forgets what only the change of policies had to know, and masked views of what is not masked any more.
 CREATE FUNCTION scrim.fence_settled(relation regclass) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
     DELETE FROM scrim_state.kept_uses;  -- nobody else's: changes are one at a time
     DELETE FROM scrim_state.sql_masks m WHERE NOT EXISTS (SELECT 1 FROM scrim_state.policies p WHERE p.sql_mask = m.id);
+    PERFORM scrim.drop_views(ARRAY(SELECT v.view FROM scrim_state.replaced_views v WHERE NOT EXISTS (SELECT 1 FROM scrim_state.protections x WHERE x.relation = v.relation)));
 END $$;
 
 -- Adds a policy to those of a relation, or puts it in the place of the one with its name. It keeps who is exempt if the definition says so.
