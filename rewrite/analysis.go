@@ -398,14 +398,14 @@ func (a *analysis) renamed(c columns, names []*pg_query.Node) columns {
 	if len(names) == 0 {
 		return c
 	}
+	for _, col := range c.cols { // their places count
+		col.starred()
+	}
 	if c.open && c.hasMasked() {
 		a.consume(c, "an alias list over unknown columns", -1)
 		return columns{open: true}
 	}
 	cols := slices.Clone(c.cols)
-	for _, col := range cols { // their places count
-		col.starred()
-	}
 	for i, n := range names {
 		if i < len(cols) {
 			cols[i].name = n.GetString_().GetSval()

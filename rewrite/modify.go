@@ -124,7 +124,7 @@ func (a *analysis) lock(l *pg_query.LockStmt) *Plan {
 	for _, node := range l.GetRelations() {
 		rv := node.GetRangeVar()
 		mask, masked := a.masks.Of(a.resolved[nameOf(rv)].OID)
-		if !masked || l.GetMode() != accessShareLock {
+		if !masked || mask.Mixed || l.GetMode() != accessShareLock { // a mixed role may not read all of the masked view either
 			continue
 		}
 		e := a.replace(&instance{mask: mask, rv: rv}, template{})
