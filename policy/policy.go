@@ -25,6 +25,9 @@ func For(snapshot *catalog.Snapshot, readable map[catalog.ColumnKey]bool) Masks 
 		mask := Mask{Protection: p, Hidden: map[int16]bool{}}
 		for _, policy := range p.Policies {
 			for _, num := range policy.Masked {
+				if p.Column(num).Num == 0 { // dropped
+					continue
+				}
 				if readable[catalog.ColumnKey{Relation: oid, Num: num}] {
 					mask.Mixed = true
 				} else {

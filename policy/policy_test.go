@@ -10,11 +10,17 @@ import (
 // TestFor: a column is masked exactly when a policy covers it and the role cannot read it raw.
 func TestFor(t *testing.T) {
 	snapshot := &catalog.Snapshot{Protections: map[uint32]*catalog.Protection{
-		10: {View: catalog.View{OID: 90}, Policies: []*catalog.Policy{{Masked: []int16{2}}, {Masked: []int16{3}, Expression: "NULL"}}},
-		11: {View: catalog.View{OID: 91}, Policies: []*catalog.Policy{{Masked: []int16{1}}}},
+		10: {
+			View: catalog.View{OID: 90}, Relation: catalog.Relation{Columns: []catalog.Column{{Num: 1}, {Num: 2}, {Num: 3}}},
+			Policies: []*catalog.Policy{{Masked: []int16{2, 9}}, {Masked: []int16{3}, Expression: "NULL"}}, // 9 was dropped
+		},
+		11: {
+			View: catalog.View{OID: 91}, Relation: catalog.Relation{Columns: []catalog.Column{{Num: 1}}},
+			Policies: []*catalog.Policy{{Masked: []int16{1}}},
+		},
 	}}
 	raw := func(columns ...catalog.ColumnKey) map[catalog.ColumnKey]bool {
-		m := map[catalog.ColumnKey]bool{}
+		m := map[catalog.ColumnKey]bool{{Relation: 10, Num: 9}: true}
 		for _, c := range columns {
 			m[c] = true
 		}

@@ -314,7 +314,7 @@ func explainColumn(p *catalog.Protection, num int16) explainedColumn {
 	c := explainedColumn{Name: of.Name, Policy: policy.Name, says: showsOf(policy, k)}
 	switch {
 	case !policy.Encodes():
-		c.Shows, c.Expression, c.Type = "SQL mask", policy.Expression, of.Type
+		c.Shows, c.Expression, c.Type = "SQL mask", policy.Expression, strings.TrimPrefix(of.Type, "pg_catalog.")
 		return c
 	case k >= 0:
 		c.Shows, c.Component, c.Type = "component", k+1, "double precision"

@@ -298,6 +298,9 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 		a.consume(out, "a result of unknown columns", -1)
 	}
 	plan = a.plan(out.cols)
+	if out.open { // their places are not known
+		plan.Columns = nil
+	}
 	plan.Literals, plan.Params = w.literals, max(highestParam(node), len(node.GetPrepareStmt().GetArgtypes()))
 	if w.explained { // the result is text about the plan: nothing to fill
 		if w.text {

@@ -19,7 +19,7 @@ import (
 //	customers(id, region, age*, income*, score*, "Note")   age, income and score are masked by components
 //	accounts(id, owner, balance*)                          balance is masked by the whole code
 //	tenants(id, region, income*, phone*)                   has row security; phone has an SQL mask
-//	events(id, amount*)                                    is partitioned
+//	events(id, amount*, note*)                             is partitioned; note has an SQL mask
 //	people(id, name, income*, mail*, wealth*)              is a view; id is numeric(9), name and mail of collation "C"; mail has an SQL
 //	                                                       mask, wealth the code of another encoder
 //	scrim_runtime.traits(id, region, features*)            is a feature view
@@ -66,8 +66,14 @@ var (
 		ID: 9, Name: "rows", Masked: []int16{3}, Components: []int{0}, Inputs: 1, Present: catalog.Components,
 		Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 1},
 	}, &catalog.Policy{ID: 19, Name: "phones", Masked: []int16{4}, Expression: "left(phone, 3)"})
-	events = protection(catalog.Relation{OID: 103, Schema: "public", Name: "events", Columns: []catalog.Column{{Num: 1, Name: "id"}, {Num: 3, Name: "amount"}}},
-		catalog.View{OID: 903, Name: "events_103", Identity: catalog.TableAndPlace, Open: []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}}},
+	events = protection(catalog.Relation{OID: 103, Schema: "public", Name: "events", Columns: []catalog.Column{
+		{Num: 1, Name: "id"},
+		{Num: 3, Name: "amount"},
+		{Num: 4, Name: "note", Type: "text"},
+	}}, catalog.View{
+		OID: 903, Name: "events_103", Identity: catalog.TableAndPlace,
+		Open: []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}}, Masks: []catalog.ViewColumn{{Num: 2, Name: "note", Base: 4}},
+	}, &catalog.Policy{ID: 20, Name: "notes", Masked: []int16{4}, Expression: "''"},
 		&catalog.Policy{
 			ID: 10, Name: "parts", Masked: []int16{3}, Components: []int{1}, Inputs: 1, Present: catalog.Components,
 			Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 2},
