@@ -127,8 +127,8 @@ var (
 			Encoder: catalog.Encoder{Name: "bal", Version: 1, Inputs: 1, Dims: 2},
 		})
 	// Views with the invoker's rights. spending reads masked columns, summary by way of it; renamed has no names of its own, odd
-	// has a WITH and relations without a schema; regional reads no masked column; greedy and rows cannot be expanded; counted reads a
-	// feature view.
+	// has a WITH and relations without a schema; regional reads no masked column; greedy and rows cannot be expanded; mailing reads an
+	// SQL mask, counted a feature view.
 	spending = rewrite.NewView(` SELECT customers.id,
     customers.income,
     customers.region
@@ -140,6 +140,7 @@ var (
 	odd      = rewrite.NewView(` WITH w AS (SELECT customers.id, customers.score FROM public.customers) SELECT w.id AS "select", w.score AS "ü""x" FROM w, pg_class, mine;`, 15)
 	greedy   = rewrite.NewView(` SELECT v.ctid FROM scrim_runtime.customers_100 v, public.customers c WHERE c.income > 0;`, 16)
 	rows     = rewrite.NewView(` SELECT c.id, c.*::public.customers AS c FROM public.customers c;`, 17)
+	mailing  = rewrite.NewView(` SELECT users.id, users.email, users.income FROM public.users WHERE ((users.email)::text ~~ 'a%'::text);`, 19)
 	counted  = rewrite.NewView(` SELECT t.region, count(*) AS n FROM scrim_runtime.traits t GROUP BY t.region;`, 18)
 	snapshot = &catalog.Snapshot{Protections: map[uint32]*catalog.Protection{100: customers, 101: accounts, 102: tenants, 103: events, 104: people, 105: traits, 106: users}}
 	key      = []string{"id"}
@@ -151,6 +152,8 @@ var (
 		{Relation: "accounts"}:                                   {OID: 101, Columns: names(accounts)},
 		{Relation: "tenants"}:                                    {OID: 102, Columns: names(tenants)},
 		{Relation: "events"}:                                     {OID: 103, Columns: names(events)},
+		{Relation: "mailing"}:                                    {OID: 308, Columns: []string{"id", "email", "income"}, View: mailing},
+		{Schema: "public", Relation: "users"}:                    {OID: 106, Columns: names(users), Key: key},
 		{Relation: "users"}:                                      {OID: 106, Columns: names(users), Key: key},
 		{Relation: "people"}:                                     {OID: 104, Columns: names(people)},
 		{Schema: "scrim_runtime", Relation: "traits"}:            {OID: 105, Columns: names(traits)},
@@ -197,7 +200,7 @@ func protectedName(n rewrite.Name) bool {
 		return n.Relation == "traits"
 	}
 	return slices.Contains([]string{
-		"customers", "accounts", "tenants", "events", "people", "users", "customers_100", "spending", "summary", "renamed", "regional", "Odd", "greedy", "rows", "traits", "counted",
+		"customers", "accounts", "tenants", "events", "people", "users", "customers_100", "spending", "summary", "renamed", "regional", "Odd", "greedy", "rows", "traits", "counted", "mailing",
 	}, n.Relation)
 }
 
