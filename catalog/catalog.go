@@ -151,7 +151,7 @@ func (c *Catalog) reload(ctx context.Context, outdated *Snapshot) (*Snapshot, er
 		cancel()
 	}
 	if old := c.current.Swap(snapshot); old != snapshot {
-		c.log.InfoContext(ctx, "catalog loaded", "version", snapshot.Version, "policies", len(snapshot.Policies))
+		c.log.InfoContext(ctx, "catalog loaded", "version", snapshot.Version, "protected", len(snapshot.Protections))
 		if c.loaded != nil {
 			c.loaded(snapshot)
 		}

@@ -332,10 +332,10 @@ func rotate(t *testing.T, conn, admin *pgx.Conn) {
 	known := func() [][catalog.KeySize]byte {
 		t.Helper()
 		s, err := c.Reload(t.Context())
-		if err != nil || len(s.Policies) != 1 {
+		if err != nil || len(s.Protections) != 1 {
 			t.Fatal(s, err)
 		}
-		for _, p := range s.Policies {
+		for _, p := range s.Protections {
 			return p.Keys
 		}
 		return nil

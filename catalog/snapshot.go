@@ -17,8 +17,8 @@ type Snapshot struct {
 	// SealedType is the type OID that sealed columns carry in a RowDescription: scrim_runtime.sealed, or bytea where
 	// `scrim init` did not run as superuser.
 	SealedType uint32
-	// Policies by the OID of the protected relation.
-	Policies map[uint32]*Policy
+	// Protections by the OID of the protected relation.
+	Protections map[uint32]*Protection
 	// names of protected relations and masked views, unqualified, as they are spelled in the system catalogs.
 	names map[string]bool
 	// features are those of feature views.
@@ -41,28 +41,63 @@ const (
 	Components Presentation = "COMPONENTS" // the k-th masked column shows the k-th component as double precision
 )
 
-// Policy is a masking policy on one relation, with all that a masked read needs.
-type Policy struct {
-	ID       int32 // also the slot number inside every seal
-	Name     string
+// Protection is what masked roles see of one relation: its masked view, and the policies on its columns.
+type Protection struct {
 	Relation Relation
-	// Masked holds attribute numbers of the masked columns, and Components what each shows of the code, from 0.
-	Masked     []int16
+	View     View
+	Policies []*Policy // by ID; no column is in two
+	// FeatureView means that the relation is a feature view: it runs with its reader's rights, so that a masked role may not read even
+	// its unmasked columns but through the masked view.
+	FeatureView bool
+	// Keys are the one that seals, and then those before it that statements under way may still seal with, newest first.
+	Keys [][KeySize]byte
+
+	keyOwner uint32
+}
+
+// Policy is a masking policy on some columns of a relation: an encoder's, or an SQL mask.
+type Policy struct {
+	ID         int32 // also the slot number inside its seals
+	Name       string
+	Protection *Protection
+	// Masked holds attribute numbers of the masked columns.
+	Masked []int16
+	// Closed says why masked roles see nothing of the masked columns, "disabled" or "suspended"; empty if they do.
+	Closed string
+	// Expression is what an SQL mask shows in the columns' place, for people: PostgreSQL computes it in the masked view. Empty: the
+	// policy is an encoder's, and the rest is about that.
+	Expression string
+
+	// Components has what each of Masked shows of the code, from 0.
 	Components []int
 	// Inputs is how many features go into one seal.
 	Inputs  int
 	Encoder Encoder
 	Present Presentation
-	View    View
-	// FeatureView means that the relation is a feature view: it runs with its reader's rights, so that a masked role may not read even
-	// its unmasked columns but through the masked view.
-	FeatureView bool
-	// Closed says why masked roles see nothing of the masked columns, "disabled" or "suspended"; empty if they do.
-	Closed string
-	// Keys are the one that seals, and then those before it that statements under way may still seal with, newest first.
-	Keys [][KeySize]byte
+	Sealed  string // the masked view's column of seals
+}
 
-	keyOwner uint32
+// Encodes tells whether the policy is an encoder's. If not, it is an SQL mask.
+func (p *Policy) Encodes() bool { return p.Expression == "" }
+
+// Policy returns the policy that masks a column, or nil.
+func (p *Protection) Policy(num int16) *Policy {
+	for _, policy := range p.Policies {
+		if slices.Contains(policy.Masked, num) {
+			return policy
+		}
+	}
+	return nil
+}
+
+// Column returns the live column of an attribute number; zero if there is none.
+func (p *Protection) Column(num int16) Column {
+	for _, c := range p.Relation.Columns {
+		if c.Num == num {
+			return c
+		}
+	}
+	return Column{}
 }
 
 // Encoder names one published version of an encoder.
@@ -113,23 +148,35 @@ const (
 	Unknown       Identity = "NONE"            // not at all: a view or a foreign table
 )
 
-// View is the masked view in scrim_runtime. Its first columns stand for the attribute numbers in Open; then come the sealed
-// one, and the columns that identify a row.
+// View is the masked view in scrim_runtime. Its first columns stand for the attribute numbers in Open; then come those of Masks, the
+// sealed ones of the policies, and the columns that identify a row.
 type View struct {
-	OID      uint32
-	Name     string
-	Open     []ViewColumn
-	Sealed   string
-	Identity Identity
-	// SealsOnly means that the view has no columns besides: Open are columns of the table, without a number in the view.
+	OID  uint32
+	Name string
+	// Open are the unmasked columns, and Masks what SQL masks show in the place of the masked ones.
+	Open, Masks []ViewColumn
+	Identity    Identity
+	// SealsOnly means that the view has no unmasked columns: Open are columns of the table, without a number in the view.
 	SealsOnly bool
 }
 
-// ViewColumn is an unmasked column of a masked view.
+// ViewColumn is a column of a masked view that stands for one of the table.
 type ViewColumn struct {
 	Num  int16  // in the view
 	Name string // in the view; the table's column may have been renamed since
 	Base int16  // attribute number in the table
+}
+
+// Base returns the attribute number of the table's column that a column of the view stands for; 0 for none.
+func (v *View) Base(num int16) int16 {
+	for _, list := range [][]ViewColumn{v.Open, v.Masks} {
+		for _, c := range list {
+			if c.Num == num && num > 0 {
+				return c.Base
+			}
+		}
+	}
+	return 0
 }
 
 // querier is a pgx connection, pool or transaction.
@@ -141,7 +188,7 @@ type querier interface {
 
 // load reads a snapshot. q must be a REPEATABLE READ transaction, so that all of it is of one moment.
 func load(ctx context.Context, q querier) (*Snapshot, error) {
-	s := &Snapshot{Policies: map[uint32]*Policy{}, names: map[string]bool{}, features: map[string]bool{}}
+	s := &Snapshot{Protections: map[uint32]*Protection{}, names: map[string]bool{}, features: map[string]bool{}}
 	err := q.QueryRow(ctx, `SELECT v.version,
 			(SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END FROM pg_catalog.pg_type t
 			  WHERE t.typname = 'sealed' AND t.typnamespace = 'scrim_runtime'::pg_catalog.regnamespace)
@@ -149,19 +196,19 @@ func load(ctx context.Context, q querier) (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read catalog version: %w", err)
 	}
-	policies, err := loadPolicies(ctx, q)
+	protections, err := loadPolicies(ctx, q)
 	if err != nil {
 		return nil, err
 	}
 	details := &pgx.Batch{} // one way there and back: a partitioned table has many policies
-	for _, p := range policies {
+	for _, p := range protections {
 		p.queueDetails(details)
 	}
 	if err := q.SendBatch(ctx, details).Close(); err != nil {
 		return nil, fmt.Errorf("read columns and keys of policies: %w", err)
 	}
-	for _, p := range policies {
-		s.Policies[p.Relation.OID] = p
+	for _, p := range protections {
+		s.Protections[p.Relation.OID] = p
 		s.names[p.Relation.Name] = true
 		s.names[p.View.Name] = true
 		if p.FeatureView {
@@ -172,7 +219,7 @@ func load(ctx context.Context, q querier) (*Snapshot, error) {
 }
 
 // loadPolicies leaves out policies whose table was dropped: nothing is left to protect.
-func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
+func loadPolicies(ctx context.Context, q querier) ([]*Protection, error) {
 	rows, err := q.Query(ctx, `SELECT p.id, p.name, c.oid, n.nspname, c.relname, p.columns,
 			ARRAY(SELECT c - 1 FROM unnest(p.components) WITH ORDINALITY AS u(c, ord) ORDER BY ord), cardinality(p.inputs), p.present,
 			e.name, v.version, v.sha256, cardinality(e.feature_columns), e.latent_dims,
@@ -188,16 +235,18 @@ func loadPolicies(ctx context.Context, q querier) ([]*Policy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read policies: %w", err)
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Policy, error) {
-		p := &Policy{}
-		return p, row.Scan(&p.ID, &p.Name, &p.Relation.OID, &p.Relation.Schema, &p.Relation.Name, &p.Masked, &p.Components, &p.Inputs, &p.Present,
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Protection, error) {
+		of := &Protection{}
+		p := &Policy{Protection: of}
+		of.Policies = []*Policy{p}
+		return of, row.Scan(&p.ID, &p.Name, &of.Relation.OID, &of.Relation.Schema, &of.Relation.Name, &p.Masked, &p.Components, &p.Inputs, &p.Present,
 			&p.Encoder.Name, &p.Encoder.Version, &p.Encoder.SHA256, &p.Encoder.Inputs, &p.Encoder.Dims,
-			&p.View.OID, &p.View.Name, &p.View.Sealed, &p.View.Identity, &p.View.SealsOnly, &p.keyOwner, &p.Closed, &p.FeatureView)
+			&of.View.OID, &of.View.Name, &p.Sealed, &of.View.Identity, &of.View.SealsOnly, &of.keyOwner, &p.Closed, &of.FeatureView)
 	})
 }
 
 // queueDetails asks for columns and keys.
-func (p *Policy) queueDetails(b *pgx.Batch) {
+func (p *Protection) queueDetails(b *pgx.Batch) {
 	b.Queue(`SELECT a.attnum, a.attname,
 			CASE WHEN e.typnamespace = 'pg_catalog'::pg_catalog.regnamespace AND f.type IN (pg_catalog.quote_ident(e.typname), pg_catalog.quote_ident(e.typname) || '[]')
 				THEN 'pg_catalog.' ELSE '' END || f.type,
@@ -217,7 +266,7 @@ func (p *Policy) queueDetails(b *pgx.Batch) {
 		FROM scrim_state.policies p
 		JOIN pg_catalog.pg_attribute a ON CASE WHEN p.seals_only THEN a.attrelid = p.relation AND a.attnum = ANY (p.view_columns)
 			ELSE a.attrelid = p.masked_view AND a.attnum BETWEEN 1 AND cardinality(p.view_columns) END
-		WHERE p.id = $1 ORDER BY a.attnum`, p.ID).Query(func(rows pgx.Rows) (err error) {
+		WHERE p.id = $1 ORDER BY a.attnum`, p.Policies[0].ID).Query(func(rows pgx.Rows) (err error) {
 		p.View.Open, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ViewColumn])
 		return err
 	})
@@ -230,7 +279,7 @@ func (p *Policy) queueDetails(b *pgx.Batch) {
 		}
 		for _, key := range keys {
 			if len(key) != KeySize {
-				return fmt.Errorf("a key of policy %d has a wrong size", p.ID)
+				return fmt.Errorf("a key of %s.%s has a wrong size", p.Relation.Schema, p.Relation.Name)
 			}
 			p.Keys = append(p.Keys, [KeySize]byte(key))
 		}

@@ -10,26 +10,33 @@ type Masks struct {
 
 // Mask is one relation as a masked role sees it.
 type Mask struct {
-	Policy *catalog.Policy
-	// Partial means that the role may read some of the masked columns raw, but not all.
-	Partial bool
-	// Hidden holds attribute numbers that the role cannot read raw. Never empty.
+	Protection *catalog.Protection
+	// Hidden holds attribute numbers of the masked columns that the role cannot read raw. Never empty.
 	Hidden map[int16]bool
+	// Mixed means that it can read others of the masked columns raw: as a policy excepts it, or by a GRANT.
+	Mixed bool
 }
 
 // For returns the masks of a role that can read exactly the given masked columns raw.
 func For(snapshot *catalog.Snapshot, readable map[catalog.ColumnKey]bool) Masks {
 	m := Masks{relations: map[uint32]Mask{}, views: map[uint32]bool{}}
-	for oid, p := range snapshot.Policies {
+	for oid, p := range snapshot.Protections {
 		m.views[p.View.OID] = true
-		hidden := map[int16]bool{}
-		for _, num := range p.Masked {
-			if !readable[catalog.ColumnKey{Relation: oid, Num: num}] {
-				hidden[num] = true
+		mask := Mask{Protection: p, Hidden: map[int16]bool{}}
+		for _, policy := range p.Policies {
+			for _, num := range policy.Masked {
+				if p.Column(num).Num == 0 { // dropped
+					continue
+				}
+				if readable[catalog.ColumnKey{Relation: oid, Num: num}] {
+					mask.Mixed = true
+				} else {
+					mask.Hidden[num] = true
+				}
 			}
 		}
-		if len(hidden) > 0 {
-			m.relations[oid] = Mask{Policy: p, Partial: len(hidden) < len(p.Masked), Hidden: hidden}
+		if len(mask.Hidden) > 0 {
+			m.relations[oid] = mask
 		}
 	}
 	return m

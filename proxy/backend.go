@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -396,21 +397,33 @@ func namesMaskedView(s *catalog.Snapshot, e *pgproto3.ErrorResponse) bool {
 	if e.Code != codeFeatureNotSupported && e.Code != codeDependentObjects || e.Detail == "" {
 		return false
 	}
-	for _, p := range s.Policies {
+	for _, p := range s.Protections {
 		_, after, found := strings.Cut(e.Detail, strings.ReplaceAll(p.View.Name, `"`, `""`))
 		switch {
 		case !found || after != "" && after[0] >= '0' && after[0] <= '9':
 			continue
 		case p.FeatureView:
-			e.Hint = fmt.Sprintf("Feature view %s reads it. DROP FEATURE VIEW first.", p.Name)
+			e.Hint = fmt.Sprintf("Feature view %s reads it. DROP FEATURE VIEW first.", p.Policies[0].Name)
 		default:
 			table := rewrite.Quote(p.Relation.Schema) + "." + rewrite.Quote(p.Relation.Name)
-			e.Hint = fmt.Sprintf("Masking policy %q reads it. Put SELECT scrim.suspend('%s') and scrim.resume('%[2]s') around ALTER TABLE, or DROP MASKING POLICY.",
-				p.Name, strings.ReplaceAll(table, "'", "''"))
+			e.Hint = fmt.Sprintf("%s it. Put SELECT scrim.suspend('%s') and scrim.resume('%[2]s') around ALTER TABLE, or DROP MASKING POLICY.",
+				read(p.Policies), strings.ReplaceAll(table, "'", "''"))
 		}
 		return true
 	}
 	return false
+}
+
+// read says that policies do read something.
+func read(policies []*catalog.Policy) string {
+	names := make([]string, len(policies))
+	for i, p := range policies {
+		names[i] = strconv.Quote(p.Name)
+	}
+	if len(names) == 1 {
+		return "Masking policy " + names[0] + " reads"
+	}
+	return "Masking policies " + strings.Join(names, ", ") + " read"
 }
 
 // originalPosition maps a character position in the spliced text to one in the client's; 0 for none.

@@ -274,7 +274,7 @@ func (f *frontend) lists(ctx context.Context, b *bound) ([]*codeList, error) {
 		}
 		if !stage.HasPlaces() && slices.Contains(notASCII, f.s.param("client_encoding")) {
 			return nil, &Error{
-				Code: codeFeatureNotSupported, Message: fmt.Sprintf("masked columns of %q cannot be computed with in this client encoding", stage.Policy.Relation.Name),
+				Code: codeFeatureNotSupported, Message: fmt.Sprintf("masked columns of %q cannot be computed with in this client encoding", stage.Policy.Protection.Relation.Name),
 				Hint: "SET client_encoding = 'UTF8'.",
 			}
 		}

@@ -78,6 +78,8 @@ func (f *frontend) action(ctx context.Context, cmd rewrite.Command) error {
 		return f.s.ask(ctx, false, `SELECT scrim.drop_feature_view($1, $2, $3)`, []string{c.Name, boolean(c.IfExists), boolean(c.Cascade)}, nil)
 	case rewrite.CreateMaskingPolicy:
 		return f.createMaskingPolicy(ctx, c)
+	case rewrite.DefineMaskingPolicy, rewrite.SetColumnMask, rewrite.UnsetColumnMask, rewrite.DropMaskDefinition, rewrite.SetMaskBody:
+		return f.defined(ctx, c)
 	case rewrite.DropMaskingPolicy:
 		return f.s.ask(ctx, false, `SELECT scrim.drop_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3)`,
 			[]string{c.Name, c.Table, boolean(c.IfExists)}, nil)
@@ -103,6 +105,14 @@ func boolean(b bool) string {
 }
 
 func (f *frontend) createMaskingPolicy(ctx context.Context, c rewrite.CreateMaskingPolicy) error {
+	if c.Expression != "" {
+		return f.s.ask(ctx, false, `SELECT scrim.create_sql_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3, $4, $5,
+				NULLIF($6::pg_catalog.text, ''), $7, $8, $9)`,
+			[]string{
+				c.Name, c.Table, textArray(c.Columns), textArray(c.Except), c.Expression, c.Condition,
+				boolean(c.IfNotExists), boolean(c.Cascade), boolean(c.OrReplace),
+			}, nil)
+	}
 	return f.s.ask(ctx, false,
 		`SELECT scrim.create_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3, $4, $5,
 			NULLIF($6::pg_catalog.text[], '{}'), NULLIF($7::pg_catalog.text, ''), $8, $9, $10)`,
@@ -110,6 +120,39 @@ func (f *frontend) createMaskingPolicy(ctx context.Context, c rewrite.CreateMask
 			c.Name, c.Table, textArray(c.Columns), textArray(c.Except), c.Encoder, textArray(c.Inputs), c.Present,
 			boolean(c.IfNotExists), boolean(c.Cascade), boolean(c.OrReplace),
 		}, nil)
+}
+
+// defined runs the statements about policies that are defined apart from tables.
+func (f *frontend) defined(ctx context.Context, cmd rewrite.Command) error {
+	switch c := cmd.(type) {
+	case rewrite.DefineMaskingPolicy:
+		return f.s.ask(ctx, false, `SELECT scrim.define_masking_policy($1, $2, $3, $4, $5, $6, $7)`,
+			[]string{c.Name, textArray(c.Arguments), textArray(c.Types), c.Returns, c.Expression, boolean(c.IfNotExists), boolean(c.OrReplace)}, nil)
+	case rewrite.DropMaskDefinition:
+		return f.s.ask(ctx, false, `SELECT scrim.drop_masking_policy_definition($1, $2)`, []string{c.Name, boolean(c.IfExists)}, nil)
+	case rewrite.SetMaskBody:
+		return f.s.ask(ctx, false, `SELECT scrim.set_masking_policy_body($1, $2)`, []string{c.Name, c.Expression}, nil)
+	case rewrite.SetColumnMask:
+		return f.alterTable(ctx, c.Table, c.IfExists, `scrim.set_column_masking_policy(t.relation, $2, $3, NULLIF($4::pg_catalog.text[], '{}'), $5)`,
+			c.Column, c.Policy, textArray(c.Using), boolean(c.Force))
+	case rewrite.UnsetColumnMask:
+		return f.alterTable(ctx, c.Table, c.IfExists, `scrim.unset_column_masking_policy(t.relation, $2)`, c.Column)
+	}
+	return &Error{Code: codeFeatureNotSupported, Message: cmd.Tag() + " is not supported yet"}
+}
+
+// alterTable calls a function on a table. With IF EXISTS there need not be one.
+func (f *frontend) alterTable(ctx context.Context, table string, ifExists bool, call string, params ...string) error {
+	relation, found := "$1::pg_catalog.text::pg_catalog.regclass", false
+	if ifExists {
+		relation = "pg_catalog.to_regclass($1::pg_catalog.text)"
+	}
+	err := f.s.ask(ctx, false, `SELECT `+call+` FROM (SELECT `+relation+` AS relation OFFSET 0) AS t WHERE t.relation IS NOT NULL`, append([]string{table}, params...),
+		func([]cell) error { found = true; return nil })
+	if err == nil && !found {
+		err = f.notice("relation %s does not exist, skipping", table)
+	}
+	return err
 }
 
 // wait starts a training and tells the client how it goes, about once a second. The job is everybody's: it goes on when the client has

@@ -17,10 +17,12 @@ import (
 func Encoders(s *catalog.Snapshot) []udf.EncoderSpec {
 	var list []udf.EncoderSpec
 	seen := map[udf.EncoderSpec]bool{}
-	for _, p := range s.Policies {
-		if spec := specOf(p.Encoder); !seen[spec] {
-			seen[spec] = true
-			list = append(list, spec)
+	for _, protection := range s.Protections {
+		for _, p := range protection.Policies {
+			if spec := specOf(p.Encoder); p.Encodes() && !seen[spec] {
+				seen[spec] = true
+				list = append(list, spec)
+			}
 		}
 	}
 	return list

@@ -116,33 +116,54 @@ func (srv *Server) viewer(ctx context.Context, role string) (rewrite.Viewer, err
 // read, and asks for rights when it runs.)
 func (f *frontend) denied(ctx context.Context, role string, plan *rewrite.Plan, ownTx bool) error {
 	var views []string
-	policies := map[string]*catalog.Policy{}
-	for oid, p := range plan.Views {
-		switch p.Closed { // in the words of scrim_runtime.masks_closed, which says so when the statement runs
-		case "disabled":
-			return &rewrite.Refusal{Code: codeInsufficientPrivilege, Offset: -1, Message: fmt.Sprintf("masking policy %q on %s.%s is disabled", p.Name, p.Relation.Schema, p.Relation.Name)}
-		case "suspended":
-			return &rewrite.Refusal{Code: codeInsufficientPrivilege, Offset: -1, Message: fmt.Sprintf("masked columns of %s.%s cannot be read while they are suspended", p.Relation.Schema, p.Relation.Name)}
+	for _, m := range plan.Mentions {
+		if message := closed(m); message != "" && plan.Views[m.Mask.Protection.View.OID] != nil {
+			return &rewrite.Refusal{Code: codeInsufficientPrivilege, Offset: -1, Message: message}
 		}
+	}
+	protections, mixed := map[string]*catalog.Protection{}, []string(nil)
+	for oid, p := range plan.Views {
 		views = append(views, fmt.Sprint(oid))
-		policies[fmt.Sprint(oid)] = p
+		protections[fmt.Sprint(oid)] = p
+	}
+	for _, m := range plan.Mentions {
+		if m.Mask.Mixed {
+			mixed = append(mixed, fmt.Sprint(m.Mask.Protection.View.OID))
+		}
 	}
 	slices.Sort(views)
 	denied := ""
 	err := f.s.ask(ctx, ownTx, `SELECT v.oid::pg_catalog.text FROM pg_catalog.unnest($2::pg_catalog.oid[]) AS v(oid)
-		WHERE NOT pg_catalog.has_table_privilege($1::pg_catalog.text::pg_catalog.name, v.oid, 'SELECT')`,
-		[]string{role, "{" + strings.Join(views, ",") + "}"}, func(cells []cell) error {
+		WHERE NOT CASE WHEN v.oid OPERATOR(pg_catalog.=) ANY ($3::pg_catalog.oid[])
+			THEN pg_catalog.has_any_column_privilege($1::pg_catalog.text::pg_catalog.name, v.oid, 'SELECT')
+			ELSE pg_catalog.has_table_privilege($1::pg_catalog.text::pg_catalog.name, v.oid, 'SELECT') END`,
+		[]string{role, "{" + strings.Join(views, ",") + "}", "{" + strings.Join(mixed, ",") + "}"}, func(cells []cell) error {
 			denied = string(cells[0])
 			return nil
 		})
 	if err != nil || denied == "" {
 		return err
 	}
-	what := "view " + policies[denied].View.Name
-	if policies[denied].View.SealsOnly { // the statement reads the table too, and first
-		what = "table " + policies[denied].Relation.Name
+	what := "view " + protections[denied].View.Name
+	if slices.Contains(mixed, denied) || protections[denied].View.SealsOnly { // the statement reads the table too, and first
+		what = "table " + protections[denied].Relation.Name
 	}
 	return &rewrite.Refusal{Code: codeInsufficientPrivilege, Offset: -1, Message: "permission denied for " + what}
+}
+
+// closed says, in the words of scrim_runtime.masks_closed, why what a mention reads is closed; empty if it is not.
+func closed(m rewrite.Mention) string {
+	of := m.Mask.Protection
+	for _, p := range of.Policies {
+		reads := of.FeatureView || slices.ContainsFunc(m.Columns, func(num int16) bool { return slices.Contains(p.Masked, num) })
+		switch {
+		case p.Closed == "suspended": // all policies are
+			return fmt.Sprintf("masked columns of %s.%s cannot be read while they are suspended", of.Relation.Schema, of.Relation.Name)
+		case p.Closed == "disabled" && reads:
+			return fmt.Sprintf("masking policy %q on %s.%s is disabled", p.Name, of.Relation.Schema, of.Relation.Name)
+		}
+	}
+	return ""
 }
 
 // stillExplains refuses to give an answer again that was made when the statement was prepared and would be another now.

@@ -124,7 +124,7 @@ func (r *results) rowDescription(msg []byte, describesStatement bool) ([]byte, *
 	for i := range desc.Fields {
 		f := &desc.Fields[i]
 		if p := r.plan.Views[f.TableOID]; p != nil {
-			f.TableOID, f.TableAttributeNumber = p.Relation.OID, baseNum(p.View.Open, f.TableAttributeNumber)
+			f.TableOID, f.TableAttributeNumber = p.Relation.OID, uint16(p.View.Base(int16(f.TableAttributeNumber)))
 		}
 		if i >= len(r.plan.Outputs) {
 			continue
@@ -136,7 +136,7 @@ func (r *results) rowDescription(msg []byte, describesStatement bool) ([]byte, *
 		if o.Seal < 0 {
 			continue
 		}
-		f.TableOID, f.TableAttributeNumber = r.plan.Seals[o.Seal].Policy.Relation.OID, uint16(o.Num)
+		f.TableOID, f.TableAttributeNumber = r.plan.Seals[o.Seal].Policy.Protection.Relation.OID, uint16(o.Num)
 		f.DataTypeOID, f.DataTypeSize, f.TypeModifier = oidFloat8, 8, -1
 		if o.Component < 0 {
 			f.DataTypeOID, f.DataTypeSize = oidFloat4Array, -1
@@ -147,23 +147,14 @@ func (r *results) rowDescription(msg []byte, describesStatement bool) ([]byte, *
 		}
 	}
 	for i, c := range r.plan.Columns {
-		if c.View != 0 && len(r.plan.Columns) == len(desc.Fields) {
-			desc.Fields[i].TableOID, desc.Fields[i].TableAttributeNumber = c.View, uint16(c.Num)
+		if c.Relation != 0 && len(r.plan.Columns) == len(desc.Fields) {
+			desc.Fields[i].TableOID, desc.Fields[i].TableAttributeNumber = c.Relation, uint16(c.Num)
 		}
 	}
 	return encode(&desc), nil
 }
 
 const oidBytea = 17
-
-func baseNum(open []viewColumn, num uint16) uint16 {
-	for _, c := range open {
-		if c.Num == int16(num) {
-			return uint16(c.Base)
-		}
-	}
-	return 0
-}
 
 // shapeError: the server's result is not what was proved about the statement. Nothing of it may be shown.
 func shapeError() *Error {

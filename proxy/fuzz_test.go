@@ -269,7 +269,7 @@ func FuzzServerMessage(f *testing.F) {
 func FuzzSealedRow(f *testing.F) {
 	p := testPolicy()
 	desc := encode(&pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("id"), DataTypeOID: 23}, {Name: []byte("age"), DataTypeOID: 777, Format: 1}}})
-	row := encode(&pgproto3.DataRow{Values: [][]byte{{'1'}, seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 0)}})
+	row := encode(&pgproto3.DataRow{Values: [][]byte{{'1'}, seal(p.Protection.Keys[0][:], 9, []float64{1, 2, 3}, 0)}})
 	f.Add(desc[headerSize:], row[headerSize:], false)
 	f.Add(desc[headerSize:], []byte{0, 2, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff}, true)
 	f.Add([]byte{0, 1}, []byte{0xff, 0xff}, true)

@@ -24,7 +24,7 @@ func sealedPlan() *rewrite.Plan {
 func addRow(t *testing.T, k *kept, r *results) {
 	t.Helper()
 	p := testPolicy()
-	row := encode(&pgproto3.DataRow{Values: [][]byte{{'1'}, seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 0)}})
+	row := encode(&pgproto3.DataRow{Values: [][]byte{{'1'}, seal(p.Protection.Keys[0][:], 9, []float64{1, 2, 3}, 0)}})
 	if r.batch == nil {
 		k.takeBatch(r)
 	}

@@ -54,7 +54,7 @@ const (
 // the server refuses what it may not read.
 func (p *planner) masks(ctx context.Context, s *session) (policy.Masks, error) {
 	snapshot := s.srv.catalog.Snapshot()
-	if len(snapshot.Policies) == 0 || s.elsewhere {
+	if len(snapshot.Protections) == 0 || s.elsewhere {
 		if snapshot != p.version.snapshot {
 			*p = planner{version: planVersion{snapshot: snapshot, grants: p.version.grants + 1}}
 		}
@@ -425,17 +425,25 @@ func (f *frontend) planAgain(ctx context.Context, st *statement) (*statement, er
 // showsTheSame tells whether two plans of one text mask the same columns and show them as the same types: then only the policies were
 // replaced.
 func showsTheSame(a, b *rewrite.Plan) bool {
-	of := map[uint32]*catalog.Policy{}
-	for _, p := range b.Views {
-		of[p.Relation.OID] = p
-	}
-	for _, p := range a.Views {
-		old := of[p.Relation.OID]
-		if old == nil || !slices.Equal(p.Masked, old.Masked) || p.Present != old.Present {
-			return false
+	return a.Staged() == b.Staged() && maps.EqualFunc(typesShown(a), typesShown(b), maps.Equal[map[int16]catalog.Presentation])
+}
+
+// typesShown says what each masked column of each relation that a plan reads by its masked view is shown as: a code, or by an SQL mask,
+// without a presentation, as what it is.
+func typesShown(p *rewrite.Plan) map[uint32]map[int16]catalog.Presentation {
+	shown := map[uint32]map[int16]catalog.Presentation{}
+	for _, m := range p.Mentions {
+		of := m.Mask.Protection
+		if p.Views[of.View.OID] == nil {
+			continue
 		}
+		columns := map[int16]catalog.Presentation{}
+		for num := range m.Mask.Hidden {
+			columns[num] = of.Policy(num).Present
+		}
+		shown[of.Relation.OID] = columns
 	}
-	return len(a.Views) == len(b.Views) && a.Staged() == b.Staged()
+	return shown
 }
 
 // prepareAgain gives a statement's name to the same statement with the text that it would be sent as now.

@@ -48,7 +48,9 @@ func encrypt(key, plain []byte) []byte {
 }
 
 func testPolicy() *catalog.Policy {
-	return &catalog.Policy{ID: 9, Inputs: 3, Keys: [][16]byte{{1, 2, 3}}, View: catalog.View{Identity: catalog.Place}}
+	of := &catalog.Protection{Keys: [][16]byte{{1, 2, 3}}, View: catalog.View{Identity: catalog.Place}}
+	of.Policies = []*catalog.Policy{{ID: 9, Inputs: 3, Protection: of}}
+	return of.Policies[0]
 }
 
 // TestOpen: a seal opens to its inputs, a NULL to NaN.
@@ -56,7 +58,7 @@ func TestOpen(t *testing.T) {
 	p := testPolicy()
 	o := newOpener(p)
 	for range 3 { // an opener is used for row after row
-		got, err := o.open(nil, seal(p.Keys[0][:], 9, []float64{1.5, 0, -7}, 2))
+		got, err := o.open(nil, seal(p.Protection.Keys[0][:], 9, []float64{1.5, 0, -7}, 2))
 		if err != nil || got[0] != 1.5 || !math.IsNaN(got[1]) || got[2] != -7 {
 			t.Fatal(got, err)
 		}
@@ -67,8 +69,8 @@ func TestOpen(t *testing.T) {
 func TestOpenRefuses(t *testing.T) {
 	p := testPolicy()
 	o := newOpener(p)
-	good := seal(p.Keys[0][:], 9, []float64{1.5, 0, -7}, 2)
-	block, _ := aes.NewCipher(p.Keys[0][:])
+	good := seal(p.Protection.Keys[0][:], 9, []float64{1.5, 0, -7}, 2)
+	block, _ := aes.NewCipher(p.Protection.Keys[0][:])
 	plain := make([]byte, len(good))
 	cipher.NewCBCDecrypter(block, make([]byte, 16)).CryptBlocks(plain, good)
 	values := map[int]bool{} // bytes that may be anything: filenode, ctid, xmin, the inputs that are not NULL, the null mask
@@ -81,19 +83,19 @@ func TestOpenRefuses(t *testing.T) {
 		for bit := range 8 {
 			changed := bytes.Clone(plain)
 			changed[i] ^= 1 << bit
-			if _, err := o.open(nil, encrypt(p.Keys[0][:], changed)); err == nil && !values[i] {
+			if _, err := o.open(nil, encrypt(p.Protection.Keys[0][:], changed)); err == nil && !values[i] {
 				t.Errorf("byte %d bit %d may be changed", i, bit)
 			}
 		}
 	}
 	for name, sealed := range map[string][]byte{
 		"empty": {}, "a block less": good[:len(good)-16], "a block more": append(bytes.Clone(good), good[:16]...), "a byte less": good[:len(good)-1],
-		"another slot":               seal(p.Keys[0][:], 8, []float64{1, 2, 3}, 0),
+		"another slot":               seal(p.Protection.Keys[0][:], 8, []float64{1, 2, 3}, 0),
 		"another key":                seal([]byte("0123456789abcdef"), 9, []float64{1, 2, 3}, 0),
-		"fewer inputs":               seal(p.Keys[0][:], 9, []float64{1, 2}, 0),
-		"more inputs":                seal(p.Keys[0][:], 9, []float64{1, 2, 3, 4}, 0),
-		"NULL with a value":          seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 1),
-		"NULL of no input":           seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 8),
+		"fewer inputs":               seal(p.Protection.Keys[0][:], 9, []float64{1, 2}, 0),
+		"more inputs":                seal(p.Protection.Keys[0][:], 9, []float64{1, 2, 3, 4}, 0),
+		"NULL with a value":          seal(p.Protection.Keys[0][:], 9, []float64{1, 2, 3}, 1),
+		"NULL of no input":           seal(p.Protection.Keys[0][:], 9, []float64{1, 2, 3}, 8),
 		"blocks that changed places": append(append(bytes.Clone(good[:16]), good[32:48]...), append(bytes.Clone(good[16:32]), good[48:]...)...),
 	} {
 		if _, err := o.open(nil, sealed); err != errSeal { //nolint:errorlint // it must be this very one, and nothing around it
@@ -107,8 +109,8 @@ func TestOpenRefuses(t *testing.T) {
 func TestOpenEveryByte(t *testing.T) {
 	p := testPolicy()
 	o := newOpener(p)
-	one, two := seal(p.Keys[0][:], 9, []float64{1.5, 0, -7}, 2), seal(p.Keys[0][:], 9, []float64{3, 4, 5}, 0)
-	two = encryptOther(p.Keys[0][:], two)
+	one, two := seal(p.Protection.Keys[0][:], 9, []float64{1.5, 0, -7}, 2), seal(p.Protection.Keys[0][:], 9, []float64{3, 4, 5}, 0)
+	two = encryptOther(p.Protection.Keys[0][:], two)
 	theirs := seal([]byte("another's key..."), 9, []float64{1.5, 0, -7}, 2)
 	refuses := func(what string, sealed []byte) {
 		t.Helper()
@@ -163,7 +165,7 @@ func encryptOther(key, sealed []byte) []byte {
 
 func FuzzOpen(f *testing.F) {
 	p := testPolicy()
-	f.Add(seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 0))
+	f.Add(seal(p.Protection.Keys[0][:], 9, []float64{1, 2, 3}, 0))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, sealed []byte) {
 		o := newOpener(p)
@@ -289,7 +291,7 @@ func FuzzSplit(f *testing.F) {
 func BenchmarkOpen(b *testing.B) {
 	p := testPolicy()
 	o := newOpener(p)
-	sealed := seal(p.Keys[0][:], 9, []float64{1, 2, 3}, 0)
+	sealed := seal(p.Protection.Keys[0][:], 9, []float64{1, 2, 3}, 0)
 	var dst []float64
 	b.ReportAllocs()
 	for b.Loop() {
@@ -304,7 +306,7 @@ func BenchmarkOpen(b *testing.B) {
 func TestOpenOldKeys(t *testing.T) {
 	newest, old, unknown := [16]byte{3}, [16]byte{2}, [16]byte{1}
 	p := testPolicy()
-	p.Keys = [][16]byte{newest, old}
+	p.Protection.Keys = [][16]byte{newest, old}
 	o := newOpener(p)
 	opens := func(key [16]byte) bool {
 		t.Helper()
@@ -323,12 +325,12 @@ func TestOpenOldKeys(t *testing.T) {
 		t.Error("a key that the policy does not have opens")
 	}
 	another := testPolicy()
-	another.ID, another.Keys = 10, [][16]byte{unknown}
-	if o.learn(&catalog.Snapshot{Policies: map[uint32]*catalog.Policy{0: another}}) || o.learn(&catalog.Snapshot{}) || opens(unknown) {
+	another.ID, another.Protection.Keys = 10, [][16]byte{unknown}
+	if o.learn(&catalog.Snapshot{Protections: map[uint32]*catalog.Protection{0: another.Protection}}) || o.learn(&catalog.Snapshot{}) || opens(unknown) {
 		t.Error("the key of another policy was learned")
 	}
-	p.Keys = [][16]byte{unknown, newest}
-	if s := (&catalog.Snapshot{Policies: map[uint32]*catalog.Policy{0: p}}); !o.learn(s) || o.learn(s) {
+	p.Protection.Keys = [][16]byte{unknown, newest}
+	if s := (&catalog.Snapshot{Protections: map[uint32]*catalog.Protection{0: p.Protection}}); !o.learn(s) || o.learn(s) {
 		t.Error("a new key is learned once")
 	}
 	if !opens(unknown) || !opens(old) || !opens(newest) {
@@ -339,12 +341,12 @@ func TestOpenOldKeys(t *testing.T) {
 // TestRowOfUnknownKey: a row of which one seal does not open leaves nothing in the batch, and can be added again.
 func TestRowOfUnknownKey(t *testing.T) {
 	first, second := testPolicy(), testPolicy()
-	second.ID, second.Relation.OID = 10, 1
+	second.ID, second.Protection.Relation.OID = 10, 1
 	r := &results{plan: &rewrite.Plan{
 		Outputs: []rewrite.Output{{Seal: 0}, {Seal: 1}},
 		Seals:   []rewrite.Seal{{Column: 0, Policy: first}, {Column: 1, Policy: second}},
 	}}
-	key, unknown := first.Keys[0], [16]byte{1}
+	key, unknown := first.Protection.Keys[0], [16]byte{1}
 	row := func(v float64, key2 [16]byte) []byte {
 		msg := encode(&pgproto3.DataRow{Values: [][]byte{seal(key[:], 9, []float64{v, 0, 0}, 0), seal(key2[:], 10, []float64{-v, 0, 0}, 0)}})
 		return msg[headerSize:]
@@ -358,8 +360,8 @@ func TestRowOfUnknownKey(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	second.Keys = [][16]byte{unknown}
-	if !r.batch.learn(&catalog.Snapshot{Policies: map[uint32]*catalog.Policy{0: first, 1: second}}) {
+	second.Protection.Keys = [][16]byte{unknown}
+	if !r.batch.learn(&catalog.Snapshot{Protections: map[uint32]*catalog.Protection{0: first.Protection, 1: second.Protection}}) {
 		t.Fatal("nothing learned")
 	}
 	for _, body := range [][]byte{bad, row(3, key)} {

@@ -64,12 +64,12 @@ type sealKey struct {
 var zeroIV [aes.BlockSize]byte
 
 func newOpener(p *catalog.Policy) *opener {
-	o := &opener{relation: p.Relation.OID, head: heads[p.View.Identity], slot: uint32(p.ID), inputs: p.Inputs}
+	o := &opener{relation: p.Protection.Relation.OID, head: heads[p.Protection.View.Identity], slot: uint32(p.ID), inputs: p.Inputs}
 	o.size = 4 + (8 + 4) + (o.inputs+1)*(8+8)
 	for _, f := range o.head {
 		o.size += 8 + int(f.width)
 	}
-	o.take(p.Keys)
+	o.take(p.Protection.Keys)
 	return o
 }
 
@@ -85,10 +85,11 @@ func (o *opener) take(keys [][catalog.KeySize]byte) bool {
 	return len(fresh) > 0
 }
 
-// learn takes the keys that the policy has in a snapshot, and tells whether there is a new one among them.
+// learn takes the keys that the relation has in a snapshot where it still has the policy, and tells whether there is a new one among
+// them.
 func (o *opener) learn(s *catalog.Snapshot) bool {
-	p := s.Policies[o.relation]
-	return p != nil && uint32(p.ID) == o.slot && o.take(p.Keys)
+	p := s.Protections[o.relation]
+	return p != nil && slices.ContainsFunc(p.Policies, func(policy *catalog.Policy) bool { return uint32(policy.ID) == o.slot }) && o.take(p.Keys)
 }
 
 // open appends the inputs of one seal to dst; a NULL input is NaN, and so is NaN itself.

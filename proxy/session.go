@@ -8,13 +8,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/policy"
 	"github.com/scrimdb/scrim/rewrite"
 )
-
-// viewColumn is a column of a masked view.
-type viewColumn = catalog.ViewColumn
 
 // statement is one of the client's that is not simply the server's: one that was planned, one that makes or uses what was,
 // or one of ours. It never changes.

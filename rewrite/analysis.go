@@ -112,7 +112,7 @@ func (a *analysis) setOperation(sel *pg_query.SelectStmt, outer *scope, env *cte
 		left, right = left.plain(), right.plain()
 	}
 	for i, l := range left.cols {
-		l.of, l.view = origin{}, ViewColumn{}
+		l.of, l.sqlMask, l.view = origin{}, origin{}, ResultColumn{}
 		if i < len(right.cols) {
 			r := right.cols[i]
 			if unites && (l.isSlot() != r.isSlot() || l.isSlot() && !sameMask(l, r)) {
@@ -131,7 +131,7 @@ func (a *analysis) setOperation(sel *pg_query.SelectStmt, outer *scope, env *cte
 // sameMask tells whether two slots are of one masked column, so that one kind of value fills the place.
 func sameMask(l, r outColumn) bool {
 	x, y := l.sources[0], r.sources[0]
-	return x.num == y.num && x.row.inst.mask.Policy == y.row.inst.mask.Policy
+	return x.num == y.num && x.policy() == y.policy()
 }
 
 func (a *analysis) values(sel *pg_query.SelectStmt, outer *scope, env *ctes) columns {
@@ -228,16 +228,18 @@ func (c columns) detached() columns {
 func (c columns) plain() columns {
 	out := c.detached()
 	for i := range out.cols {
-		out.cols[i].sources = nil
+		out.cols[i].sources, out.cols[i].sqlMask = nil, origin{}
 	}
 	return out
 }
 
-// consume notes that slots among the columns are used where they do not only travel.
+// consume notes that masked columns are used where slots do not only travel.
 func (a *analysis) consume(c columns, where string, at int) {
 	for _, col := range c.cols {
 		if col.isSlot() {
 			a.compute(col, where, at)
+		} else {
+			a.use(col)
 		}
 	}
 }
@@ -301,7 +303,7 @@ func (a *analysis) targets(list []*pg_query.Node, s *scope, env *ctes) columns {
 		}
 		found := a.lookup(ref, s)
 		a.use(found)
-		out.cols = append(out.cols, outColumn{name: outputName(target), sources: found.sources, of: found.of, view: found.view})
+		out.cols = append(out.cols, outColumn{name: outputName(target), sources: found.sources, sqlMask: found.sqlMask, of: found.of, view: found.view})
 	}
 	return out
 }
@@ -328,6 +330,9 @@ func (a *analysis) use(c outColumn) {
 		}
 		s.row.inst.reads(s.num)
 	}
+	if c.sqlMask.inst != nil {
+		c.sqlMask.inst.reads(c.sqlMask.num)
+	}
 }
 
 // useAll notes that all columns of an item are used.
@@ -343,8 +348,10 @@ func (c outColumn) starred() {
 	for _, s := range c.sources {
 		s.row.inst.starred = true
 	}
-	if c.of.inst != nil {
-		c.of.inst.starred = true
+	for _, of := range []origin{c.of, c.sqlMask} {
+		if of.inst != nil {
+			of.inst.starred = true
+		}
 	}
 }
 
@@ -383,9 +390,7 @@ func (a *analysis) exprColumn(ref *pg_query.ColumnRef, s *scope, where string) {
 		a.consume(a.star(ref, s), where, int(ref.GetLocation()))
 		return
 	}
-	if c := a.lookup(ref, s); c.isSlot() {
-		a.compute(c, where, int(ref.GetLocation()))
-	}
+	a.consume(columns{cols: []outColumn{a.lookup(ref, s)}}, where, int(ref.GetLocation()))
 }
 
 // renamed gives the first columns new names: t AS c(a, b).
@@ -393,14 +398,14 @@ func (a *analysis) renamed(c columns, names []*pg_query.Node) columns {
 	if len(names) == 0 {
 		return c
 	}
-	if c.open && c.hasSlots() {
+	for _, col := range c.cols { // their places count
+		col.starred()
+	}
+	if c.open && c.hasMasked() {
 		a.consume(c, "an alias list over unknown columns", -1)
 		return columns{open: true}
 	}
 	cols := slices.Clone(c.cols)
-	for _, col := range cols { // their places count
-		col.starred()
-	}
 	for i, n := range names {
 		if i < len(cols) {
 			cols[i].name = n.GetString_().GetSval()

@@ -62,15 +62,17 @@ type SetDefaultVersion struct {
 	Version int
 }
 
-// CreateMaskingPolicy is CREATE MASKING POLICY ... USING ENCODER.
+// CreateMaskingPolicy is CREATE MASKING POLICY ... ON.
 type CreateMaskingPolicy struct {
 	Name        string
 	Table       string
 	Columns     []string
 	Except      []string
-	Encoder     string
+	Encoder     string   // empty: an SQL mask
 	Inputs      []string // empty: the encoder's own features
 	Present     string   // empty: the default for the number of columns
+	Expression  string   // of an SQL mask
+	Condition   string   // by which it masks a row; empty: always
 	IfNotExists bool
 	Cascade     bool // mask the copies in views too
 	OrReplace   bool
@@ -198,6 +200,7 @@ var leads = []lead{
 	{"SHOW TRAINING JOBS", show(`SELECT id, encoder, state, attempt, step, epoch, epochs, loss, round(rows_per_second) AS rows_per_second, eta, version, error, requested_by, started_at, finished_at
 		FROM scrim.training_jobs ORDER BY id`)},
 	{"EXPLAIN MASKING", (*parser).explainMasking},
+	{"ALTER TABLE", (*parser).alterTable},
 	{"CREATE MODEL", nil},
 	{"ALTER MODEL", nil},
 	{"DROP MODEL", nil},
@@ -227,8 +230,11 @@ func MaybeCommand(text string) bool {
 	if !slices.ContainsFunc(leads, func(l lead) bool { return strings.HasPrefix(l.words, first+" ") }) {
 		return false
 	}
-	second, _ := nextWord(rest)
+	second, rest := nextWord(rest)
 	second = strings.ToUpper(second)
+	if second == "TABLE" && !strings.Contains(strings.ToUpper(rest), "MASKING") { // PostgreSQL's ALTER TABLE
+		return false
+	}
 	return first == "CREATE" && second == "OR" || slices.ContainsFunc(leads, func(l lead) bool {
 		return l.words == first+" "+second || strings.HasPrefix(l.words, first+" "+second+" ")
 	})
@@ -317,9 +323,10 @@ func parseCommand(text string) (cmd Command, err error) {
 		if l.parse == nil || replace && l.words != "CREATE ENCODER" && l.words != "CREATE MASKING POLICY" {
 			refuse(codeFeatureNotSupported, p.offset(start), "", "%s is not supported yet", p.spelled(start))
 		}
-		cmd = l.parse(p)
-		p.end()
-		return cmd, nil
+		if cmd = l.parse(p); cmd != nil { // else it is PostgreSQL's
+			p.end()
+			return cmd, nil
+		}
 	}
 	return nil, nil
 }
@@ -665,17 +672,37 @@ func (p *parser) featureView() string {
 func (p *parser) createMaskingPolicy() Command {
 	c := CreateMaskingPolicy{OrReplace: p.replace, IfNotExists: !p.replace && p.ifNotExists()}
 	c.Name = p.ident("a policy name")
-	p.need("ON")
+	if p.try("AS") {
+		return p.defineMaskingPolicy(c)
+	}
+	if !p.try("ON") {
+		p.fail("ON or AS")
+	}
 	c.Table = p.relation()
 	c.Columns = p.columns()
 	if p.try("EXCEPT") {
 		c.Except = p.idents("a role name")
 	}
 	p.need("USING")
-	if at := p.next; p.try("MODEL") || p.try("(") {
-		refuse(codeFeatureNotSupported, p.offset(at), "USING ENCODER is supported.", "masks by model or expression are not supported yet")
+	if at := p.next; p.try("MODEL") {
+		refuse(codeFeatureNotSupported, p.offset(at), "USING ENCODER and USING (expression) are supported.", "masks by a model are not supported yet")
 	}
-	p.need("ENCODER")
+	if p.spell(p.next) == "(" {
+		c.Expression = p.parenthesized()
+		if p.try("WHEN") {
+			c.Condition = p.parenthesized()
+		}
+	} else {
+		p.usingEncoder(&c)
+	}
+	c.Cascade = p.try("CASCADE")
+	return c
+}
+
+func (p *parser) usingEncoder(c *CreateMaskingPolicy) {
+	if !p.try("ENCODER") {
+		p.fail("ENCODER or an expression in parentheses")
+	}
 	c.Encoder = p.ident("an encoder name")
 	if p.spell(p.next) == "(" {
 		c.Inputs = p.columns()
@@ -690,21 +717,28 @@ func (p *parser) createMaskingPolicy() Command {
 			p.fail("VECTOR or COMPONENTS")
 		}
 	}
-	c.Cascade = p.try("CASCADE")
-	return c
 }
 
 func (p *parser) dropMaskingPolicy() Command {
 	c := DropMaskingPolicy{IfExists: p.try("IF", "EXISTS")}
 	c.Name = p.ident("a policy name")
-	p.need("ON")
+	if !p.try("ON") {
+		return DropMaskDefinition{Name: c.Name, IfExists: c.IfExists}
+	}
 	c.Table = p.relation()
 	return c
 }
 
 func (p *parser) alterMaskingPolicy() Command {
 	name := p.ident("a policy name")
-	p.need("ON")
+	if p.try("SET") {
+		p.need("BODY")
+		p.need("->")
+		return SetMaskBody{Name: name, Expression: p.body()}
+	}
+	if !p.try("ON") {
+		p.fail("ON or SET BODY")
+	}
 	table := p.relation()
 	switch {
 	case p.try("RENAME"):

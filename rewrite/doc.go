@@ -19,7 +19,8 @@
 // pessimistic: a masked column is a slot; a slot may be passed on as a bare column through subselects, CTEs, joins and
 // UNION ALL, and nothing else. Any doubt makes the plan a staged one (stage.go): the subselect is over the table, and
 // masked columns are looked up in a list of codes that the session makes before. There a masked column is a column like any other, so PostgreSQL
-// gives it its meaning in every clause. push.go finds the conditions that shorten the list, group.go and mend in plan.go
+// gives it its meaning in every clause. What an SQL mask shows is that in both, and makes no statement staged. form.go says what
+// a replacement reads. push.go finds the conditions that shorten the list, group.go and mend in plan.go
 // repair what a subselect in a table's place breaks.
 //
 // What cannot be planned is refused ([Refusal]), with SQLSTATE, message and hint. Nothing here guards raw values:

@@ -28,8 +28,8 @@ const maxReasons = 32
 
 // Mention is one of a relation with masked columns.
 type Mention struct {
-	Policy *catalog.Policy
-	Alias  string // empty for none
+	Mask  policy.Mask
+	Alias string // empty for none
 	// Columns are the masked ones that the statement reads.
 	Columns []int16
 	// Conditions shorten the list of its codes, where there is one.
@@ -40,7 +40,7 @@ type Mention struct {
 func (a *analysis) mentioned() []Mention {
 	var list []Mention
 	for _, inst := range a.instances {
-		m := Mention{Policy: inst.mask.Policy, Alias: inst.rv.GetAlias().GetAliasname(), Columns: slices.Sorted(slices.Values(inst.read))}
+		m := Mention{Mask: inst.mask, Alias: inst.rv.GetAlias().GetAliasname(), Columns: slices.Sorted(slices.Values(inst.read))}
 		for _, f := range inst.filters {
 			m.Conditions = append(m.Conditions, f.shown)
 		}
@@ -136,7 +136,7 @@ func byteAt(text string, character int) int {
 // Explanation is what EXPLAIN MASKING says.
 type Explanation struct {
 	Role    string `json:"Role"`
-	Masking string `json:"Masking"` // deferred, staged, refused, relayed, or none: nothing is encoded
+	Masking string `json:"Masking"` // deferred, staged, refused, relayed, sql: SQL masks only, or none: nothing is encoded
 	// Because says more on Masking.
 	Because   string              `json:"Because,omitempty"`
 	Refusal   *explainedRefusal   `json:"Refusal,omitempty"`
@@ -160,8 +160,8 @@ type explainedRelation struct {
 	Schema     string            `json:"Schema"`
 	Name       string            `json:"Relation Name"`
 	Alias      string            `json:"Alias,omitempty"`
-	Policy     string            `json:"Policy"`
-	Reads      string            `json:"Reads"` // codes, raw values, or nothing of masked columns
+	Policies   []string          `json:"Policies"`
+	Reads      string            `json:"Reads"` // codes, SQL masks, raw values, or nothing of masked columns
 	Exempt     bool              `json:"Exempt,omitempty"`
 	Columns    []explainedColumn `json:"Columns,omitempty"`
 	Conditions []string          `json:"Listed Where,omitempty"`
@@ -169,18 +169,22 @@ type explainedRelation struct {
 }
 
 type explainedColumn struct {
-	Name      string `json:"Column"`
-	Shows     string `json:"Shows"`               // code, or component
-	Component int    `json:"Component,omitempty"` // from 1
-	Encoder   string `json:"Encoder"`
-	Version   int    `json:"Version"`
-	Type      string `json:"Type"`
-	says      string
+	Name       string `json:"Column"`
+	Policy     string `json:"Policy"`
+	Shows      string `json:"Shows"`               // code, component, or SQL mask
+	Component  int    `json:"Component,omitempty"` // from 1
+	Encoder    string `json:"Encoder,omitempty"`
+	Version    int    `json:"Version,omitempty"`
+	Expression string `json:"Expression,omitempty"`
+	Type       string `json:"Type"`
+	says       string
 }
 
 // What a statement reads of the masked columns of a relation.
 const (
 	readsCodes   = "codes"
+	readsMasks   = "SQL masks"
+	readsBoth    = "codes and SQL masks"
 	readsRaw     = "raw values"
 	readsNothing = "no masked column"
 )
@@ -206,7 +210,7 @@ func (c ExplainMasking) Explain(text string, by Viewer, resolved map[Name]Relati
 	seen := map[uint32]bool{}
 	if plan != nil {
 		for _, m := range plan.Mentions {
-			seen[m.Policy.Relation.OID] = true
+			seen[m.Mask.Protection.Relation.OID] = true
 			e.Relations = append(e.Relations, m.explained(plan))
 		}
 		for _, r := range plan.Reasons {
@@ -234,6 +238,8 @@ func (c ExplainMasking) Explain(text string, by Viewer, resolved map[Name]Relati
 		e.Masking, e.Because = "staged", "codes are listed before it runs"
 	case len(plan.Seals) > 0:
 		e.Masking, e.Because = "deferred", "filled in as rows are sent"
+	case slices.ContainsFunc(e.Relations, func(r explainedRelation) bool { return r.Reads == readsMasks }):
+		e.Masking, e.Because = "sql", "PostgreSQL computes the masks"
 	default:
 		e.Masking, e.Because = "none", "no code reaches the result"
 	}
@@ -244,16 +250,16 @@ func (c ExplainMasking) Explain(text string, by Viewer, resolved map[Name]Relati
 func (v Viewer) others(resolved map[Name]Relation, seen map[uint32]bool, refused bool) []explainedRelation {
 	var list []explainedRelation
 	for _, rel := range resolved {
-		p, ok := v.Snapshot.Policies[rel.OID]
+		p, ok := v.Snapshot.Protections[rel.OID]
 		if !ok || seen[rel.OID] {
 			continue
 		}
 		seen[rel.OID] = true
-		r := explainedRelation{Schema: p.Relation.Schema, Name: p.Relation.Name, Policy: p.Name, Reads: readsRaw, Exempt: v.Exempt[rel.OID]}
+		r := explainedRelation{Schema: p.Relation.Schema, Name: p.Relation.Name, Policies: policyNames(p), Reads: readsRaw, Exempt: v.Exempt[rel.OID]}
 		if _, masked := v.Masks.Of(rel.OID); masked {
 			r.Reads, r.Exempt = readsNothing, false
 			if refused {
-				r.Reads = readsCodes
+				r.Reads = whatIsRead(slices.ContainsFunc(p.Policies, (*catalog.Policy).Encodes), slices.ContainsFunc(p.Policies, isSQLMask))
 			}
 		}
 		list = append(list, r)
@@ -264,27 +270,59 @@ func (v Viewer) others(resolved map[Name]Relation, seen map[uint32]bool, refused
 	return list
 }
 
+func policyNames(p *catalog.Protection) []string {
+	names := make([]string, len(p.Policies))
+	for i, policy := range p.Policies {
+		names[i] = policy.Name
+	}
+	return names
+}
+
+func isSQLMask(p *catalog.Policy) bool { return !p.Encodes() }
+
+// whatIsRead says which kinds of masks are.
+func whatIsRead(codes, masks bool) string {
+	switch {
+	case codes && masks:
+		return readsBoth
+	case masks:
+		return readsMasks
+	case codes:
+		return readsCodes
+	}
+	return readsNothing
+}
+
 func (m Mention) explained(plan *Plan) explainedRelation {
-	p := m.Policy
-	r := explainedRelation{Schema: p.Relation.Schema, Name: p.Relation.Name, Alias: m.Alias, Policy: p.Name, Reads: readsCodes}
+	p := m.Mask.Protection
+	r := explainedRelation{Schema: p.Relation.Schema, Name: p.Relation.Name, Alias: m.Alias, Policies: policyNames(p)}
+	codes := false
 	for _, num := range m.Columns {
-		k := p.Component(num)
-		c := explainedColumn{
-			Name: columnName(p, num), Shows: "code", Component: k + 1, Encoder: p.Encoder.Name, Version: p.Encoder.Version, Type: "real[]",
-			says: showsOf(p, k),
-		}
-		if k >= 0 {
-			c.Shows, c.Type = "component", "double precision"
-		}
-		r.Columns = append(r.Columns, c)
+		r.Columns = append(r.Columns, explainColumn(p, num))
+		codes = codes || p.Policy(num).Encodes()
 	}
-	if len(r.Columns) == 0 {
-		r.Reads = readsNothing
-	}
-	if r.Listed = plan.Staged() && len(r.Columns) > 0; r.Listed {
+	r.Reads = whatIsRead(codes, slices.ContainsFunc(r.Columns, func(c explainedColumn) bool { return c.Encoder == "" }))
+	if r.Listed = plan.Staged() && codes; r.Listed {
 		r.Conditions = m.Conditions
 	}
 	return r
+}
+
+func explainColumn(p *catalog.Protection, num int16) explainedColumn {
+	policy, of := p.Policy(num), p.Column(num)
+	k := policy.Component(num)
+	c := explainedColumn{Name: of.Name, Policy: policy.Name, says: showsOf(policy, k)}
+	switch {
+	case !policy.Encodes():
+		c.Shows, c.Expression, c.Type = "SQL mask", policy.Expression, strings.TrimPrefix(of.Type, "pg_catalog.")
+		return c
+	case k >= 0:
+		c.Shows, c.Component, c.Type = "component", k+1, "double precision"
+	default:
+		c.Shows, c.Type = "code", "real[]"
+	}
+	c.Encoder, c.Version = policy.Encoder.Name, policy.Encoder.Version
+	return c
 }
 
 // Text returns the lines of the text format.
@@ -320,7 +358,11 @@ func (r explainedRelation) text() []string {
 	case reads == readsRaw:
 		reads += ": by its own rights"
 	}
-	lines := []string{fmt.Sprintf("  ->  %s (policy %s): reads %s", name, r.Policy, reads)}
+	policies := "policy "
+	if len(r.Policies) > 1 {
+		policies = "policies "
+	}
+	lines := []string{fmt.Sprintf("  ->  %s (%s%s): reads %s", name, policies, strings.Join(r.Policies, ", "), reads)}
 	for _, c := range r.Columns {
 		lines = append(lines, fmt.Sprintf("        %s: %s as %s", legible(c.Name), c.says, c.Type))
 	}

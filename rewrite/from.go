@@ -88,7 +88,7 @@ func (a *analysis) fromRelation(rv *pg_query.RangeVar, env *ctes) ([]*item, colu
 	var view *mention
 	switch {
 	case masked:
-		inst = &instance{mask: mask, rv: rv, used: mask.Policy.FeatureView}
+		inst = &instance{mask: mask, rv: rv, used: mask.Protection.FeatureView}
 		cols = a.maskedColumns(inst)
 		if !rv.GetInh() {
 			a.stage(int(rv.GetLocation()), "ONLY is said")
@@ -130,7 +130,7 @@ func (c columns) again(fresh map[*rowID]*rowID) columns {
 			}
 			sources[i].row = fresh[old]
 		}
-		out.cols = append(out.cols, outColumn{name: c.name, sources: sources, of: c.of, view: c.view})
+		out.cols = append(out.cols, outColumn{name: c.name, sources: sources, sqlMask: c.sqlMask, of: c.of, view: c.view})
 	}
 	return out
 }
@@ -140,13 +140,14 @@ func (c columns) again(fresh map[*rowID]*rowID) columns {
 func (a *analysis) maskedColumns(inst *instance) columns {
 	a.instances = append(a.instances, inst)
 	row := &rowID{inst: inst}
-	p := inst.mask.Policy
 	var cols columns
-	for _, c := range p.Relation.Columns {
+	for _, c := range inst.mask.Protection.Relation.Columns {
 		switch {
-		case slices.Contains(p.Masked, c.Num):
+		case inst.encoder(c.Num) != nil:
 			cols.cols = append(cols.cols, outColumn{name: c.Name, sources: []source{{row: row, num: c.Num}}})
-		case openColumn(p, c.Num) != "":
+		case inst.hasSQLMask(c.Num):
+			cols.cols = append(cols.cols, outColumn{name: c.Name, sqlMask: origin{inst, c.Num}})
+		case inst.isClear(c.Num):
 			cols.cols = append(cols.cols, outColumn{name: c.Name, of: origin{inst, c.Num}})
 		}
 	}
@@ -183,9 +184,7 @@ func (a *analysis) fromJoin(j *pg_query.JoinExpr, left *scope, env *ctes) ([]*it
 	for _, name := range shared {
 		reads(slices.Concat(litems, ritems), name)
 		for _, side := range []columns{lcols, rcols} {
-			if c := side.find(name); c.isSlot() {
-				a.compute(c, "JOIN", -1)
-			}
+			a.consume(columns{cols: []outColumn{side.find(name)}}, "JOIN", -1)
 		}
 	}
 	items := slices.Concat(litems, ritems)

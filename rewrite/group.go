@@ -61,7 +61,7 @@ func (it *item) hasKey(key, names []string) bool {
 	if len(key) == 0 {
 		return false
 	}
-	p := it.inst.mask.Policy
+	p := it.inst.mask.Protection
 	for _, k := range key {
 		has := slices.ContainsFunc(it.cols, func(c outColumn) bool {
 			return slices.Contains(names, c.name) && slices.ContainsFunc(p.Relation.Columns, func(b column) bool { return b.Name == k && c.of.num == b.Num })

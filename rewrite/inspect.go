@@ -203,7 +203,7 @@ var ErrOutdated = &Refusal{Code: codeFeatureNotSupported, Message: "a protected 
 // The only errors are Refusals.
 func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) ([]*Plan, error) {
 	for _, rel := range resolved {
-		if mask, ok := masks.Of(rel.OID); ok && !mask.Policy.Relation.SameColumns(rel.Columns) {
+		if mask, ok := masks.Of(rel.OID); ok && !mask.Protection.Relation.SameColumns(rel.Columns) {
 			return nil, ErrOutdated
 		}
 	}
@@ -226,7 +226,7 @@ func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) ([]*Pl
 			return nil, shifted(x.mapped(err), s.Offset)
 		}
 		if plans[i] != nil {
-			plans[i].views, plans[i].Columns = expanded{steps: x.steps}, x.columns
+			plans[i].views, plans[i].Columns = expanded{steps: x.steps}, x.describes(plans[i].Columns)
 			planned = true
 		}
 	}
@@ -298,12 +298,15 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 		a.consume(out, "a result of unknown columns", -1)
 	}
 	plan = a.plan(out.cols)
+	if out.open { // their places are not known
+		plan.Columns = nil
+	}
 	plan.Literals, plan.Params = w.literals, max(highestParam(node), len(node.GetPrepareStmt().GetArgtypes()))
 	if w.explained { // the result is text about the plan: nothing to fill
 		if w.text {
 			plan.Notes = plan.notes(out.cols)
 		}
-		plan.Outputs, plan.Seals = nil, nil
+		plan.Outputs, plan.Seals, plan.Columns = nil, nil, nil
 	}
 	return plan, nil
 }
@@ -416,9 +419,9 @@ func (a *analysis) touchesMasked(stmt *pg_query.Node) bool {
 			}
 			continue
 		}
-		whole[name] = mask.Policy.FeatureView
+		whole[name] = mask.Protection.FeatureView
 		words[name.Relation] = true // a whole row by the table's name
-		for _, c := range mask.Policy.Relation.Columns {
+		for _, c := range mask.Protection.Relation.Columns {
 			if mask.Hidden[c.Num] {
 				words[c.Name] = true
 			} else {
@@ -478,7 +481,7 @@ func (a *analysis) copiesMasked(c *pg_query.CopyStmt) bool {
 		return true
 	}
 	return slices.ContainsFunc(c.GetAttlist(), func(n *pg_query.Node) bool {
-		return slices.ContainsFunc(mask.Policy.Relation.Columns, func(col column) bool {
+		return slices.ContainsFunc(mask.Protection.Relation.Columns, func(col column) bool {
 			return col.Name == n.GetString_().GetSval() && mask.Hidden[col.Num]
 		})
 	})

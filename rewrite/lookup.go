@@ -100,9 +100,11 @@ func (a *analysis) lookup(ref *pg_query.ColumnRef, s *scope) outColumn {
 		if c.name == "" && it.inst != nil && a.systemColumn(it.inst, name, int(ref.GetLocation())) {
 			return outColumn{}
 		}
-		if c.name == "" && it.hasSlots() { // t.f can be f(t)
+		if c.name == "" && it.hasMasked() { // t.f can be f(t)
 			a.useAll(it.columns)
-			a.stage(int(ref.GetLocation()), "%s.%s may be a function of the whole row", it.name, name)
+			if it.hasSlots() {
+				a.stage(int(ref.GetLocation()), "%s.%s may be a function of the whole row", it.name, name)
+			}
 		}
 		return c
 	}
@@ -133,9 +135,11 @@ func (a *analysis) wholeRow(name string, s *scope, at int) {
 			if it.name == name && it.mention != nil {
 				readsAll([]*item{it})
 			}
-			if it.name == name && it.hasSlots() {
+			if it.name == name && it.hasMasked() {
 				a.useAll(it.columns)
-				a.stage(at, "a whole row of %s is used", name)
+				if it.hasSlots() {
+					a.stage(at, "a whole row of %s is used", name)
+				}
 				return
 			}
 		}
@@ -160,11 +164,11 @@ func (a *analysis) systemColumn(inst *instance, name string, at int) bool {
 	return true
 }
 
-// find returns the column of that name: a slot if any of that name is one.
+// find returns the column of that name: a slot if any of that name is one, or else a masked one.
 func (c columns) find(name string) outColumn {
 	var found outColumn
 	for _, col := range c.cols {
-		if col.name == name && (found.name == "" || col.isSlot()) {
+		if col.name == name && (found.name == "" || col.isSlot() || col.isMasked() && !found.isSlot()) {
 			found = col
 		}
 	}

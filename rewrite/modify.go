@@ -80,7 +80,7 @@ func (a *analysis) target(rv *pg_query.RangeVar) *item {
 	case masked:
 		it.inst = &instance{mask: mask, rv: rv, target: true}
 		row := &rowID{inst: it.inst}
-		for _, c := range mask.Policy.Relation.Columns {
+		for _, c := range mask.Protection.Relation.Columns {
 			col := outColumn{name: c.Name}
 			if mask.Hidden[c.Num] {
 				col.sources = []source{{row: row, num: c.Num}}
@@ -111,7 +111,7 @@ func (a *analysis) copyTable(c *pg_query.CopyStmt) {
 		}
 	}
 	for _, col := range cols.cols {
-		if col.isSlot() && slices.Contains(inst.copied, quote(col.name)) {
+		if slices.Contains(inst.copied, quote(col.name)) {
 			a.use(col)
 		}
 	}
@@ -120,16 +120,16 @@ func (a *analysis) copyTable(c *pg_query.CopyStmt) {
 // lock plans LOCK TABLE. To lock for reading PostgreSQL wants the right to read the whole table, which masked roles have
 // of the masked view; locking that locks the table too.
 func (a *analysis) lock(l *pg_query.LockStmt) *Plan {
-	p := &Plan{Views: map[uint32]*catalog.Policy{}, text: a.text}
+	p := &Plan{Views: map[uint32]*catalog.Protection{}, text: a.text}
 	for _, node := range l.GetRelations() {
 		rv := node.GetRangeVar()
 		mask, masked := a.masks.Of(a.resolved[nameOf(rv)].OID)
-		if !masked || l.GetMode() != accessShareLock {
+		if !masked || mask.Mixed || l.GetMode() != accessShareLock { // a mixed role may not read all of the masked view either
 			continue
 		}
 		e := a.replace(&instance{mask: mask, rv: rv}, template{})
-		e.text = "scrim_runtime." + quote(mask.Policy.View.Name)
-		p.Views[mask.Policy.View.OID] = mask.Policy
+		e.text = "scrim_runtime." + quote(mask.Protection.View.Name)
+		p.Views[mask.Protection.View.OID] = mask.Protection
 		p.edits = append(p.edits, e)
 	}
 	if len(p.edits) == 0 {

@@ -18,8 +18,8 @@ type Plan struct {
 	Outputs []Output
 	// Seals has an entry for each sealed input list that the result carries.
 	Seals []Seal
-	// Views maps the OID of a masked view in SQL to its policy, so that clients are told the table they asked for.
-	Views map[uint32]*catalog.Policy
+	// Views maps the OID of a masked view in SQL to what it is of, so that clients are told the table they asked for.
+	Views map[uint32]*catalog.Protection
 	// Stages are the code lists that must be made before the statement can run. SQL then has NULL in their places, which
 	// serves to describe the statement; WithCodes has the lists. Without stages, codes are filled in on the way out.
 	Stages []Stage
@@ -34,15 +34,16 @@ type Plan struct {
 	// Literals means that the statement takes no parameters: code lists must be spelled as literals.
 	Literals bool
 
-	// Columns has the view's column for each result column that is one, where views were expanded. Empty: nothing is known.
-	Columns []ViewColumn
+	// Columns has, for each result column that SQL does not tell the server to be one of a table or view, which it is to the client: a
+	// column of a view that was expanded, or one with an SQL mask. Empty: nothing is known.
+	Columns []ResultColumn
 
 	text  string // the client's, with its views expanded
 	edits []edit
 	views expanded
 }
 
-// Seal is a result column that carries sealed inputs. Several masked columns of one row share it.
+// Seal is a result column that carries sealed inputs. The masked columns of one row that are of one policy share it.
 type Seal struct {
 	Column int // index in Outputs
 	Policy *catalog.Policy
@@ -60,16 +61,17 @@ type Output struct {
 
 // plan makes the plan once the analysis has passed. out is the statement's result.
 func (a *analysis) plan(out []outColumn) *Plan {
-	p := &Plan{Views: map[uint32]*catalog.Policy{}, text: a.text}
+	p := &Plan{Views: map[uint32]*catalog.Protection{}, Columns: described(out), text: a.text}
 	for _, inst := range a.instances {
 		if !inst.used {
 			continue
 		}
-		if inst.mask.Partial {
-			refuse(codeInsufficientPrivilege, int(inst.rv.GetLocation()), "Grant SELECT on all of the policy's columns, or on none.",
+		protection := inst.mask.Protection
+		if inst.mask.Mixed && protection.View.Identity == catalog.Unknown { // nothing tells which row of the relation one of the view is
+			refuse(codeInsufficientPrivilege, int(inst.rv.GetLocation()), "Grant SELECT on all of the masked columns, or on none.",
 				"this role may read some of the masked columns of %q but not all", inst.rv.GetRelname())
 		}
-		p.Views[inst.mask.Policy.View.OID] = inst.mask.Policy
+		p.Views[protection.View.OID] = protection
 	}
 	if len(a.reasons) > 0 {
 		a.planStaged(p)
@@ -93,26 +95,25 @@ func (a *analysis) planDeferred(p *Plan, out []outColumn) {
 			p.Outputs = append(p.Outputs, Output{Seal: -1})
 			continue
 		}
-		// Slots of the same row, in every branch, share the seal of the first of them.
-		seal := slices.IndexFunc(p.Seals, func(s Seal) bool { return sameRows(out[s.Column], c) })
-		first := c.sources[0]
-		mask := first.row.inst.mask
+		// Slots of the same row and policy, in every branch, share the seal of the first of them.
+		policy := c.sources[0].policy()
+		seal := slices.IndexFunc(p.Seals, func(s Seal) bool { return s.Policy == policy && sameRows(out[s.Column], c) })
 		if seal < 0 {
 			seal = len(p.Seals)
-			p.Seals = append(p.Seals, Seal{Column: i, Policy: mask.Policy})
+			p.Seals = append(p.Seals, Seal{Column: i, Policy: policy})
 			for _, s := range c.sources {
 				carried[carrier{s.row.inst, s.num}] = true
 			}
 		}
-		o := Output{Seal: seal, Component: mask.Policy.Component(first.num), Num: first.num}
-		p.Outputs = append(p.Outputs, o)
+		num := c.sources[0].num
+		p.Outputs = append(p.Outputs, Output{Seal: seal, Component: policy.Component(num), Num: num})
 	}
 	if len(p.Seals) == 0 {
 		p.Outputs = nil
 	}
 	for _, inst := range a.instances {
 		if inst.used {
-			p.edits = append(p.edits, a.replace(inst, template{text: a.subselect(inst, carried)}))
+			p.edits = append(p.edits, a.replace(inst, a.sealed(inst, carried)))
 		}
 	}
 }
@@ -151,6 +152,20 @@ func (a *analysis) unqualify(ref *pg_query.ColumnRef) edit {
 type carrier struct {
 	inst *instance
 	num  int16
+}
+
+// described lists which columns of the result SQL masks show. In the table's form of a mention the server does not know.
+func described(out []outColumn) []ResultColumn {
+	if !slices.ContainsFunc(out, func(c outColumn) bool { return c.sqlMask.inst != nil }) {
+		return nil
+	}
+	columns := make([]ResultColumn, len(out))
+	for i, c := range out {
+		if c.sqlMask.inst != nil {
+			columns[i] = ResultColumn{c.sqlMask.inst.mask.Protection.Relation.OID, c.sqlMask.num}
+		}
+	}
+	return columns
 }
 
 func sameRows(x, y outColumn) bool {
@@ -215,45 +230,24 @@ func (a *analysis) replace(inst *instance, sub template) edit {
 
 func (a *analysis) spell(t *pg_query.ScanToken) string { return a.text[t.GetStart():t.GetEnd()] }
 
-// subselect spells what stands for the table where slots only travel. Masked columns that no output carries need not be
-// sealed: a typed NULL keeps their place.
-func (a *analysis) subselect(inst *instance, carried map[carrier]bool) string {
-	p := inst.mask.Policy
-	source, of, sealed := inst.view(), "v.", "v."+quote(p.View.Sealed)
-	if p.View.SealsOnly {
-		source, of, sealed = nameOf(inst.rv).Quoted()+" t", "t.", inst.sealOf("t")
-	}
-	var list []string
-	for _, c := range p.Relation.Columns {
-		switch {
-		case !a.lists(inst, c.Name):
-		case carried[carrier{inst, c.Num}]:
-			list = append(list, sealed+" AS "+quote(c.Name))
-		case slices.Contains(p.Masked, c.Num):
-			list = append(list, "NULL::scrim_runtime.sealed AS "+quote(c.Name))
-		default:
-			if name := openColumn(p, c.Num); name != "" {
-				list = append(list, of+quote(name)+" AS "+quote(c.Name))
-			}
+// sealed spells what stands for a mention where slots only travel. Those that no output carries need not be sealed: a typed NULL
+// keeps their place.
+func (a *analysis) sealed(inst *instance, carried map[carrier]bool) template {
+	f := a.form(inst)
+	return a.replacement(f, func(c column) template {
+		if carried[carrier{inst, c.Num}] {
+			return template{text: f.seal(inst.encoder(c.Num))}
 		}
-	}
-	return fmt.Sprintf("(SELECT %s FROM %s WHERE %s)", strings.Join(append(list, inst.systemColumns(of)...), ", "), source, inst.means())
-}
-
-// columnName returns the table's name for a column.
-func columnName(p *catalog.Policy, num int16) string {
-	for _, c := range p.Relation.Columns {
-		if c.Num == num {
-			return c.Name
-		}
-	}
-	return ""
+		return template{text: "NULL::scrim_runtime.sealed"}
+	}, template{})
 }
 
 // openColumn returns the masked view's name for an unmasked column, or "" if the view does not have it.
-func openColumn(p *catalog.Policy, num int16) string {
-	for _, c := range p.View.Open {
-		if c.Base == num {
+func openColumn(p *catalog.Protection, num int16) string { return viewName(p.View.Open, num) }
+
+func viewName(columns []catalog.ViewColumn, base int16) string {
+	for _, c := range columns {
+		if c.Base == base {
 			return c.Name
 		}
 	}
@@ -270,7 +264,7 @@ func (p *Plan) notes(out []outColumn) []string {
 	}
 	for _, s := range p.Stages {
 		lines = append(lines, fmt.Sprintf("Codes of %s: encoder %s version %d (policy %s), staged: %s",
-			s.Policy.Relation.Name, s.Policy.Encoder.Name, s.Policy.Encoder.Version, s.Policy.Name, p.Reasons[0].Text))
+			s.Policy.Protection.Relation.Name, s.Policy.Encoder.Name, s.Policy.Encoder.Version, s.Policy.Name, p.Reasons[0].Text))
 	}
 	return lines
 }
@@ -280,8 +274,11 @@ func (p *Plan) shows(o Output) string {
 	return showsOf(p.Seals[o.Seal].Policy, o.Component)
 }
 
-// showsOf says what a masked column shows: a component of a code, or with -1 the whole code.
+// showsOf says what a masked column shows: of an encoder's policy a component of a code, or with -1 the whole code.
 func showsOf(policy *catalog.Policy, component int) string {
+	if !policy.Encodes() {
+		return fmt.Sprintf("SQL mask %s (policy %s)", policy.Expression, policy.Name)
+	}
 	shows := "code"
 	if component >= 0 {
 		shows = fmt.Sprintf("component %d", component+1)
@@ -308,6 +305,13 @@ func (p *Plan) Format() string {
 			continue
 		}
 		fmt.Fprintf(&b, "column %d: deferred, %s, sealed in column %d\n", i+1, p.shows(o), p.Seals[o.Seal].Column+1)
+	}
+	for _, m := range p.Mentions {
+		for _, num := range m.Columns {
+			if policy := m.Mask.Protection.Policy(num); !policy.Encodes() {
+				fmt.Fprintf(&b, "column %s of %s: %s\n", m.Mask.Protection.Column(num).Name, m.Mask.Protection.Relation.Name, showsOf(policy, -1))
+			}
+		}
 	}
 	for _, note := range p.Notes {
 		fmt.Fprintf(&b, "explained: %s\n", note)

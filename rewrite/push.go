@@ -8,7 +8,7 @@ import (
 	pg_query "github.com/pganalyze/pg_query_go/v6"
 )
 
-// predicate is a condition on the unmasked columns of one mention, spelled for its masked view v, with a hole for each
+// predicate is a condition on those columns of one mention that the role sees as they are, spelled for its masked view v, with a hole for each
 // parameter. table is the same for the table.
 type predicate struct {
 	template
@@ -120,10 +120,11 @@ func (w *writer) column(ref *pg_query.ColumnRef) {
 		return
 	}
 	w.inst = of.inst
-	p := of.inst.mask.Policy
+	p := of.inst.mask.Protection
+	name := p.Column(of.num).Name
 	w.b.WriteString("v." + quote(openColumn(p, of.num)))
-	w.table.WriteString("t." + quote(columnName(p, of.num)))
-	w.shown.WriteString(legible(columnName(p, of.num)))
+	w.table.WriteString("t." + quote(name))
+	w.shown.WriteString(legible(name))
 }
 
 // origin returns the unmasked column of a mention that a reference means for certain, or zero. It looks in the innermost

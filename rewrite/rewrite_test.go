@@ -18,93 +18,117 @@ import (
 //
 //	customers(id, region, age*, income*, score*, "Note")   age, income and score are masked by components
 //	accounts(id, owner, balance*)                          balance is masked by the whole code
-//	tenants(id, region, income*)                           has row security
-//	events(id, amount*)                                    is partitioned
-//	people(id, name, income*)                              is a view; id is numeric(9), name of collation "C"
+//	tenants(id, region, income*, phone*)                   has row security; phone has an SQL mask
+//	events(id, amount*, note*)                             is partitioned; note has an SQL mask
+//	people(id, name, income*, mail*, wealth*)              is a view; id is numeric(9), name and mail of collation "C"; mail has an SQL
+//	                                                       mask, wealth the code of another encoder
 //	scrim_runtime.traits(id, region, features*)            is a feature view
+//	users(id, region, email*, born*, age*, income*, wealth*)
+//	                                                       email and born have SQL masks, age and income are masked by components, wealth by
+//	                                                       the whole code of another encoder
 //	orders(id, customer_id, amount, region)
 //	regions(region, name)
 //
 // and views, below.
 var (
-	customers = &catalog.Policy{
+	customers = protection(catalog.Relation{OID: 100, Schema: "public", Name: "customers", Columns: []catalog.Column{
+		{Num: 1, Name: "id"},
+		{Num: 2, Name: "region"},
+		{Num: 3, Name: "age"},
+		{Num: 4, Name: "income"},
+		{Num: 5, Name: "score"},
+		{Num: 6, Name: "Note"},
+		{Num: 7, Name: "added_later"},
+	}}, catalog.View{OID: 900, Name: "customers_100", Identity: catalog.Place, Open: []catalog.ViewColumn{
+		{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "region", Base: 2}, {Num: 3, Name: "remark", Base: 6},
+	}}, &catalog.Policy{
 		ID: 7, Name: "risk", Masked: []int16{3, 4, 5}, Components: []int{0, 1, 2}, Inputs: 3, Present: catalog.Components,
 		Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 3},
-		Relation: catalog.Relation{OID: 100, Schema: "public", Name: "customers", Columns: []catalog.Column{
-			{Num: 1, Name: "id"},
-			{Num: 2, Name: "region"},
-			{Num: 3, Name: "age"},
-			{Num: 4, Name: "income"},
-			{Num: 5, Name: "score"},
-			{Num: 6, Name: "Note"},
-			{Num: 7, Name: "added_later"},
-		}},
-		View: catalog.View{OID: 900, Name: "customers_100", Identity: catalog.Place, Sealed: "sealed_7", Open: []catalog.ViewColumn{
-			{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "region", Base: 2}, {Num: 3, Name: "remark", Base: 6},
-		}},
-	}
-	accounts = &catalog.Policy{
+	})
+	accounts = protection(catalog.Relation{OID: 101, Schema: "bank", Name: "accounts", Columns: []catalog.Column{
+		{Num: 1, Name: "id"},
+		{Num: 2, Name: "owner"},
+		{Num: 3, Name: "balance"},
+	}}, catalog.View{OID: 901, Name: "accounts_101", Identity: catalog.Place, Open: []catalog.ViewColumn{
+		{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "owner", Base: 2},
+	}}, &catalog.Policy{
 		ID: 8, Name: "balances", Masked: []int16{3}, Components: []int{0}, Inputs: 1, Present: catalog.Vector,
 		Encoder: catalog.Encoder{Name: "bal", Version: 1, Inputs: 1, Dims: 2},
-		Relation: catalog.Relation{OID: 101, Schema: "bank", Name: "accounts", Columns: []catalog.Column{
-			{Num: 1, Name: "id"},
-			{Num: 2, Name: "owner"},
-			{Num: 3, Name: "balance"},
-		}},
-		View: catalog.View{OID: 901, Name: "accounts_101", Identity: catalog.Place, Sealed: "sealed_8", Open: []catalog.ViewColumn{
-			{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "owner", Base: 2},
-		}},
-	}
-	tenants = &catalog.Policy{
+	})
+	tenants = protection(catalog.Relation{OID: 102, Schema: "public", Name: "tenants", Columns: []catalog.Column{
+		{Num: 1, Name: "id"},
+		{Num: 2, Name: "region"},
+		{Num: 3, Name: "income"},
+		{Num: 4, Name: "phone", Type: "text"},
+	}}, catalog.View{OID: 902, Name: "tenants_102", Identity: catalog.Place, SealsOnly: true, Open: []catalog.ViewColumn{
+		{Name: "id", Base: 1}, {Name: "region", Base: 2},
+	}, Masks: []catalog.ViewColumn{{Num: 1, Name: "phone", Base: 4}}}, &catalog.Policy{
 		ID: 9, Name: "rows", Masked: []int16{3}, Components: []int{0}, Inputs: 1, Present: catalog.Components,
 		Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 1},
-		Relation: catalog.Relation{OID: 102, Schema: "public", Name: "tenants", Columns: []catalog.Column{
-			{Num: 1, Name: "id"},
-			{Num: 2, Name: "region"},
-			{Num: 3, Name: "income"},
-		}},
-		View: catalog.View{OID: 902, Name: "tenants_102", Identity: catalog.Place, Sealed: "sealed_9", SealsOnly: true, Open: []catalog.ViewColumn{
-			{Name: "id", Base: 1}, {Name: "region", Base: 2},
-		}},
-	}
-	events = &catalog.Policy{
-		ID: 10, Name: "parts", Masked: []int16{3}, Components: []int{1}, Inputs: 1, Present: catalog.Components,
-		Encoder:  catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 2},
-		Relation: catalog.Relation{OID: 103, Schema: "public", Name: "events", Columns: []catalog.Column{{Num: 1, Name: "id"}, {Num: 3, Name: "amount"}}},
-		View: catalog.View{
-			OID: 903, Name: "events_103", Identity: catalog.TableAndPlace, Sealed: "sealed_10",
-			Open: []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}},
-		},
-	}
-	people = &catalog.Policy{
+	}, &catalog.Policy{ID: 19, Name: "phones", Masked: []int16{4}, Expression: "left(phone, 3)"})
+	events = protection(catalog.Relation{OID: 103, Schema: "public", Name: "events", Columns: []catalog.Column{
+		{Num: 1, Name: "id"},
+		{Num: 3, Name: "amount"},
+		{Num: 4, Name: "note", Type: "text"},
+	}}, catalog.View{
+		OID: 903, Name: "events_103", Identity: catalog.TableAndPlace,
+		Open: []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}}, Masks: []catalog.ViewColumn{{Num: 2, Name: "note", Base: 4}},
+	}, &catalog.Policy{ID: 20, Name: "notes", Masked: []int16{4}, Expression: "''"},
+		&catalog.Policy{
+			ID: 10, Name: "parts", Masked: []int16{3}, Components: []int{1}, Inputs: 1, Present: catalog.Components,
+			Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 2},
+		})
+	people = protection(catalog.Relation{OID: 104, Schema: "public", Name: "people", Columns: []catalog.Column{
+		{Num: 1, Name: "id", Type: "numeric(9,0)"},
+		{Num: 2, Name: "name", Type: "text", Collation: `pg_catalog."C"`},
+		{Num: 3, Name: "income", Type: "integer"},
+		{Num: 4, Name: "mail", Type: "text", Collation: `pg_catalog."C"`},
+		{Num: 5, Name: "wealth", Type: "integer"},
+	}}, catalog.View{
+		OID: 904, Name: "people_104", Identity: catalog.Unknown,
+		Open:  []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "name", Base: 2}},
+		Masks: []catalog.ViewColumn{{Num: 3, Name: "mail", Base: 4}},
+	}, &catalog.Policy{
 		ID: 11, Name: "seen", Masked: []int16{3}, Components: []int{1}, Inputs: 3, Present: catalog.Components,
 		Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 3},
-		Relation: catalog.Relation{OID: 104, Schema: "public", Name: "people", Columns: []catalog.Column{
-			{Num: 1, Name: "id", Type: "numeric(9,0)"},
-			{Num: 2, Name: "name", Type: "text", Collation: `pg_catalog."C"`},
-			{Num: 3, Name: "income", Type: "integer"},
-		}},
-		View: catalog.View{
-			OID: 904, Name: "people_104", Identity: catalog.Unknown, Sealed: "sealed_11",
-			Open: []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "name", Base: 2}},
-		},
-	}
-	traits = &catalog.Policy{
-		ID: 12, Name: "traits", Masked: []int16{3}, Components: []int{0}, Inputs: 3, Present: catalog.Vector, FeatureView: true,
+	}, &catalog.Policy{ID: 21, Name: "mails", Masked: []int16{4}, Expression: "'x'"}, &catalog.Policy{
+		ID: 22, Name: "rich", Masked: []int16{5}, Components: []int{0}, Inputs: 3, Present: catalog.Vector,
+		Encoder: catalog.Encoder{Name: "bal", Version: 1, Inputs: 3, Dims: 2},
+	})
+	traits = protection(catalog.Relation{OID: 105, Schema: "scrim_runtime", Name: "traits", Columns: []catalog.Column{
+		{Num: 1, Name: "id", Type: "integer"},
+		{Num: 2, Name: "region", Type: "text"},
+		{Num: 3, Name: "features", Type: "real[]"},
+	}}, catalog.View{OID: 905, Name: "traits_105", Identity: catalog.Unknown, Open: []catalog.ViewColumn{
+		{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "region", Base: 2},
+	}}, &catalog.Policy{
+		ID: 12, Name: "traits", Masked: []int16{3}, Components: []int{0}, Inputs: 3, Present: catalog.Vector,
 		Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 3, Dims: 2},
-		Relation: catalog.Relation{OID: 105, Schema: "scrim_runtime", Name: "traits", Columns: []catalog.Column{
-			{Num: 1, Name: "id", Type: "integer"},
-			{Num: 2, Name: "region", Type: "text"},
-			{Num: 3, Name: "features", Type: "real[]"},
-		}},
-		View: catalog.View{
-			OID: 905, Name: "traits_105", Identity: catalog.Unknown, Sealed: "sealed_12",
-			Open: []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "region", Base: 2}},
+	})
+	users = protection(catalog.Relation{OID: 106, Schema: "public", Name: "users", Columns: []catalog.Column{
+		{Num: 1, Name: "id", Type: "integer"},
+		{Num: 2, Name: "region", Type: "text"},
+		{Num: 3, Name: "email", Type: "character varying(60)"},
+		{Num: 4, Name: "born", Type: "date"},
+		{Num: 5, Name: "age", Type: "integer"},
+		{Num: 6, Name: "income", Type: "integer"},
+		{Num: 7, Name: "wealth", Type: "numeric"},
+	}}, catalog.View{OID: 906, Name: "users_106", Identity: catalog.Place, Open: []catalog.ViewColumn{
+		{Num: 1, Name: "id", Base: 1}, {Num: 2, Name: "region", Base: 2},
+	}, Masks: []catalog.ViewColumn{{Num: 3, Name: "mail", Base: 3}, {Num: 4, Name: "born", Base: 4}}},
+		&catalog.Policy{ID: 13, Name: "mails", Masked: []int16{3}, Expression: "scrim.email(email)"},
+		&catalog.Policy{
+			ID: 14, Name: "money", Masked: []int16{5, 6}, Components: []int{0, 1}, Inputs: 2, Present: catalog.Components,
+			Encoder: catalog.Encoder{Name: "enc", Version: 2, Inputs: 2, Dims: 2},
 		},
-	}
+		&catalog.Policy{ID: 15, Name: "births", Masked: []int16{4}, Expression: "date_trunc('year', born)"},
+		&catalog.Policy{
+			ID: 16, Name: "rich", Masked: []int16{7}, Components: []int{0}, Inputs: 1, Present: catalog.Vector,
+			Encoder: catalog.Encoder{Name: "bal", Version: 1, Inputs: 1, Dims: 2},
+		})
 	// Views with the invoker's rights. spending reads masked columns, summary by way of it; renamed has no names of its own, odd
-	// has a WITH and relations without a schema; regional reads no masked column; greedy and rows cannot be expanded; counted reads a
-	// feature view.
+	// has a WITH and relations without a schema; regional reads no masked column; greedy and rows cannot be expanded; mailing reads an
+	// SQL mask, counted a feature view.
 	spending = rewrite.NewView(` SELECT customers.id,
     customers.income,
     customers.region
@@ -116,8 +140,9 @@ var (
 	odd      = rewrite.NewView(` WITH w AS (SELECT customers.id, customers.score FROM public.customers) SELECT w.id AS "select", w.score AS "ü""x" FROM w, pg_class, mine;`, 15)
 	greedy   = rewrite.NewView(` SELECT v.ctid FROM scrim_runtime.customers_100 v, public.customers c WHERE c.income > 0;`, 16)
 	rows     = rewrite.NewView(` SELECT c.id, c.*::public.customers AS c FROM public.customers c;`, 17)
+	mailing  = rewrite.NewView(` SELECT users.id, users.email, users.income FROM public.users WHERE ((users.email)::text ~~ 'a%'::text);`, 19)
 	counted  = rewrite.NewView(` SELECT t.region, count(*) AS n FROM scrim_runtime.traits t GROUP BY t.region;`, 18)
-	snapshot = &catalog.Snapshot{Policies: map[uint32]*catalog.Policy{100: customers, 101: accounts, 102: tenants, 103: events, 104: people, 105: traits}}
+	snapshot = &catalog.Snapshot{Protections: map[uint32]*catalog.Protection{100: customers, 101: accounts, 102: tenants, 103: events, 104: people, 105: traits, 106: users}}
 	key      = []string{"id"}
 	world    = map[rewrite.Name]rewrite.Relation{
 		{Relation: "customers"}:                                  {OID: 100, Columns: names(customers), Key: key},
@@ -127,6 +152,9 @@ var (
 		{Relation: "accounts"}:                                   {OID: 101, Columns: names(accounts)},
 		{Relation: "tenants"}:                                    {OID: 102, Columns: names(tenants)},
 		{Relation: "events"}:                                     {OID: 103, Columns: names(events)},
+		{Relation: "mailing"}:                                    {OID: 308, Columns: []string{"id", "email", "income"}, View: mailing},
+		{Schema: "public", Relation: "users"}:                    {OID: 106, Columns: names(users), Key: key},
+		{Relation: "users"}:                                      {OID: 106, Columns: names(users), Key: key},
 		{Relation: "people"}:                                     {OID: 104, Columns: names(people)},
 		{Schema: "scrim_runtime", Relation: "traits"}:            {OID: 105, Columns: names(traits)},
 		{Relation: "traits"}:                                     {OID: 105, Columns: names(traits)},
@@ -147,7 +175,19 @@ var (
 	}
 )
 
-func names(p *catalog.Policy) []string {
+// protection puts policies on a relation.
+func protection(relation catalog.Relation, view catalog.View, policies ...*catalog.Policy) *catalog.Protection {
+	p := &catalog.Protection{Relation: relation, View: view, Policies: policies, FeatureView: relation.Schema == "scrim_runtime"}
+	for _, policy := range policies {
+		policy.Protection = p
+		if policy.Encodes() {
+			policy.Sealed = fmt.Sprintf("sealed_%d", policy.ID)
+		}
+	}
+	return p
+}
+
+func names(p *catalog.Protection) []string {
 	var list []string
 	for _, c := range p.Relation.Columns {
 		list = append(list, c.Name)
@@ -160,7 +200,7 @@ func protectedName(n rewrite.Name) bool {
 		return n.Relation == "traits"
 	}
 	return slices.Contains([]string{
-		"customers", "accounts", "tenants", "events", "people", "customers_100", "spending", "summary", "renamed", "regional", "Odd", "greedy", "rows", "traits", "counted",
+		"customers", "accounts", "tenants", "events", "people", "users", "customers_100", "spending", "summary", "renamed", "regional", "Odd", "greedy", "rows", "traits", "counted", "mailing",
 	}, n.Relation)
 }
 
@@ -173,9 +213,11 @@ func TestGoldens(t *testing.T) {
 			for _, arg := range d.CmdArgs {
 				if arg.Key == "readable" { // columns that the role may read raw
 					for _, name := range arg.Vals {
-						for _, c := range customers.Relation.Columns {
-							if c.Name == name {
-								readable[catalog.ColumnKey{Relation: 100, Num: c.Num}] = true
+						for oid, p := range snapshot.Protections {
+							for _, c := range p.Relation.Columns {
+								if p == customers && c.Name == name || p.Relation.Name+"."+c.Name == name {
+									readable[catalog.ColumnKey{Relation: oid, Num: c.Num}] = true
+								}
 							}
 						}
 					}

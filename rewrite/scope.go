@@ -5,6 +5,7 @@ import (
 
 	pg_query "github.com/pganalyze/pg_query_go/v6"
 
+	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/policy"
 )
 
@@ -28,6 +29,34 @@ type instance struct {
 	copied []string
 	// filters are conditions that every row of it meets that the statement takes a code of.
 	filters []predicate
+}
+
+// hides returns the policy by which the role sees something else in a column's place, or nil.
+func (i *instance) hides(num int16) *catalog.Policy {
+	if i.mask.Hidden[num] {
+		return i.mask.Protection.Policy(num)
+	}
+	return nil
+}
+
+// encoder returns the policy whose codes stand in a column's place, or nil.
+func (i *instance) encoder(num int16) *catalog.Policy {
+	if p := i.hides(num); p != nil && p.Encodes() {
+		return p
+	}
+	return nil
+}
+
+// hasSQLMask tells whether an SQL mask stands in a column's place.
+func (i *instance) hasSQLMask(num int16) bool {
+	p := i.hides(num)
+	return p != nil && !p.Encodes()
+}
+
+// isClear tells whether the role sees a column as it is. It does not see those that came after the masked view.
+func (i *instance) isClear(num int16) bool {
+	p := i.mask.Protection
+	return openColumn(p, num) != "" || p.Policy(num) != nil && !i.mask.Hidden[num]
 }
 
 // reads notes that a masked column is read.
@@ -54,24 +83,32 @@ type source struct {
 	num int16
 }
 
+// policy is the one that masks it.
+func (s source) policy() *catalog.Policy { return s.row.inst.mask.Protection.Policy(s.num) }
+
 // outColumn is a column of a FROM item or of a query's result. A slot has a source for each branch of UNION ALL it went
 // through; any other column has none. The name is empty where this package does not know it.
 type outColumn struct {
 	name    string
 	sources []source
+	// sqlMask is the column of a mention that an SQL mask shows here; zero for anything else. It is a column like any other to all
+	// that reads it, so it is enough to know that the mention is.
+	sqlMask origin
 	// of is the unmasked column of a mention that this is, for the conditions on it; zero for anything else.
 	of origin
 	// view is the column of a view that it is.
-	view ViewColumn
+	view ResultColumn
 }
 
-// origin is an unmasked column of a mention.
+// origin is a column of a mention.
 type origin struct {
 	inst *instance
 	num  int16
 }
 
 func (c outColumn) isSlot() bool { return len(c.sources) > 0 }
+
+func (c outColumn) isMasked() bool { return c.isSlot() || c.sqlMask.inst != nil }
 
 // maxEffort bounds what a statement may cost to analyse: stars over CTEs over UNION ALL multiply.
 const maxEffort = 100_000
@@ -94,6 +131,9 @@ type columns struct {
 }
 
 func (c columns) hasSlots() bool { return slices.ContainsFunc(c.cols, outColumn.isSlot) }
+
+// hasMasked tells whether a column is a slot, or what an SQL mask shows.
+func (c columns) hasMasked() bool { return slices.ContainsFunc(c.cols, outColumn.isMasked) }
 
 // item is a name that qualifies columns: an alias, or a table that has none.
 type item struct {

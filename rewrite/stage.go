@@ -40,7 +40,7 @@ var parts = map[catalog.Identity][]Part{
 var codes = Part{"codes", "float4"}
 
 // HasPlaces tells whether the rows of the list can be found again by their places. If not, the list itself stands for the relation.
-func (s *Stage) HasPlaces() bool { return s.Policy.View.Identity != catalog.Unknown }
+func (s *Stage) HasPlaces() bool { return s.Policy.Protection.View.Identity != catalog.Unknown }
 
 // Staged tells whether codes are needed before the statement can run.
 func (p *Plan) Staged() bool { return len(p.Stages) > 0 }
@@ -58,34 +58,49 @@ func (p *Plan) WithCodes(spell func(stage, part int) string) *Plan {
 	return &with
 }
 
-// planStaged makes the plan of a statement that uses codes.
+// planStaged makes the plan of a statement that uses codes, or does what only a table's own rows can.
 func (a *analysis) planStaged(p *Plan) {
 	p.Reasons = a.reasons
 	needed := map[*catalog.Policy][]int{}
 	for _, inst := range a.instances {
-		if inst.used {
-			needed[inst.mask.Policy] = a.components(inst, needed[inst.mask.Policy])
+		if !inst.used {
+			continue
+		}
+		for _, policy := range a.encoders(inst) {
+			needed[policy] = a.components(inst, policy, needed[policy])
 		}
 	}
 	for _, inst := range a.instances {
-		switch {
-		case !inst.used:
-		case len(a.components(inst, nil)) == 0: // only unmasked columns of a feature view
-			a.refusePlaceless(inst)
-			p.edits = append(p.edits, a.replace(inst, template{text: a.subselect(inst, nil)}))
-		default:
-			number, stage := a.stageOf(p, inst, needed[inst.mask.Policy])
-			p.edits = append(p.edits, a.replace(inst, a.coded(inst, number, stage)))
+		if !inst.used {
+			continue
 		}
+		if inst.mask.Protection.View.Identity == catalog.Unknown {
+			a.refusePlaceless(inst)
+		}
+		var codes []numbered
+		for _, policy := range a.encoders(inst) {
+			codes = append(codes, a.stageOf(p, inst, policy, needed[policy]))
+		}
+		p.edits = append(p.edits, a.replace(inst, a.coded(inst, codes)))
 	}
 }
 
-// components adds those that a mention needs to a list.
-func (a *analysis) components(inst *instance, list []int) []int {
-	p := inst.mask.Policy
-	for _, c := range p.Relation.Columns {
+// encoders are the policies whose codes a mention needs.
+func (a *analysis) encoders(inst *instance) []*catalog.Policy {
+	var list []*catalog.Policy
+	for _, p := range inst.mask.Protection.Policies {
+		if len(a.components(inst, p, nil)) > 0 {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// components adds those that a mention needs of a policy's codes to a list.
+func (a *analysis) components(inst *instance, p *catalog.Policy, list []int) []int {
+	for _, c := range p.Protection.Relation.Columns {
 		switch k := p.Component(c.Num); {
-		case !slices.Contains(p.Masked, c.Num) || !a.lists(inst, c.Name):
+		case inst.encoder(c.Num) != p || !a.lists(inst, c.Name):
 		case k >= 0:
 			list = append(list, k)
 		default:
@@ -98,29 +113,32 @@ func (a *analysis) components(inst *instance, list []int) []int {
 	return slices.Compact(list)
 }
 
-// stageOf finds or makes the stage of a mention.
-func (a *analysis) stageOf(p *Plan, inst *instance, components []int) (int, Stage) {
-	s := Stage{Policy: inst.mask.Policy, Components: components}
-	view := s.Policy.View
-	s.Parts = append(slices.Clone(parts[view.Identity]), codes)
-	source, of, sealed := inst.view(), "v", "v."+quote(view.Sealed)
-	if view.SealsOnly { // no code of a row that the client does not see is listed
-		source, of, sealed = nameOf(inst.rv).Quoted()+" t", "t", inst.sealOf("t")
-	}
+// numbered is a stage of a plan.
+type numbered struct {
+	number int
+	Stage
+}
+
+// stageOf finds or makes the stage of a mention for the codes of one policy.
+func (a *analysis) stageOf(p *Plan, inst *instance, policy *catalog.Policy, components []int) numbered {
+	s := Stage{Policy: policy, Components: components}
+	identity := inst.mask.Protection.View.Identity
+	s.Parts = append(slices.Clone(parts[identity]), codes)
+	f := inst.list()
 	var list string
-	switch view.Identity {
+	switch identity {
 	case catalog.Place:
-		list = of + ".ctid, " + of + ".xmin"
+		list = f.row + ".ctid, " + f.row + ".xmin"
 	case catalog.TableAndPlace:
-		list = hash(of) + ", " + of + ".ctid, " + of + ".xmin, " + of + ".tableoid"
+		list = hash(f.row) + ", " + f.row + ".ctid, " + f.row + ".xmin, " + f.row + ".tableoid"
 	case catalog.Unknown:
 		s.Parts, list = a.carried(inst)
 	}
-	t := template{text: fmt.Sprintf("SELECT %s, %s FROM %s WHERE %s", list, sealed, source, inst.means())}
+	t := template{text: fmt.Sprintf("SELECT %s, %s FROM %s WHERE %s", list, f.seal(policy), f.source(), inst.means())}
 	if !s.HasPlaces() && !a.alone {
-		t.text += fmt.Sprintf(" AND scrim_runtime.one_snapshot(%d)", s.Policy.Relation.OID)
+		t.text += fmt.Sprintf(" AND scrim_runtime.one_snapshot(%d)", inst.mask.Protection.Relation.OID)
 	}
-	s.SQL = t.join(inst.conditions(view.SealsOnly)).fill(func(h hole) string {
+	s.SQL = t.join(f.conditions()).fill(func(h hole) string {
 		at := slices.Index(s.Params, h.param)
 		if at < 0 {
 			s.Params, at = append(s.Params, h.param), len(s.Params)
@@ -132,7 +150,7 @@ func (a *analysis) stageOf(p *Plan, inst *instance, components []int) (int, Stag
 	if at < 0 {
 		p.Stages, at = append(p.Stages, s), len(p.Stages)
 	}
-	return at, s
+	return numbered{at, s}
 }
 
 // hash spells a number for a row's table and place: a table's rows are in the order of their ctids, but those of several tables are
@@ -141,12 +159,13 @@ func hash(row string) string {
 	return fmt.Sprintf("pg_catalog.hashtidextended(%s.ctid, %[1]s.tableoid::pg_catalog.int8)", row)
 }
 
-// carried are the parts of a list that stands for a relation whose rows have no place: its unmasked columns that the
+// carried are the parts of a list that stands for a relation whose rows have no place: its columns besides those with codes that the
 // statement needs, or one that says nothing, so that the list has as many elements as rows.
 func (a *analysis) carried(inst *instance) (list []Part, sql string) {
 	var columns []string
-	for _, c := range a.openColumns(inst) {
-		columns = append(columns, "v."+quote(openColumn(inst.mask.Policy, c.Num)))
+	f := inst.list()
+	for _, c := range a.uncoded(inst) {
+		columns = append(columns, f.value(c))
 	}
 	if len(columns) == 0 {
 		columns = []string{"1"}
@@ -157,35 +176,21 @@ func (a *analysis) carried(inst *instance) (list []Part, sql string) {
 	return append(list, codes), strings.Join(columns, ", ")
 }
 
-// openColumns are the unmasked columns that the replacement of a mention must have.
-func (a *analysis) openColumns(inst *instance) []column {
+// uncoded are the columns without codes that the replacement of a mention must have.
+func (a *analysis) uncoded(inst *instance) []column {
 	var list []column
-	for _, c := range inst.mask.Policy.Relation.Columns {
-		if a.lists(inst, c.Name) && openColumn(inst.mask.Policy, c.Num) != "" {
+	for _, c := range inst.mask.Protection.Relation.Columns {
+		if a.lists(inst, c.Name) && (inst.isClear(c.Num) || inst.hasSQLMask(c.Num)) {
 			list = append(list, c)
 		}
 	}
 	return list
 }
 
-func (i *instance) view() string {
-	return "scrim_runtime." + quote(i.mask.Policy.View.Name) + " v"
-}
-
-// sealOf spells the seal of a row of the table, by its place.
-func (i *instance) sealOf(row string) string {
-	view := i.mask.Policy.View
-	where := fmt.Sprintf("v.ctid OPERATOR(pg_catalog.=) %s.ctid", row)
-	if view.Identity == catalog.TableAndPlace {
-		where += fmt.Sprintf(" AND v.tableoid OPERATOR(pg_catalog.=) %s.tableoid", row)
-	}
-	return fmt.Sprintf("(SELECT v.%s FROM %s WHERE %s)", quote(view.Sealed), i.view(), where)
-}
-
 // means spells a condition that is evaluated once for each plan: it raises if the client's name, or the table, is not
 // what the plan was made for.
 func (i *instance) means() string {
-	p := i.mask.Policy
+	p := i.mask.Protection
 	var names []string
 	for _, c := range p.Relation.Columns {
 		names = append(names, literal(c.Name))
@@ -196,29 +201,25 @@ func (i *instance) means() string {
 // lists tells whether the replacement of a mention must have a column of this name.
 func (a *analysis) lists(i *instance, name string) bool { return i.starred || a.words[name] }
 
-// coded spells the subselect that stands for a mention, with its codes. It reads the table itself, by the client's name and
-// under the client's rights. The conditions that shorten the list are repeated.
-func (a *analysis) coded(inst *instance, number int, stage Stage) template {
-	if !stage.HasPlaces() {
-		return a.listed(inst, number, stage)
+// coded spells what stands for a mention in a statement that takes lists of codes. It reads the table itself, by the client's name
+// and under the client's rights, unless an SQL mask is read and nothing else asks for the table. The conditions that shorten the lists
+// are repeated.
+func (a *analysis) coded(inst *instance, codes []numbered) template {
+	if len(codes) > 0 && !codes[0].HasPlaces() {
+		return a.listed(inst, codes)
 	}
-	p := inst.mask.Policy
-	var list []template
-	for _, c := range p.Relation.Columns {
-		switch {
-		case !a.lists(inst, c.Name):
-		case slices.Contains(p.Masked, c.Num):
-			list = append(list, inst.code(number, stage, c.Num).join(template{text: " AS " + quote(c.Name)}))
-		case openColumn(p, c.Num) != "":
-			list = append(list, template{text: "t." + quote(c.Name)})
-		}
+	f := a.form(inst)
+	masks := func(c column) bool { return inst.hasSQLMask(c.Num) }
+	if len(codes) == 0 {
+		return a.replacement(f, nil, template{})
 	}
-	for _, name := range inst.systemColumns("t.") {
-		list = append(list, template{text: name})
+	if !slices.ContainsFunc(a.uncoded(inst), masks) {
+		f.row = table
 	}
-	only := map[bool]string{false: "ONLY "}[inst.rv.GetInh()]
-	t := selecting(list).join(template{text: " FROM " + only + nameOf(inst.rv).Quoted() + " t" + inst.sample + " WHERE " + inst.means()})
-	return t.join(inst.conditions(true)).join(template{text: ")"})
+	return a.replacement(f, func(c column) template {
+		at := slices.IndexFunc(codes, func(s numbered) bool { return s.Policy == inst.encoder(c.Num) })
+		return f.code(codes[at], c.Num)
+	}, f.conditions())
 }
 
 // selecting begins a subselect.
@@ -236,13 +237,16 @@ func commas(list []template) template {
 }
 
 // listed spells the subselect that stands for a mention whose rows have no place: the list itself.
-func (a *analysis) listed(inst *instance, number int, stage Stage) template {
-	p := inst.mask.Policy
-	a.refusePlaceless(inst)
+func (a *analysis) listed(inst *instance, codes []numbered) template {
+	if len(codes) > 1 { // nothing tells which rows of two lists are one
+		refuse(codeFeatureNotSupported, int(inst.rv.GetLocation()), "Name masked columns of one policy only.",
+			"a statement cannot compute with masked columns of %q that two policies encode", inst.rv.GetRelname())
+	}
+	stage, number := codes[0].Stage, codes[0].number
 	var list, arrays []template
-	open := a.openColumns(inst)
-	for _, c := range p.Relation.Columns {
-		i := slices.Index(open, c)
+	carried := a.uncoded(inst)
+	for _, c := range inst.mask.Protection.Relation.Columns {
+		i := slices.Index(carried, c)
 		switch {
 		case i >= 0:
 			collation := ""
@@ -250,8 +254,8 @@ func (a *analysis) listed(inst *instance, number int, stage Stage) template {
 				collation = " COLLATE " + c.Collation
 			}
 			list = append(list, template{text: fmt.Sprintf("(u.c%d::%s)%s AS %s", i+1, c.Type, collation, quote(c.Name))})
-		case a.lists(inst, c.Name) && slices.Contains(p.Masked, c.Num):
-			shown := strings.ReplaceAll(shows(p, stage, c.Num), "{row}", "u.row")
+		case a.lists(inst, c.Name) && inst.encoder(c.Num) != nil:
+			shown := strings.ReplaceAll(shows(stage, c.Num), "{row}", "u.row")
 			list = append(list, lists(shown, number, stage).join(template{text: " AS " + quote(c.Name)}))
 		}
 	}
@@ -277,40 +281,27 @@ func (a *analysis) refusePlaceless(inst *instance) {
 	}
 }
 
-// conditions spells those that shorten a mention's list behind others: over the table, or over the masked view.
-func (i *instance) conditions(table bool) template {
-	var t template
-	for _, f := range i.filters {
-		text := f.text
-		if table {
-			text = f.table
-		}
-		t = t.join(template{text: " AND (" + text + ")", holes: f.holes})
-	}
-	return t
-}
-
 // code spells what a masked column shows of a code. The row is looked up in the list by binary search; one that is
 // not there in this very version raises: it has changed since the codes were listed. (A join would do the same in twice
 // the time, and an inner join would leave the row out.)
-func (i *instance) code(number int, stage Stage, num int16) template {
-	raises, row := "no_codes", "pg_catalog.width_bucket(t.ctid, {ids})"
-	if i.mask.Policy.Component(num) >= 0 {
+func (f form) code(of numbered, num int16) template {
+	raises, row := "no_codes", "pg_catalog.width_bucket({of}.ctid, {ids})"
+	if of.Policy.Component(num) >= 0 {
 		raises = "no_code"
 	}
-	listed := "CASE WHEN {ids}[{row}] OPERATOR(pg_catalog.=) t.ctid AND {versions}[{row}] OPERATOR(pg_catalog.=) t.xmin"
-	if stage.Policy.View.Identity == catalog.TableAndPlace {
-		row = "pg_catalog.width_bucket(" + hash("t") + ", {hashes})"
-		listed += " AND {tables}[{row}] OPERATOR(pg_catalog.=) t.tableoid"
+	listed := "CASE WHEN {ids}[{row}] OPERATOR(pg_catalog.=) {of}.ctid AND {versions}[{row}] OPERATOR(pg_catalog.=) {of}.xmin"
+	if f.mask.Protection.View.Identity == catalog.TableAndPlace {
+		row = "pg_catalog.width_bucket(" + hash(f.row) + ", {hashes})"
+		listed += " AND {tables}[{row}] OPERATOR(pg_catalog.=) {of}.tableoid"
 	}
-	text := strings.ReplaceAll(listed+" THEN "+shows(stage.Policy, stage, num), "{row}", row)
-	return lists(text, number, stage).join(i.orElse(raises))
+	text := strings.ReplaceAll(listed+" THEN "+shows(of.Stage, num), "{row}", row)
+	return lists(strings.ReplaceAll(text, "{of}", f.row), of.number, of.Stage).join(f.orElse(raises))
 }
 
 // shows spells what a masked column shows of the code at {row}.
-func shows(p *catalog.Policy, stage Stage, num int16) string {
+func shows(stage Stage, num int16) string {
 	width := len(stage.Components)
-	if k := p.Component(num); k >= 0 { // how far before the end of its code it is
+	if k := stage.Policy.Component(num); k >= 0 { // how far before the end of its code it is
 		return fmt.Sprintf("{codes}[{row} OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d]::pg_catalog.float8", width, width-1-slices.Index(stage.Components, k))
 	}
 	return fmt.Sprintf("{codes}[{row} OPERATOR(pg_catalog.*) %d OPERATOR(pg_catalog.-) %d : {row} OPERATOR(pg_catalog.*) %[1]d]", width, width-1)
@@ -337,26 +328,13 @@ func lists(text string, number int, stage Stage) template {
 
 // orElse spells what there is in the place of a code that is not listed. The planner may come to it before the conditions
 // that shorten the list: a row that does not meet them will not be seen.
-func (i *instance) orElse(raises string) template {
+func (f form) orElse(raises string) template {
 	t := template{text: " ELSE "}
-	if len(i.filters) > 0 {
-		conditions := i.conditions(true)
+	if len(f.filters) > 0 {
+		conditions := f.conditions()
 		conditions.text = strings.TrimPrefix(conditions.text, " AND ") + " THEN "
 		t = template{text: " WHEN "}.join(conditions)
 	}
-	t.text += "scrim_runtime." + raises + "(t.ctid) END"
+	t.text += "scrim_runtime." + raises + "(" + f.row + ".ctid) END"
 	return t
-}
-
-// systemColumns spells those that are named.
-func (i *instance) systemColumns(of string) []string {
-	var list []string
-	for _, name := range i.system {
-		if i.starred {
-			refuse(codeFeatureNotSupported, int(i.rv.GetLocation()), "List the columns instead of using a star.",
-				"system column %q of a protected table is not supported together with a star or a whole row", name)
-		}
-		list = append(list, of+name)
-	}
-	return list
 }

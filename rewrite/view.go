@@ -148,17 +148,17 @@ type mention struct {
 	locked bool   // FOR UPDATE and the like
 }
 
-// ViewColumn is the column of a view that a result column is, as a RowDescription says it; zero for none.
-type ViewColumn struct {
-	View uint32 // OID
-	Num  int16
+// ResultColumn is the column of a table or view that a column of the result is, as a RowDescription says it; zero for none.
+type ResultColumn struct {
+	Relation uint32 // OID
+	Num      int16
 }
 
 // columns are the columns of a mention.
 func (m *mention) columns() columns {
 	cols := unmasked(m.rel, true)
 	for i := range cols.cols {
-		cols.cols[i].view = ViewColumn{View: m.rel.OID, Num: int16(i + 1)}
+		cols.cols[i].view = ResultColumn{Relation: m.rel.OID, Num: int16(i + 1)}
 	}
 	return cols
 }
@@ -206,7 +206,7 @@ type expanded struct {
 	node  *pg_query.Node
 	steps [][]edit // each of the text that the one before gave
 	// columns of the result that are a view's.
-	columns []ViewColumn
+	columns []ResultColumn
 }
 
 var errGrown = &Refusal{
@@ -267,7 +267,7 @@ func reparsed(text string) (*pg_query.Node, error) {
 }
 
 // viewsIn finds the mentions of views that must be expanded. It returns which columns of the result are columns of those.
-func (a *analysis) viewsIn(node *pg_query.Node) []ViewColumn {
+func (a *analysis) viewsIn(node *pg_query.Node) []ResultColumn {
 	var out columns
 	switch query := wrapped(node).query; {
 	case query == nil: // COPY and LOCK of a view are PostgreSQL's
@@ -276,7 +276,7 @@ func (a *analysis) viewsIn(node *pg_query.Node) []ViewColumn {
 	default:
 		a.modification(query, nil, nil)
 	}
-	var list []ViewColumn
+	var list []ResultColumn
 	for _, c := range out.cols {
 		list = append(list, c.view)
 	}
@@ -357,6 +357,20 @@ func outputNames(sel *pg_query.SelectStmt) []string {
 		names = append(names, outputName(target.GetResTarget()))
 	}
 	return names
+}
+
+// describes says which columns the result has of views, and for the others what the plan says.
+func (x *expanded) describes(planned []ResultColumn) []ResultColumn {
+	if len(planned) == 0 {
+		return x.columns
+	}
+	columns := slices.Clone(planned)
+	for i, c := range x.columns {
+		if i < len(columns) && c.Relation != 0 {
+			columns[i] = c
+		}
+	}
+	return columns
 }
 
 // mapped moves the position of a refusal to the text before the expansion.
