@@ -223,11 +223,11 @@ type ColumnKey struct {
 func (c *Catalog) Readable(ctx context.Context, role string) (map[ColumnKey]bool, error) {
 	var keys []ColumnKey
 	err := c.onLiveConnection(ctx, func() error {
-		rows, err := c.pool.Query(ctx, `SELECT p.relation, m.num
-			FROM scrim_state.policies p, unnest(p.columns) AS m(num), pg_catalog.pg_roles r
-			WHERE r.rolname = $1 AND coalesce(pg_catalog.has_column_privilege(r.oid, p.relation, m.num, 'SELECT'), true)
-			AND (p.features_of IS NULL OR NOT EXISTS (SELECT FROM unnest(p.inputs) AS i(num)
-				WHERE NOT coalesce(pg_catalog.has_column_privilege(r.oid, p.features_of, i.num, 'SELECT'), true)))`, role)
+		rows, err := c.pool.Query(ctx, `SELECT x.relation, m.num
+			FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id, unnest(p.columns) AS m(num), pg_catalog.pg_roles r
+			WHERE r.rolname = $1 AND coalesce(pg_catalog.has_column_privilege(r.oid, x.relation, m.num, 'SELECT'), true)
+			AND (x.features_of IS NULL OR NOT EXISTS (SELECT FROM unnest(p.inputs) AS i(num)
+				WHERE NOT coalesce(pg_catalog.has_column_privilege(r.oid, x.features_of, i.num, 'SELECT'), true)))`, role)
 		if err == nil {
 			keys, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ColumnKey])
 		}
@@ -243,14 +243,14 @@ func (c *Catalog) Readable(ctx context.Context, role string) (map[ColumnKey]bool
 	return readable, nil
 }
 
-// Exempt returns the relations of which a role reads raw values because their policies except it, or a role that it is in. A
+// Exempt returns the relations of which a role reads raw values because all their policies except it, or a role that it is in. A
 // superuser is in every role, and counts as in none here.
 func (c *Catalog) Exempt(ctx context.Context, role string) (map[uint32]bool, error) {
 	var relations []uint32
 	err := c.onLiveConnection(ctx, func() error {
-		rows, err := c.pool.Query(ctx, `SELECT p.relation FROM scrim_state.policies p, pg_catalog.pg_roles r
-			WHERE r.rolname = $1 AND NOT r.rolsuper AND EXISTS (SELECT FROM pg_catalog.pg_roles x
-				WHERE x.oid = ANY (p.except_roles) AND pg_catalog.pg_has_role(r.oid, x.oid, 'USAGE'))`, role)
+		rows, err := c.pool.Query(ctx, `SELECT x.relation FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id, pg_catalog.pg_roles r
+			WHERE r.rolname = $1 AND NOT r.rolsuper GROUP BY x.relation
+			HAVING bool_and(EXISTS (SELECT FROM pg_catalog.pg_roles e WHERE e.oid = ANY (p.except_roles) AND pg_catalog.pg_has_role(r.oid, e.oid, 'USAGE')))`, role)
 		if err == nil {
 			relations, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
 		}

@@ -67,7 +67,7 @@ type TrainingJob struct {
 	FinishedAt    *time.Time
 }
 
-// PolicyDetails is a row of scrim.masking_policies.
+// PolicyDetails is a row of scrim.masking_policies. Encoder and Present are empty for an SQL mask, and Mask is empty for others.
 type PolicyDetails struct {
 	Name      string
 	Relation  string
@@ -75,6 +75,7 @@ type PolicyDetails struct {
 	Inputs    []string
 	Encoder   string
 	Present   string
+	Mask      string
 	Except    []string
 	AlongWith *string
 	CreatedBy string
@@ -131,7 +132,7 @@ func ReadOverview(ctx context.Context, conn *pgx.Conn) (Overview, error) {
 		if o.Jobs, err = collect[TrainingJob](ctx, tx, selectJobs+` ORDER BY j.id DESC LIMIT 100`); err != nil {
 			return err
 		}
-		o.Policies, err = collect[PolicyDetails](ctx, tx, `SELECT p.name, p.relation::text, p.columns, p.inputs, p.encoder, p.present, p.except_roles,
+		o.Policies, err = collect[PolicyDetails](ctx, tx, `SELECT p.name, p.relation::text, p.columns, p.inputs, coalesce(p.encoder, ''), coalesce(p.present, ''), coalesce(p.mask, ''), p.except_roles,
 				p.along_with::text, p.created_by, p.created_at
 			FROM scrim.masking_policies p ORDER BY 2, 1`)
 		return err

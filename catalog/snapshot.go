@@ -52,6 +52,7 @@ type Protection struct {
 	// Keys are the one that seals, and then those before it that statements under way may still seal with, newest first.
 	Keys [][KeySize]byte
 
+	id       int32
 	keyOwner uint32
 }
 
@@ -196,7 +197,7 @@ func load(ctx context.Context, q querier) (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read catalog version: %w", err)
 	}
-	protections, err := loadPolicies(ctx, q)
+	protections, err := loadProtections(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -218,31 +219,46 @@ func load(ctx context.Context, q querier) (*Snapshot, error) {
 	return s, nil
 }
 
-// loadPolicies leaves out policies whose table was dropped: nothing is left to protect.
-func loadPolicies(ctx context.Context, q querier) ([]*Protection, error) {
-	rows, err := q.Query(ctx, `SELECT p.id, p.name, c.oid, n.nspname, c.relname, p.columns,
-			ARRAY(SELECT c - 1 FROM unnest(p.components) WITH ORDINALITY AS u(c, ord) ORDER BY ord), cardinality(p.inputs), p.present,
-			e.name, v.version, v.sha256, cardinality(e.feature_columns), e.latent_dims,
-			w.oid, w.relname, 'sealed_' || p.id, p.identity, p.seals_only, p.key_owner,
-			CASE WHEN p.suspended THEN 'suspended' WHEN NOT p.enabled THEN 'disabled' ELSE '' END, p.features_of IS NOT NULL
-		FROM scrim_state.policies p
-		JOIN scrim_state.encoders e ON e.id = p.encoder_id
-		JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version
-		JOIN pg_catalog.pg_class c ON c.oid = p.relation
+// loadProtections leaves out those whose table was dropped: nothing is left to protect.
+func loadProtections(ctx context.Context, q querier) ([]*Protection, error) {
+	rows, err := q.Query(ctx, `SELECT x.id, c.oid, n.nspname, c.relname, w.oid, w.relname, x.identity, x.seals_only, x.key_owner, x.features_of IS NOT NULL,
+			p.id, p.name, p.columns, ARRAY(SELECT c - 1 FROM unnest(p.components) WITH ORDINALITY AS u(c, ord) ORDER BY ord), cardinality(p.inputs),
+			CASE WHEN x.suspended THEN 'suspended' WHEN NOT p.enabled THEN 'disabled' ELSE '' END,
+			coalesce(m.wording, ''), coalesce(p.present, ''), CASE WHEN m.id IS NULL THEN 'sealed_' || p.id ELSE '' END,
+			coalesce(e.name, ''), coalesce(v.version, 0), coalesce(v.sha256, ''), coalesce(cardinality(e.feature_columns), 0), coalesce(e.latent_dims, 0)
+		FROM scrim_state.protections x
+		JOIN scrim_state.policies p ON p.protection = x.id
+		LEFT JOIN scrim_state.sql_masks m ON m.id = p.sql_mask
+		LEFT JOIN scrim_state.encoders e ON e.id = p.encoder_id
+		LEFT JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version
+		JOIN pg_catalog.pg_class c ON c.oid = x.relation
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		JOIN pg_catalog.pg_class w ON w.oid = p.masked_view
-		ORDER BY p.id`)
+		JOIN pg_catalog.pg_class w ON w.oid = x.masked_view
+		ORDER BY x.id, p.id`)
 	if err != nil {
 		return nil, fmt.Errorf("read policies: %w", err)
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Protection, error) {
-		of := &Protection{}
-		p := &Policy{Protection: of}
-		of.Policies = []*Policy{p}
-		return of, row.Scan(&p.ID, &p.Name, &of.Relation.OID, &of.Relation.Schema, &of.Relation.Name, &p.Masked, &p.Components, &p.Inputs, &p.Present,
-			&p.Encoder.Name, &p.Encoder.Version, &p.Encoder.SHA256, &p.Encoder.Inputs, &p.Encoder.Dims,
-			&of.View.OID, &of.View.Name, &p.Sealed, &of.View.Identity, &of.View.SealsOnly, &of.keyOwner, &p.Closed, &of.FeatureView)
-	})
+	defer rows.Close()
+	var protections []*Protection
+	for rows.Next() {
+		of, p := &Protection{}, &Policy{}
+		err := rows.Scan(&of.id, &of.Relation.OID, &of.Relation.Schema, &of.Relation.Name, &of.View.OID, &of.View.Name, &of.View.Identity, &of.View.SealsOnly, &of.keyOwner, &of.FeatureView,
+			&p.ID, &p.Name, &p.Masked, &p.Components, &p.Inputs, &p.Closed, &p.Expression, &p.Present, &p.Sealed,
+			&p.Encoder.Name, &p.Encoder.Version, &p.Encoder.SHA256, &p.Encoder.Inputs, &p.Encoder.Dims)
+		if err != nil {
+			return nil, fmt.Errorf("read policies: %w", err)
+		}
+		if last := len(protections) - 1; last >= 0 && protections[last].id == of.id {
+			of = protections[last]
+		} else {
+			protections = append(protections, of)
+		}
+		p.Protection, of.Policies = of, append(of.Policies, p)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read policies: %w", err)
+	}
+	return protections, nil
 }
 
 // queueDetails asks for columns and keys.
@@ -261,13 +277,21 @@ func (p *Protection) queueDetails(b *pgx.Batch) {
 		p.Relation.Columns, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Column])
 		return err
 	})
-	b.Queue(`SELECT CASE WHEN p.seals_only THEN 0 ELSE a.attnum END::int2, a.attname,
-			CASE WHEN p.seals_only THEN a.attnum ELSE p.view_columns[a.attnum] END
-		FROM scrim_state.policies p
-		JOIN pg_catalog.pg_attribute a ON CASE WHEN p.seals_only THEN a.attrelid = p.relation AND a.attnum = ANY (p.view_columns)
-			ELSE a.attrelid = p.masked_view AND a.attnum BETWEEN 1 AND cardinality(p.view_columns) END
-		WHERE p.id = $1 ORDER BY a.attnum`, p.Policies[0].ID).Query(func(rows pgx.Rows) (err error) {
+	b.Queue(`SELECT CASE WHEN x.seals_only THEN 0 ELSE a.attnum END::int2, a.attname,
+			CASE WHEN x.seals_only THEN a.attnum ELSE x.view_columns[a.attnum] END
+		FROM scrim_state.protections x
+		JOIN pg_catalog.pg_attribute a ON CASE WHEN x.seals_only THEN a.attrelid = x.relation AND a.attnum = ANY (x.view_columns)
+			ELSE a.attrelid = x.masked_view AND a.attnum BETWEEN 1 AND cardinality(x.view_columns) END
+		WHERE x.id = $1 ORDER BY a.attnum`, p.id).Query(func(rows pgx.Rows) (err error) {
 		p.View.Open, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ViewColumn])
+		return err
+	})
+	b.Queue(`SELECT a.attnum, a.attname, m.base
+		FROM (SELECT x.masked_view, c.num AS base, row_number() OVER (ORDER BY p.id, c.ord) + CASE WHEN x.seals_only THEN 0 ELSE cardinality(x.view_columns) END AS num
+			FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id AND p.sql_mask IS NOT NULL, unnest(p.columns) WITH ORDINALITY AS c(num, ord)
+			WHERE x.id = $1) m
+		JOIN pg_catalog.pg_attribute a ON a.attrelid = m.masked_view AND a.attnum = m.num ORDER BY a.attnum`, p.id).Query(func(rows pgx.Rows) (err error) {
+		p.View.Masks, err = pgx.CollectRows(rows, pgx.RowToStructByPos[ViewColumn])
 		return err
 	})
 	key := pgx.Identifier{"scrim_state", fmt.Sprintf("key_%d", p.keyOwner)}.Sanitize()

@@ -41,7 +41,7 @@ func (c *Catalog) keepViews(views *Views) {
 // loadViews follows the dependencies that PostgreSQL notes of views, upwards from the protected relations.
 func loadViews(ctx context.Context, q querier) (*Views, error) {
 	rows, err := q.Query(ctx, `WITH RECURSIVE readers(oid) AS (
-			SELECT p.relation::oid FROM scrim_state.policies p
+			SELECT x.relation::oid FROM scrim_state.protections x
 			UNION
 			SELECT c.oid FROM readers
 			  JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = readers.oid AND d.classid = 'pg_rewrite'::regclass
