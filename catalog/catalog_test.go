@@ -272,7 +272,7 @@ func TestWithoutSuperuser(t *testing.T) {
 		t.Error("the reader can read the raw column")
 	}
 	var view string
-	if err := conn.QueryRow(t.Context(), `SELECT masked_view::regclass::text FROM scrim_state.policies`).Scan(&view); err != nil {
+	if err := conn.QueryRow(t.Context(), `SELECT masked_view::regclass::text FROM scrim_state.protections`).Scan(&view); err != nil {
 		t.Fatal(err)
 	}
 	if err := reader.QueryRow(t.Context(), `SELECT sealed_1 FROM `+view).Scan(&sealed); err != nil || len(sealed) != 96 {
@@ -306,7 +306,7 @@ func TestWithoutSuperuser(t *testing.T) {
 			t.Fatalf("%s: %v", s, err)
 		}
 	}
-	if err := conn.QueryRow(t.Context(), `SELECT masked_view::regclass::text FROM scrim_state.policies`).Scan(&view); err != nil {
+	if err := conn.QueryRow(t.Context(), `SELECT masked_view::regclass::text FROM scrim_state.protections`).Scan(&view); err != nil {
 		t.Fatal(err)
 	}
 	if err := reader.QueryRow(t.Context(), `SELECT sealed_3 FROM `+view).Scan(&sealed); err != nil || len(sealed) != 80 {

@@ -204,7 +204,7 @@ func TestFeaturesOfTime(t *testing.T) {
 			t.Errorf("not flattened:\n%s", plan)
 		}
 		// Whatever is in it, a seal has one length.
-		view := strings.TrimSpace(mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.policies`))
+		view := strings.TrimSpace(mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.protections`))
 		lengths := map[int]bool{}
 		for _, s := range seals(t, e.directly(t, analyst), `SELECT sealed_1 FROM `+view) {
 			lengths[len(s)] = true

@@ -179,7 +179,7 @@ func modelCodes(t *testing.T, e *env, version int) map[int32][]float32 {
 // featureSeals is the masked view of the feature view.
 func featureSeals(t *testing.T, e *env) string {
 	t.Helper()
-	return strings.TrimSpace(mustText(t, e.admin(t), `SELECT masked_view::regclass FROM scrim_state.policies WHERE features_of IS NOT NULL`))
+	return strings.TrimSpace(mustText(t, e.admin(t), `SELECT masked_view::regclass FROM scrim_state.protections WHERE features_of IS NOT NULL`))
 }
 
 // featureCases are statements over the feature view, and over a table of codes.

@@ -109,7 +109,7 @@ func TestGrantsComeBack(t *testing.T) {
 						t.Errorf("as %s: privileges changed:\n%s", creator, difference(before, after))
 					}
 				}
-				if left := mustText(t, admin, `SELECT count(*) FROM scrim_state.policies, scrim_state.policy_grants`); left != "0\n" {
+				if left := mustText(t, admin, `SELECT count(*) FROM scrim_state.policies, scrim_state.protection_grants`); left != "0\n" {
 					t.Errorf("%s rows are left in scrim_state", left)
 				}
 			})
@@ -386,7 +386,7 @@ func TestHostilePublish(t *testing.T) {
 			`'{3}', '{1}', '{3,4,5,6}', 'enc', 'SOMETHING'`:                  "23514",
 			`'{{3}}', '{1}', '{3,4,5,6}', 'enc', 'VECTOR'`:                   "23514",
 		} {
-			_, err := text(t, owner, `SELECT scrim.fence_publish('p', 'customers', `+args+`, '{}', NULL, '[]', '[]')`)
+			_, err := text(t, owner, `SELECT scrim.fence_publish('customers', `+definition(args)+`, NULL, false, '[]', '[]')`)
 			if code(err) != want {
 				t.Errorf("%s: %s, want %s", args, explain(err), want)
 			}
@@ -418,7 +418,7 @@ func TestRevokeRevokes(t *testing.T) {
 			}
 		}
 		var view string
-		if err := e.admin(t).QueryRow(t.Context(), `SELECT masked_view::regclass::text FROM scrim_state.policies`).Scan(&view); err != nil {
+		if err := e.admin(t).QueryRow(t.Context(), `SELECT masked_view::regclass::text FROM scrim_state.protections`).Scan(&view); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := text(t, e.directly(t, analyst), `SELECT region FROM `+view); code(err) != "42501" {
@@ -472,12 +472,19 @@ func TestLaterOpenings(t *testing.T) {
 	})
 }
 
+// definition spells the policies that scrim.fence_publish takes: one with these columns, components, inputs, encoder and presentation.
+func definition(args string) string {
+	return `(SELECT jsonb_build_array(jsonb_build_object('name', 'p', 'columns', i.columns, 'components', i.components, 'inputs', i.inputs, 'encoder', encoder, 'present', present,
+		'mask', NULL, 'except', '{}'::text[], 'enabled', true)) FROM (SELECT ` + args + `) d(columns, components, inputs, encoder, present),
+		LATERAL (SELECT d.columns::int[], d.components::int[], d.inputs::int[]) i(columns, components, inputs))`
+}
+
 // TestNoInjection: what is remembered of grants is spelled into statements later, so nothing but a privilege gets in.
 func TestNoInjection(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		owner := e.connect(t, olga)
 		e.exec(t, owner, `SELECT scrim.fence_prepare('customers')`)
-		_, err := text(t, owner, `SELECT scrim.fence_publish('p', 'customers', '{3}', '{1}', '{3,4,5,6}', 'enc', 'VECTOR', '{}', NULL, jsonb_build_array(jsonb_build_object(
+		_, err := text(t, owner, `SELECT scrim.fence_publish('customers', `+definition(`'{3}', '{1}', '{3,4,5,6}', 'enc', 'VECTOR'`)+`, NULL, false, jsonb_build_array(jsonb_build_object(
 			'attnum', 0, 'grantor', 'olga'::regrole::oid, 'grantee', 'analyst'::regrole::oid, 'privilege', 'SELECT ON customers TO analyst; ALTER ROLE olga SUPERUSER; GRANT SELECT', 'grantable', false)), '[]')`)
 		if code(err) != "23514" {
 			t.Error(explain(err))

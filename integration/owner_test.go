@@ -139,7 +139,7 @@ func TestOwnersCode(t *testing.T) {
 		mustText(t, reader, `SELECT id, age, watched, made FROM alice.one WHERE id < 9`)
 		mustText(t, reader, `SELECT id, age, watched, made FROM alice.two WHERE id < 9`)
 		around := e.directly(t, analyst)
-		for _, view := range strings.Fields(mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.policies WHERE name = 'mine'`)) {
+		for _, view := range strings.Fields(mustText(t, admin, `SELECT x.masked_view::regclass FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.name = 'mine'`)) {
 			mustText(t, around, `SELECT count(ctid) FROM `+view)
 			mustText(t, around, `EXPLAIN SELECT * FROM `+view)
 		}
@@ -163,9 +163,9 @@ func TestOwnersStatements(t *testing.T) {
 		admin := e.admin(t)
 		value := func(query string) string { return strings.TrimSpace(mustText(t, admin, query)) }
 		names := strings.NewReplacer(
-			"$VIEW", value(`SELECT masked_view::regclass FROM scrim_state.policies WHERE name = 'mine'`), "$OLGAVIEW", value(`SELECT masked_view::regclass FROM scrim_state.policies WHERE name = 'p'`),
-			"$ROLE", value(`SELECT 'scrim_owner_' || key_owner FROM scrim_state.policies WHERE name = 'mine'`), "$OLGAROLE", value(`SELECT 'scrim_owner_' || key_owner FROM scrim_state.policies WHERE name = 'p'`),
-			"$KEY", value(`SELECT 'scrim_state.key_' || key_owner FROM scrim_state.policies WHERE name = 'mine'`), "$OLGAKEY", value(`SELECT 'scrim_state.key_' || key_owner FROM scrim_state.policies WHERE name = 'p'`),
+			"$VIEW", value(`SELECT x.masked_view::regclass FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.name = 'mine'`), "$OLGAVIEW", value(`SELECT x.masked_view::regclass FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.name = 'p'`),
+			"$ROLE", value(`SELECT 'scrim_owner_' || key_owner FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.name = 'mine'`), "$OLGAROLE", value(`SELECT 'scrim_owner_' || key_owner FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.name = 'p'`),
+			"$KEY", value(`SELECT 'scrim_state.key_' || key_owner FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.name = 'mine'`), "$OLGAKEY", value(`SELECT 'scrim_state.key_' || key_owner FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.name = 'p'`),
 			"$ALICE", alice)
 		entry := `jsonb_build_object('attnum', 0, 'grantor', 'olga'::regrole::oid, 'grantee', '$ALICE'::regrole::oid, 'privilege', 'SELECT', 'grantable', false)`
 		for _, c := range []struct{ want, statement string }{ // each in a transaction of its own, which is rolled back
@@ -243,16 +243,16 @@ func TestOwnersStatements(t *testing.T) {
 			// Scrim's functions
 			{"42501", `SELECT scrim.create_masking_policy('x', 'public.customers', '{age}', '{}', '$ALICE')`},
 			{"42501", `SELECT scrim.drop_masking_policy('p', 'public.customers')`},
-			{"42501", `SELECT scrim.fence_withdraw('p', 'public.customers')`},
+			{"42501", `SELECT scrim.fence_withdraw('public.customers', false)`},
 			{"42501", `SELECT scrim.fence_prepare('public.customers')`},
-			{"42501", `SELECT scrim.fence_publish('x', 'public.customers', '{3}', '{1}', '{3,4,5,6}', '$ALICE', 'VECTOR', '{}', NULL, '[]', '[]')`},
-			{"42501", `SELECT scrim.fence_publish('x', 'alice.two', '{2}', '{1}', '{2,3,4,5}', 'enc', 'VECTOR', '{}', NULL, '[]', '[]')`}, // olga's encoder
+			{"42501", `SELECT scrim.fence_publish('public.customers', ` + definition(`'{3}', '{1}', '{3,4,5,6}', '$ALICE', 'VECTOR'`) + `, NULL, false, '[]', '[]')`},
+			{"42501", `SELECT scrim.fence_publish('alice.two', ` + definition(`'{2}', '{1}', '{2,3,4,5}', 'enc', 'VECTOR'`) + `, NULL, false, '[]', '[]')`}, // olga's encoder
 			{"42501", `SELECT scrim.create_masking_policy('x', 'alice.two', '{age}', '{}', 'enc')`},
 			{"42501", `SELECT scrim.masking_policy_openings('p', 'public.customers')`},
 			{"42501", `SELECT scrim.fence_regrant('public.customers', ` + entry + `, false)`},
 			{"42501", `SELECT scrim.fence_regrant('public.customers', ` + entry + `, true)`},
 			{"42501", `SELECT scrim.fence_regrant('$VIEW', ` + entry + `, false)`},
-			{"42501", `SELECT scrim.fence_convert('public.customers', '{3}', ARRAY['$ALICE'::regrole::oid], true)`},
+			{"42501", `SELECT scrim.fence_convert('public.customers', ` + definition(`'{3}', '{1}', '{3,4,5,6}', 'enc', 'VECTOR'`) + `, true)`},
 			{"2BP01", `SELECT scrim.drop_encoder('enc')`},
 			{"42710", `SELECT scrim.create_encoder('enc', 'alice.one', '{age}')`},
 			{"42501", `SELECT scrim.create_encoder('enc', 'alice.one', '{age}', or_replace => true)`},
@@ -295,7 +295,7 @@ func TestOwnersTable(t *testing.T) {
 		alice := hostile(t, e)
 		conn, admin := aliceMade(t, e, alice), e.admin(t)
 		e.exec(t, conn, `CREATE MASKING POLICY mine ON alice.one (age, income, score) USING ENCODER `+alice)
-		view := strings.TrimSpace(mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.policies WHERE name = 'mine'`))
+		view := strings.TrimSpace(mustText(t, admin, `SELECT x.masked_view::regclass FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.name = 'mine'`))
 		honest := mustText(t, e.connect(t, analyst), `SELECT id, age FROM alice.one WHERE id = 7`)
 		for _, c := range []struct {
 			name       string
@@ -415,7 +415,7 @@ func TestTableOfAnotherNow(t *testing.T) {
 		e.exec(t, e.directly(t, olga), `CREATE POLICY tells ON other AS RESTRICTIVE USING (`+tells+`)`, `CREATE POLICY every ON other USING (true)`, `ALTER TABLE other ENABLE ROW LEVEL SECURITY`,
 			`CREATE POLICY tells ON rows AS RESTRICTIVE USING (`+tells+`)`)
 		for name, want := range map[string]string{"o": "0A000", "r": ""} {
-			view := strings.TrimSpace(mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.policies WHERE name = '`+name+`'`))
+			view := strings.TrimSpace(mustText(t, admin, `SELECT x.masked_view::regclass FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.name = '`+name+`'`))
 			if got, err := text(t, e.directly(t, analyst), `SELECT count(ctid) FROM `+view); code(err) != want || want == "" && got != "10\n" { // of seals alone: no policy is applied
 				t.Errorf("%s around the proxy: %q %v", view, got, err)
 			}
@@ -441,7 +441,7 @@ func TestTableThatBecomesAView(t *testing.T) {
 		if code(err) != "42809" && code(err) != "" {
 			t.Error(explain(err))
 		}
-		view := strings.TrimSpace(mustText(t, e.admin(t), `SELECT masked_view::regclass FROM scrim_state.policies WHERE name = 'mine'`))
+		view := strings.TrimSpace(mustText(t, e.admin(t), `SELECT x.masked_view::regclass FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.name = 'mine'`))
 		for _, query := range []string{`SELECT id, age FROM alice.empty`, `SELECT age + 0 FROM alice.empty`, `SELECT id FROM alice.empty`, `SELECT id FROM ` + view, `SELECT ctid FROM ` + view} {
 			for _, dsn := range []string{e.dsn(analyst), e.directDSN(analyst)} {
 				if got, err := text(t, dial(t, dsn), query); got != "" {

@@ -51,7 +51,7 @@ func TestPipelines(t *testing.T) {
 func TestNamesOfOurs(t *testing.T) {
 	onEachProtected(t, func(t *testing.T, e *env) {
 		var view string
-		if err := e.admin(t).QueryRow(t.Context(), `SELECT masked_view::regclass::text FROM scrim_state.policies`).Scan(&view); err != nil {
+		if err := e.admin(t).QueryRow(t.Context(), `SELECT masked_view::regclass::text FROM scrim_state.protections`).Scan(&view); err != nil {
 			t.Fatal(err)
 		}
 		e.exec(t, e.admin(t), `GRANT CREATE ON SCHEMA public TO analyst`)

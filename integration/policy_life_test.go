@@ -29,7 +29,7 @@ func (e *env) refusedAs(t *testing.T, conns []*pgx.Conn, reason, hint string) {
 		}
 	}
 	directly := e.directly(t, analyst)
-	for view := range strings.FieldsSeq(`customers ` + mustText(t, e.admin(t), `SELECT masked_view::regclass FROM scrim_state.policies`)) {
+	for view := range strings.FieldsSeq(`customers ` + mustText(t, e.admin(t), `SELECT masked_view::regclass FROM scrim_state.protections`)) {
 		for _, query := range []string{`SELECT * FROM ` + view, `SELECT count(*) FROM ` + view + ` v WHERE v IS NULL`} {
 			if got, err := text(t, directly, query); code(err) != "42501" {
 				t.Errorf("directly: %s: %s %s", query, got, explain(err))
@@ -45,7 +45,7 @@ func (e *env) refusedAs(t *testing.T, conns []*pgx.Conn, reason, hint string) {
 }
 
 // viewGrants are those on the masked views.
-const viewGrants = `SELECT p.relation::regclass, a.attname, r.rolname FROM scrim_state.policies p
+const viewGrants = `SELECT p.relation::regclass, a.attname, r.rolname FROM scrim_state.protections p
 	JOIN pg_attribute a ON a.attrelid = p.masked_view AND a.attname NOT LIKE 'sealed%', pg_roles r
 	WHERE NOT r.rolsuper AND r.rolname !~ 'test_[0-9]' AND has_column_privilege(r.oid, a.attrelid, a.attnum, 'SELECT') ORDER BY 1, 2, 3`
 
@@ -387,7 +387,7 @@ func TestReplaceNarrower(t *testing.T) {
 		directly := e.directly(t, analyst)
 		for range 10 {
 			e.exec(t, owner, wide)
-			view := mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.policies`)
+			view := mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.protections`)
 			mustText(t, directly, `SELECT score FROM `+view)
 			e.exec(t, owner, narrow)
 			for _, from := range []string{view, "customers"} {

@@ -254,7 +254,7 @@ func TestProtectedView(t *testing.T) {
 			t.Errorf("the exempt role sees %s", got)
 		}
 		// A row that is read twice has two seals.
-		view := strings.TrimSpace(mustText(t, e.admin(t), `SELECT masked_view::regclass FROM scrim_state.policies WHERE relation = 'people'::regclass`))
+		view := strings.TrimSpace(mustText(t, e.admin(t), `SELECT masked_view::regclass FROM scrim_state.protections WHERE relation = 'people'::regclass`))
 		sealed := strings.TrimSpace(mustText(t, e.admin(t), `SELECT attname FROM pg_attribute WHERE attrelid = '`+view+`'::regclass AND attname LIKE 'sealed%'`))
 		rows := map[string]bool{}
 		for range 5 {

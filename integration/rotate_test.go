@@ -36,7 +36,7 @@ func (e *env) untold(t *testing.T) *env {
 // keyTable names the table of the policies' key.
 func (e *env) keyTable(t *testing.T) string {
 	t.Helper()
-	return strings.TrimSpace(mustText(t, e.admin(t), `SELECT 'scrim_state.key_' || key_owner FROM scrim_state.policies LIMIT 1`))
+	return strings.TrimSpace(mustText(t, e.admin(t), `SELECT 'scrim_state.key_' || key_owner FROM scrim_state.protections LIMIT 1`))
 }
 
 // forgotten rotates until a key is swept, as it would be after an hour.

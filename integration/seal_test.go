@@ -22,7 +22,7 @@ import (
 // maskedView returns the name of the masked view of customers, in scrim_runtime.
 func maskedView(t *testing.T, e *env) string {
 	t.Helper()
-	return strings.TrimSpace(mustText(t, e.admin(t), `SELECT relname FROM pg_class WHERE oid = (SELECT masked_view FROM scrim_state.policies WHERE features_of IS NULL)`))
+	return strings.TrimSpace(mustText(t, e.admin(t), `SELECT relname FROM pg_class WHERE oid = (SELECT masked_view FROM scrim_state.protections WHERE features_of IS NULL)`))
 }
 
 // seals reads a query's only column in binary.
@@ -440,7 +440,7 @@ func TestEditedSeals(t *testing.T) {
 		e.exec(t, e.connect(t, olga), testPolicy)
 		view := maskedView(t, e)
 		e.exec(t, admin, `SELECT scrim.create_masking_policy('t', 'theirs', '{age}', '{}', 'enc')`) // another owner's key
-		other := strings.TrimSpace(mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.policies WHERE id = 2`))
+		other := strings.TrimSpace(mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.protections WHERE id = 2`))
 		e.exec(t, admin, `CREATE TABLE genuine AS SELECT 'one' AS name, substr(record_send(ROW(sealed_1)), 13) AS s FROM scrim_runtime.`+view+` WHERE id = 1
 			UNION ALL SELECT 'two', substr(record_send(ROW(sealed_1)), 13) FROM scrim_runtime.`+view+` WHERE id = 2
 			UNION ALL SELECT 'theirs', substr(record_send(ROW(sealed_2)), 13) FROM `+other+` WHERE id = 1`)

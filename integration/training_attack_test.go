@@ -297,7 +297,7 @@ func TestTrainingOnMaskedViews(t *testing.T) {
 		e.exec(t, owner, `CREATE ENCODER plain ON customers (age, vip) PASSTHROUGH (region, score) WITH (latent_dims = 2, epochs = 1) WAIT`, `CREATE FEATURE VIEW seen FOR ENCODER plain`, testPolicy)
 		name := extraRole(t, e, "scrim_admin")
 		other := e.connect(t, name)
-		views := strings.Fields(mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.policies`))
+		views := strings.Fields(mustText(t, admin, `SELECT masked_view::regclass FROM scrim_state.protections`))
 		if len(views) != 2 {
 			t.Fatal(views)
 		}

@@ -573,7 +573,7 @@ func TestForgedSeals(t *testing.T) {
 	onEachProtected(t, func(t *testing.T, e *env) {
 		// Nobody but a superuser can do this: change the key under the view's feet, so that seals do not open.
 		var table string
-		if err := e.admin(t).QueryRow(t.Context(), `SELECT 'scrim_state.key_' || key_owner FROM scrim_state.policies`).Scan(&table); err != nil {
+		if err := e.admin(t).QueryRow(t.Context(), `SELECT 'scrim_state.key_' || key_owner FROM scrim_state.protections`).Scan(&table); err != nil {
 			t.Fatal(err)
 		}
 		conn := e.connect(t, analyst)

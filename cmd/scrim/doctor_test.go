@@ -205,7 +205,7 @@ func TestRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	number := regexp.MustCompile(`\b(scrim_owner|key)_\d+`)
+	number := regexp.MustCompile(`\b(scrim_owner|mask_key|key)_\d+`)
 	for _, r := range rights {
 		is := number.ReplaceAllString(r.Role+": "+r.May, "${1}_<oid>")
 		if !said[is] {

@@ -693,7 +693,6 @@ END $$;
 CREATE FUNCTION scrim.skips_policy(policy_name text, relation regclass, columns text[], if_not_exists boolean, or_replace boolean) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.fence_serialize();
     PERFORM scrim.fence_lock(relation);
     IF EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = skips_policy.relation AND p.name = policy_name) AND NOT or_replace THEN
@@ -742,6 +741,7 @@ DECLARE
     enc record;
     presentation text := coalesce(upper(present), CASE WHEN cardinality(columns) = 1 THEN 'VECTOR' ELSE 'COMPONENTS' END);
 BEGIN
+    PERFORM scrim.require_policy_admin(relation);
     IF scrim.skips_policy(policy_name, relation, columns, if_not_exists, or_replace) THEN
         RETURN;
     END IF;
@@ -773,6 +773,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     row_columns record;
 BEGIN
+    PERFORM scrim.require_policy_admin(relation);
     IF scrim.skips_policy(policy_name, relation, columns, if_not_exists, or_replace) THEN
         RETURN;
     END IF;

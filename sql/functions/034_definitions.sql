@@ -85,7 +85,7 @@ END $$;
 CREATE FUNCTION scrim.set_column_masking_policy(relation regclass, column_name text, policy_name text, using_columns text[] DEFAULT NULL, force boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    num smallint := (scrim.attnums(relation, ARRAY[column_name]))[1];
+    num smallint;
     definition record;
     nums smallint[];
     other text;
@@ -93,6 +93,7 @@ BEGIN
     PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.fence_serialize();
     PERFORM scrim.fence_lock(relation);
+    num := (scrim.attnums(relation, ARRAY[column_name]))[1];
     SELECT d.* INTO definition FROM scrim.mask_definitions d WHERE d.name = policy_name;
     IF NOT FOUND THEN
         PERFORM scrim.require_definition(policy_name);
@@ -162,6 +163,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     d record;
 BEGIN
+    PERFORM scrim.require_definer();
     PERFORM scrim.require_definition(policy_name);
     SELECT m.* INTO STRICT d FROM scrim.mask_definitions m WHERE m.name = policy_name;
     PERFORM scrim.define_masking_policy(policy_name, d.arguments, d.types, d.types[1], body, false, true);
@@ -179,9 +181,10 @@ $$;
 CREATE FUNCTION scrim.drop_masking_policy_definition(policy_name text, if_exists boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    users text := (SELECT string_agg(t::text, ', ') FROM scrim.attached_to(policy_name) t);
+    users text;
 BEGIN
     PERFORM scrim.require_definer();
+    users := (SELECT string_agg(t::text, ', ') FROM scrim.attached_to(policy_name) t);
     IF if_exists AND NOT EXISTS (SELECT 1 FROM scrim_state.mask_definitions d WHERE d.name = policy_name) THEN
         RAISE NOTICE 'masking policy "%" does not exist, skipping', policy_name;
         RETURN;

@@ -188,7 +188,7 @@ BEGIN
                scrim.grants_text(c.oid, ARRAY[x.privilege], ARRAY[x.grantee]), scrim.revocation(c.oid, ARRAY[x.privilege], ARRAY[x.grantee])
           FROM pg_class c, LATERAL scrim.relation_acl(c.oid) x
          WHERE c.relnamespace = 'scrim_state'::regnamespace AND c.relkind IN ('r', 'v', 'm', 'S') AND x.grantee <> c.relowner
-           AND NOT (x.privilege = 'SELECT' AND EXISTS (SELECT 1 FROM scrim_state.view_owners v WHERE v.role = x.grantee AND c.relname = 'key_' || v.table_owner));
+           AND NOT (x.privilege = 'SELECT' AND EXISTS (SELECT 1 FROM scrim_state.view_owners v WHERE v.role = x.grantee AND c.relname IN ('key_' || v.table_owner, 'mask_key_' || v.table_owner)));
     RETURN QUERY
         SELECT 'error', 'publication', quote_ident(p.pubname), format('it replicates %I.%I, which opens seals', p.schemaname, p.tablename), NULL, scrim.unpublish(b.oid, c.oid)
           FROM pg_publication_tables p JOIN pg_publication b ON b.pubname = p.pubname

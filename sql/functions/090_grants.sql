@@ -7,7 +7,7 @@ GRANT EXECUTE ON FUNCTION scrim.require_policy_admin(regclass), scrim.require_tr
     scrim.set_default_version(text, integer),
     scrim.create_masking_policy(text, regclass, text[], text[], text, text[], text, boolean, boolean, boolean), scrim.create_sql_masking_policy(text, regclass, text[], text[], text, text, boolean, boolean, boolean),
     scrim.define_masking_policy(text, text[], text[], text, text, boolean, boolean), scrim.set_masking_policy_body(text, text), scrim.drop_masking_policy_definition(text, boolean), scrim.require_definer(),
-    scrim.require_definition(text, boolean), scrim.set_column_masking_policy(regclass, text, text, text[], boolean), scrim.unset_column_masking_policy(regclass, text), scrim.skips_policy(text, regclass, text[], boolean, boolean),
+    scrim.set_column_masking_policy(regclass, text, text, text[], boolean), scrim.unset_column_masking_policy(regclass, text),
     scrim.partial(text, int, text, int), scrim.email(text), scrim.bucket(int, int), scrim.bucket(bigint, bigint), scrim.bucket(numeric, numeric), scrim.bucket(float8, float8),
     scrim.generalize(date, text), scrim.generalize(timestamp, text), scrim.generalize(timestamptz, text),
     scrim.enable_masking_policy(text, regclass, boolean), scrim.rename_masking_policy(text, regclass, text), scrim.set_masking_policy_except(text, regclass, text[]), scrim.require_policy(text, regclass),
