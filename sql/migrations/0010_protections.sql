@@ -66,5 +66,6 @@ CREATE TABLE scrim_state.mask_definitions (
 CREATE TABLE scrim_state.kept_uses (
     relation   oid NOT NULL,
     encoder_id bigint NOT NULL REFERENCES scrim_state.encoders ON DELETE CASCADE,
-    xact       xid8 NOT NULL DEFAULT pg_current_xact_id()
+    xact       xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    PRIMARY KEY (relation, encoder_id)
 );
