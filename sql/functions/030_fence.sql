@@ -825,7 +825,7 @@ BEGIN
         PERFORM scrim.drop_views(x.masked_view || ARRAY(SELECT v.view FROM scrim_state.replaced_views v WHERE v.relation = x.relation));
     END IF;
     INSERT INTO scrim_state.kept_uses (relation, encoder_id) SELECT DISTINCT x.relation, p.encoder_id FROM scrim_state.policies p WHERE p.protection = x.id AND p.encoder_id IS NOT NULL
-    ON CONFLICT (relation, encoder_id) DO UPDATE SET xact = excluded.xact;
+    ON CONFLICT ON CONSTRAINT kept_uses_pkey DO UPDATE SET xact = excluded.xact;
     DELETE FROM scrim_state.protections p WHERE p.id = x.id;
     RETURN jsonb_build_object('grants', remembered, 'key_owner', x.key_owner);
 END $$;
