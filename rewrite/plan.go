@@ -42,6 +42,9 @@ type Plan struct {
 	views expanded
 }
 
+// Masks tells whether the plan reads masked columns. Else it only says of catalogs what they show.
+func (p *Plan) Masks() bool { return len(p.Views) > 0 }
+
 // Seal is a result column that carries sealed inputs. Several masked columns of one row share it.
 type Seal struct {
 	Column int // index in Outputs

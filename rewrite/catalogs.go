@@ -1,0 +1,321 @@
+package rewrite
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	pg_query "github.com/pganalyze/pg_query_go/v6"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/policy"
+)
+
+// Where a masked role asks the system catalogs for columns, it is told of masked ones as what they come back as. Two relations say it all:
+// pg_attribute, in whose place a subselect has the types that are shown, and the view information_schema.columns, whose query takes
+// its place, over that subselect, and lists masked columns although the role has no privilege on them.
+//
+// This is about what is shown, not about safety. So what cannot be done here is not refused: the statement is planned as if the
+// catalogs were relations like others, and PostgreSQL tells of the columns as they are in the table.
+
+// NamesColumns tells whether a name can be one of the two.
+func NamesColumns(n Name) bool {
+	switch n.Relation {
+	case "pg_attribute":
+		return n.Schema == "" || n.Schema == "pg_catalog"
+	case "columns":
+		return n.Schema == "" || n.Schema == "information_schema"
+	}
+	return false
+}
+
+const (
+	attributeOID = 1249  // of pg_attribute, in every version
+	firstUserOID = 16384 // FirstNormalObjectId: initdb makes nothing beyond
+)
+
+// shownType is a type in which masked columns come back, with what pg_attribute has of it.
+type shownType struct {
+	oid                               uint32
+	length, byval, align, store, dims string
+}
+
+var (
+	shownDouble = &shownType{oid: 701, length: "8", byval: "t", align: "d", store: "p", dims: "0"}
+	shownVector = &shownType{oid: 1021, length: "-1", byval: "f", align: "i", store: "x", dims: "1"}
+)
+
+// shownAs is the type in which a hidden column comes back; nil for its own.
+func shownAs(p *catalog.Policy, num int16) *shownType {
+	if p.Component(num) < 0 {
+		return shownVector
+	}
+	return shownDouble
+}
+
+// hiddenColumn is a masked column that a role cannot read raw. It sees the mask if it may read a column of the masked view.
+type hiddenColumn struct {
+	relation uint32
+	num      int16
+	as       *shownType
+	view     uint32
+	column   string
+}
+
+func hiddenColumns(masks policy.Masks) []hiddenColumn {
+	var list []hiddenColumn
+	for oid, mask := range masks.All() {
+		for _, num := range slices.Sorted(maps.Keys(mask.Hidden)) {
+			p := mask.Policy
+			list = append(list, hiddenColumn{relation: oid, num: num, as: shownAs(p, num), view: p.View.OID, column: p.View.Sealed})
+		}
+	}
+	slices.SortStableFunc(list, func(x, y hiddenColumn) int { return int(x.relation) - int(y.relation) })
+	return list
+}
+
+// catalogs is what the names of a text mean where some are catalogs of columns.
+type catalogs struct {
+	hidden     []hiddenColumn
+	resolved   map[Name]Relation // information_schema.columns has the query that lists hidden columns
+	views      *views            // that are expanded: it is one
+	attributes *views            // pg_attribute alone
+}
+
+// catalogsAmong returns nil where no name is a catalog of columns.
+func catalogsAmong(resolved map[Name]Relation, masks policy.Masks) *catalogs {
+	c := &catalogs{resolved: maps.Clone(resolved)}
+	c.views = &views{resolved: c.resolved, masks: masks, needed: map[uint32]bool{}}
+	c.attributes = &views{needed: map[uint32]bool{}}
+	for name, rel := range resolved {
+		c.attributes.needed[rel.OID] = rel.OID == attributeOID
+		columns := name.Relation == "columns" && rel.View != nil && rel.OID < firstUserOID
+		if !columns && rel.OID != attributeOID {
+			continue
+		}
+		if c.hidden == nil {
+			c.hidden = hiddenColumns(masks)
+		}
+		if columns {
+			rel.View = rel.View.listing(c.hidden)
+		} else {
+			rel.View = &View{} // so that a mention of it is noted
+		}
+		c.views.needed[rel.OID] = columns && rel.View != nil
+		c.resolved[name] = rel
+	}
+	if c.hidden == nil {
+		return nil
+	}
+	return c
+}
+
+// listing is the query of information_schema.columns, to be read over a subselect in pg_attribute's place: where it asks for a privilege
+// on a column, a hidden one that the role sees masked will do, and rows of pg_attribute are made rows of that type again.
+func (v *View) listing(hidden []hiddenColumn) *View {
+	a, edits := &analysis{text: v.text}, []edit(nil)
+	insert := func(at int, text string) {
+		edits = append(edits, edit{start: at, end: at, template: template{text: text}})
+	}
+	tokens := a.tokens()
+	walk(v.query.ProtoReflect(), func(m proto.Message) bool {
+		switch m := m.(type) {
+		case *pg_query.FuncCall:
+			end := a.closing(tokens, a.tokenAt(tokens, int(m.GetLocation())))
+			if args := m.GetArgs(); lastString(m.GetFuncname()) == "has_column_privilege" && len(args) > 1 && end >= 0 {
+				insert(int(m.GetLocation()), "(")
+				insert(int(tokens[end].GetEnd()), fmt.Sprintf(" OR (%s, %s) IN (%s))", spelled(args[0].GetColumnRef()), spelled(args[1].GetColumnRef()), seen(hidden)))
+			}
+		case *pg_query.ColumnRef:
+			if f := m.GetFields(); len(f) == 2 && f[1].GetAStar() != nil && f[0].GetString_().GetSval() == attributesAlias(v.query) {
+				insert(int(tokens[a.tokenAt(tokens, int(m.GetLocation()))+2].GetEnd()), "::pg_catalog.pg_attribute")
+			}
+		}
+		return true
+	})
+	text, _ := splice(v.text, edits, asParameter)
+	return NewView(text, v.hash)
+}
+
+// attributesAlias is the alias under which a query reads pg_attribute.
+func attributesAlias(query *pg_query.Node) (alias string) {
+	walk(query.ProtoReflect(), func(m proto.Message) bool {
+		if rv, ok := m.(*pg_query.RangeVar); ok && rv.GetRelname() == "pg_attribute" {
+			alias = rv.GetAlias().GetAliasname()
+		}
+		return true
+	})
+	return alias
+}
+
+func spelled(ref *pg_query.ColumnRef) string {
+	names := make([]string, len(ref.GetFields()))
+	for i, f := range ref.GetFields() {
+		names[i] = quote(f.GetString_().GetSval())
+	}
+	return strings.Join(names, ".")
+}
+
+// seen spells the query for those hidden columns whose masks the role may read.
+func seen(hidden []hiddenColumn) string {
+	return fmt.Sprintf(`SELECT h.relation, h.num FROM unnest(%s::pg_catalog.oid[], %s::pg_catalog.int2[], %s::pg_catalog.oid[], %s::pg_catalog.name[]) h(relation, num, view, col) `+
+		`JOIN pg_catalog.pg_attribute v ON v.attrelid OPERATOR(pg_catalog.=) h.view AND v.attname OPERATOR(pg_catalog.=) h.col `+
+		`WHERE pg_catalog.has_column_privilege(v.attrelid, v.attnum, 'SELECT')`,
+		array(hidden, func(h hiddenColumn) any { return h.relation }), array(hidden, func(h hiddenColumn) any { return h.num }),
+		array(hidden, func(h hiddenColumn) any { return h.view }), array(hidden, func(h hiddenColumn) any { return h.column }))
+}
+
+// array spells an array of what needs no quotes.
+func array(hidden []hiddenColumn, of func(hiddenColumn) any) string {
+	list := make([]string, len(hidden))
+	for i, h := range hidden {
+		list[i] = fmt.Sprint(of(h))
+	}
+	return "'{" + strings.Join(list, ",") + "}'"
+}
+
+// planShowing plans a statement with catalogs that show masks, and if that cannot be done, without.
+func (in *Inspected) planShowing(number int, v *views, expands bool, shows *catalogs) (*Plan, error) {
+	if shows != nil {
+		if plan, err := in.one(number, shows.views, true, shows); err == nil {
+			return plan, nil
+		}
+	}
+	return in.one(number, v, expands, nil)
+}
+
+// errNotShown means that a statement uses pg_attribute as no subselect can be used.
+var errNotShown = errors.New("pg_attribute stays what it is")
+
+// show puts subselects in the places of the mentions of pg_attribute that say something of types. It tells whether there were any.
+func (c *catalogs) show(x *expanded, part bool) (found bool, err error) {
+	defer recovered(&err)
+	text, node := x.text, x.node
+	if part { // positions count from the beginning of the statement
+		if node, err = reparsed(text); err != nil {
+			return false, err
+		}
+	}
+	a := &analysis{text: text, resolved: c.resolved, views: c.attributes}
+	columns := a.viewsIn(node)
+	a.mentions = slices.DeleteFunc(a.mentions, func(m *mention) bool { return !m.saysTypes() })
+	if len(a.mentions) == 0 {
+		return false, nil
+	}
+	if !replaceable(node, a.mentions) {
+		return false, errNotShown
+	}
+	var edits []edit
+	for _, m := range a.mentions {
+		edits = append(edits, a.replace(&instance{rv: m.rv}, template{text: c.subselect(m)}))
+	}
+	for _, ref := range a.viewRefs {
+		edits = append(edits, a.unqualify(ref))
+	}
+	if len(x.steps) == 0 {
+		x.columns = columns
+	}
+	x.text, edits = splice(text, edits, asParameter)
+	x.steps = append(x.steps, edits)
+	x.node, err = reparsed(x.text)
+	return true, err
+}
+
+// typeColumns are those of pg_attribute that depend on the type, with how a shown one is spelled: as a literal that takes the column's
+// type, which is not the same in all versions.
+var typeColumns = map[string]func(*shownType) string{
+	"atttypid":       func(t *shownType) string { return fmt.Sprint(t.oid) },
+	"atttypmod":      func(*shownType) string { return "-1" },
+	"attlen":         func(t *shownType) string { return t.length },
+	"attbyval":       func(t *shownType) string { return t.byval },
+	"attalign":       func(t *shownType) string { return t.align },
+	"attstorage":     func(t *shownType) string { return t.store },
+	"attndims":       func(t *shownType) string { return t.dims },
+	"attcompression": func(*shownType) string { return "" },
+	"attcollation":   func(*shownType) string { return "0" },
+}
+
+func (m *mention) saysTypes() bool {
+	for i, name := range m.rel.Columns {
+		if typeColumns[name] != nil && m.read[i] {
+			return true
+		}
+	}
+	return false
+}
+
+// subselect spells what stands for pg_attribute. The planner flattens it, and finds rows by its indexes.
+func (c *catalogs) subselect(m *mention) string {
+	var list []string
+	for _, name := range m.rel.Columns {
+		column := "a." + quote(name)
+		if spell := typeColumns[name]; spell != nil {
+			column = fmt.Sprintf("CASE WHEN m.type IS NULL THEN %s WHEN m.type OPERATOR(pg_catalog.=) %d THEN %s ELSE %s END AS %s", column,
+				shownDouble.oid, literal(spell(shownDouble)), literal(spell(shownVector)), quote(name))
+		}
+		list = append(list, column)
+	}
+	others := slices.DeleteFunc(slices.Clone(c.hidden), func(h hiddenColumn) bool { return h.as == nil })
+	where := ""
+	if name := nameOf(m.rv); name.Schema == "" {
+		where = " WHERE " + stillMeans(name, m.rel.OID, m.rel.Columns)
+	}
+	return fmt.Sprintf("(SELECT %s FROM pg_catalog.pg_attribute a LEFT JOIN unnest(%s::pg_catalog.oid[], %s::pg_catalog.int2[], %s::pg_catalog.oid[]) m(relation, num, type) "+
+		"ON a.attrelid OPERATOR(pg_catalog.=) m.relation AND a.attnum OPERATOR(pg_catalog.=) m.num%s)", strings.Join(list, ", "),
+		array(others, func(h hiddenColumn) any { return h.relation }), array(others, func(h hiddenColumn) any { return h.num }),
+		array(others, func(h hiddenColumn) any { return h.as.oid }), where)
+}
+
+// replaceable tells whether subselects can stand for mentions: they have no system columns, no row type and no primary key, and
+// their rows cannot be locked.
+func replaceable(node *pg_query.Node, mentions []*mention) bool {
+	names := map[string]bool{} // of rows
+	for _, m := range mentions {
+		if m.locked {
+			return false
+		}
+		name := m.rv.GetRelname()
+		if m.rv.GetAlias() != nil {
+			name = m.rv.GetAlias().GetAliasname()
+		}
+		names[name] = true
+	}
+	can := true
+	walk(node.ProtoReflect(), func(m proto.Message) bool {
+		switch m := m.(type) {
+		case *pg_query.ResTarget:
+			return !isStar(m.GetVal()) // it lists columns
+		case *pg_query.TypeCast:
+			return !isStar(m.GetArg()) // to the row type: see listing
+		case *pg_query.SelectStmt:
+			can = can && !groupsByKey(m)
+		case *pg_query.ColumnRef:
+			can = can && !namesRow(m, names, mentions[0].rel.Columns)
+		}
+		return can
+	})
+	return can
+}
+
+// groupsByKey tells whether a query may rely on the primary key of pg_attribute.
+func groupsByKey(sel *pg_query.SelectStmt) bool {
+	names := map[string]bool{}
+	for _, node := range sel.GetGroupClause() {
+		names[lastString(node.GetColumnRef().GetFields())] = true
+	}
+	return names["attrelid"] && names["attnum"]
+}
+
+// namesRow tells whether a column reference may mean a whole row of one of the names, a system column of it, or a function of it.
+func namesRow(ref *pg_query.ColumnRef, names map[string]bool, columns []string) bool {
+	fields := ref.GetFields()
+	last := lastString(fields)
+	if len(fields) == 1 {
+		return names[last] || slices.Contains(systemColumns, last) || fields[0].GetAStar() != nil
+	}
+	return names[fields[len(fields)-2].GetString_().GetSval()] && !slices.Contains(columns, last) ||
+		names[fields[0].GetString_().GetSval()] && len(fields) > 2
+}
