@@ -113,42 +113,27 @@ func catalogsAmong(resolved map[Name]Relation, masks policy.Masks) *catalogs {
 	return c
 }
 
-// listing is the query of information_schema.columns, to be read over a subselect in pg_attribute's place: where it asks for a privilege
-// on a column, a hidden one that the role sees masked will do, and rows of pg_attribute are made rows of that type again.
+// listing is the query of information_schema.columns as masked roles read it: where it asks for a privilege on a column, a hidden one that
+// the role sees masked will do.
 func (v *View) listing(hidden []hiddenColumn) *View {
 	a, edits := &analysis{text: v.text}, []edit(nil)
-	insert := func(at int, text string) {
-		edits = append(edits, edit{start: at, end: at, template: template{text: text}})
+	insert := func(at int32, text string) {
+		edits = append(edits, edit{start: int(at), end: int(at), template: template{text: text}})
 	}
 	tokens := a.tokens()
 	walk(v.query.ProtoReflect(), func(m proto.Message) bool {
-		switch m := m.(type) {
-		case *pg_query.FuncCall:
-			end := a.closing(tokens, a.tokenAt(tokens, int(m.GetLocation())))
-			if args := m.GetArgs(); lastString(m.GetFuncname()) == "has_column_privilege" && len(args) > 1 && end >= 0 {
-				insert(int(m.GetLocation()), "(")
-				insert(int(tokens[end].GetEnd()), fmt.Sprintf(" OR (%s, %s) IN (%s))", spelled(args[0].GetColumnRef()), spelled(args[1].GetColumnRef()), seen(hidden)))
-			}
-		case *pg_query.ColumnRef:
-			if f := m.GetFields(); len(f) == 2 && f[1].GetAStar() != nil && f[0].GetString_().GetSval() == attributesAlias(v.query) {
-				insert(int(tokens[a.tokenAt(tokens, int(m.GetLocation()))+2].GetEnd()), "::pg_catalog.pg_attribute")
-			}
+		call, ok := m.(*pg_query.FuncCall)
+		if !ok || lastString(call.GetFuncname()) != "has_column_privilege" || len(call.GetArgs()) < 2 {
+			return true
+		}
+		if end := a.closing(tokens, a.tokenAt(tokens, int(call.GetLocation()))); end >= 0 {
+			insert(call.GetLocation(), "(")
+			insert(tokens[end].GetEnd(), fmt.Sprintf(" OR (%s, %s) IN (%s))", spelled(call.GetArgs()[0].GetColumnRef()), spelled(call.GetArgs()[1].GetColumnRef()), seen(hidden)))
 		}
 		return true
 	})
 	text, _ := splice(v.text, edits, asParameter)
 	return NewView(text, v.hash)
-}
-
-// attributesAlias is the alias under which a query reads pg_attribute.
-func attributesAlias(query *pg_query.Node) (alias string) {
-	walk(query.ProtoReflect(), func(m proto.Message) bool {
-		if rv, ok := m.(*pg_query.RangeVar); ok && rv.GetRelname() == "pg_attribute" {
-			alias = rv.GetAlias().GetAliasname()
-		}
-		return true
-	})
-	return alias
 }
 
 func spelled(ref *pg_query.ColumnRef) string {
@@ -205,23 +190,34 @@ func (c *catalogs) show(x *expanded, part bool) (found bool, err error) {
 	if len(a.mentions) == 0 {
 		return false, nil
 	}
-	if !replaceable(node, a.mentions) {
+	rows, can := wholeRows(node, a.mentions)
+	if !can {
 		return false, errNotShown
 	}
-	var edits []edit
+	edits := a.casts(rows)
 	for _, m := range a.mentions {
 		edits = append(edits, a.replace(&instance{rv: m.rv}, template{text: c.subselect(m)}))
 	}
 	for _, ref := range a.viewRefs {
 		edits = append(edits, a.unqualify(ref))
 	}
-	if len(x.steps) == 0 {
-		x.columns = columns
-	}
+	x.joins(columns)
 	x.text, edits = splice(text, edits, asParameter)
 	x.steps = append(x.steps, edits)
 	x.node, err = reparsed(x.text)
 	return true, err
+}
+
+// joins adds columns of the result that are the catalog's to those of views.
+func (x *expanded) joins(columns []ViewColumn) {
+	if len(x.steps) == 0 {
+		x.columns = columns
+	}
+	for i, c := range x.columns {
+		if c.View == 0 && len(columns) == len(x.columns) {
+			x.columns[i] = columns[i]
+		}
+	}
 }
 
 // typeColumns are those of pg_attribute that depend on the type, with how a shown one is spelled: as a literal that takes the column's
@@ -253,8 +249,11 @@ func (c *catalogs) subselect(m *mention) string {
 	for _, name := range m.rel.Columns {
 		column := "a." + quote(name)
 		if spell := typeColumns[name]; spell != nil {
-			column = fmt.Sprintf("CASE WHEN m.type IS NULL THEN %s WHEN m.type OPERATOR(pg_catalog.=) %d THEN %s ELSE %s END AS %s", column,
-				shownDouble.oid, literal(spell(shownDouble)), literal(spell(shownVector)), quote(name))
+			double, vector := literal(spell(shownDouble)), literal(spell(shownVector))
+			if double != vector {
+				column += fmt.Sprintf(" WHEN m.type OPERATOR(pg_catalog.=) %d THEN %s", shownDouble.oid, double)
+			}
+			column = fmt.Sprintf("CASE WHEN m.type IS NULL THEN %s ELSE %s END AS %s", column, vector, quote(name))
 		}
 		list = append(list, column)
 	}
@@ -269,35 +268,55 @@ func (c *catalogs) subselect(m *mention) string {
 		array(others, func(h hiddenColumn) any { return h.as.oid }), where)
 }
 
-// replaceable tells whether subselects can stand for mentions: they have no system columns, no row type and no primary key, and
-// their rows cannot be locked.
-func replaceable(node *pg_query.Node, mentions []*mention) bool {
+// wholeRows finds the whole rows of mentions that functions of information_schema get. can tells whether subselects can stand for the
+// mentions: they have no system columns, no row type of their own and no primary key, and their rows cannot be locked.
+func wholeRows(node *pg_query.Node, mentions []*mention) (rows []*pg_query.ColumnRef, can bool) {
 	names := map[string]bool{} // of rows
+	can = true
 	for _, m := range mentions {
-		if m.locked {
-			return false
-		}
 		name := m.rv.GetRelname()
 		if m.rv.GetAlias() != nil {
 			name = m.rv.GetAlias().GetAliasname()
 		}
 		names[name] = true
+		can = can && !m.locked
 	}
-	can := true
 	walk(node.ProtoReflect(), func(m proto.Message) bool {
 		switch m := m.(type) {
 		case *pg_query.ResTarget:
 			return !isStar(m.GetVal()) // it lists columns
-		case *pg_query.TypeCast:
-			return !isStar(m.GetArg()) // to the row type: see listing
+		case *pg_query.FuncCall:
+			for _, arg := range m.GetArgs() {
+				if isStar(arg) && strings.HasPrefix(lastString(m.GetFuncname()), "_pg_truetyp") {
+					rows = append(rows, arg.GetColumnRef())
+				}
+			}
 		case *pg_query.SelectStmt:
 			can = can && !groupsByKey(m)
 		case *pg_query.ColumnRef:
-			can = can && !namesRow(m, names, mentions[0].rel.Columns)
+			can = can && (slices.Contains(rows, m) || !namesRow(m, names, mentions[0].rel.Columns))
 		}
 		return can
 	})
-	return can
+	rows = slices.DeleteFunc(rows, func(ref *pg_query.ColumnRef) bool {
+		return !names[lastString(ref.GetFields()[:len(ref.GetFields())-1])]
+	})
+	return rows, can
+}
+
+// casts makes rows of the type again that the catalog's have.
+func (a *analysis) casts(rows []*pg_query.ColumnRef) (edits []edit) {
+	tokens := a.tokens()
+	for _, ref := range rows {
+		at := a.tokenAt(tokens, int(ref.GetLocation()))
+		end := at + 2*(len(ref.GetFields())-1)
+		if at < 0 || end >= len(tokens) {
+			refuse(codeFeatureNotSupported, -1, "", "cannot rewrite this column reference")
+		}
+		offset := int(tokens[end].GetEnd())
+		edits = append(edits, edit{start: offset, end: offset, template: template{text: "::pg_catalog.pg_attribute"}})
+	}
+	return edits
 }
 
 // groupsByKey tells whether a query may rely on the primary key of pg_attribute.

@@ -15,6 +15,9 @@ func init() {
 	for _, schema := range []string{"", "pg_catalog"} {
 		world[rewrite.Name{Schema: schema, Relation: "pg_attribute"}] = attribute
 	}
+	for _, name := range []string{"pg_namespace", "pg_type"} {
+		world[rewrite.Name{Schema: "pg_catalog", Relation: name}] = rewrite.Relation{OID: 1, Columns: []string{"oid"}}
+	}
 	query, err := os.ReadFile("testdata/columns.sql")
 	if err != nil {
 		panic(err)

@@ -1,0 +1,160 @@
+package integration_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// accountsSQL is a table whose mask is the whole code, beside customers.
+const accountsSQL = `CREATE TABLE accounts (id integer PRIMARY KEY, age integer, income numeric(12,2), score double precision, vip boolean DEFAULT true, note varchar(20) COLLATE "C");
+	INSERT INTO accounts SELECT id, age, income, score, vip FROM customers; COMMENT ON COLUMN accounts.income IS 'a year''s';
+	GRANT SELECT ON accounts TO analyst, risk`
+
+// twin is a database whose tables have the types that masks show.
+func (e *env) twin(t *testing.T) *env {
+	t.Helper()
+	other := e.bare(t)
+	e.exec(t, other.directly(t, olga), accountsSQL,
+		`ALTER TABLE customers ALTER age TYPE double precision, ALTER income TYPE double precision`,
+		`ALTER TABLE accounts ALTER income TYPE real[] USING NULL`)
+	return other
+}
+
+// asked are the queries of testdata/catalogs, by what stands before them.
+func asked(t *testing.T) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", "catalogs", "queries.sql"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	queries := map[string]string{}
+	for _, part := range strings.Split(string(text), "\n\n-- ")[1:] {
+		name, query, _ := strings.Cut(part, "\n")
+		queries[name] = query
+	}
+	return queries
+}
+
+// TestCatalogsAgree: what tools ask the catalogs is answered for a masked role as by a database whose columns have the types that it sees.
+func TestCatalogsAgree(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		owner := e.connect(t, olga)
+		e.exec(t, owner, accountsSQL, `CREATE MASKING POLICY p ON accounts (income) EXCEPT risk USING ENCODER enc (age, income, score, vip)`)
+		other := e.twin(t)
+		masked, plain := e.connect(t, analyst), other.directly(t, analyst)
+		normal := func(t *testing.T, e *env, conn *pgx.Conn, table, query string) string {
+			oid := strings.TrimSpace(mustText(t, conn, `SELECT '`+table+`'::regclass::oid`))
+			out := mustText(t, conn, strings.ReplaceAll(strings.ReplaceAll(query, ":oid", oid), "customers", table))
+			return strings.ReplaceAll(out, e.database, "database")
+		}
+		for name, query := range asked(t) {
+			for _, table := range []string{"customers", "accounts"} {
+				got, want := normal(t, e, masked, table, query), normal(t, other, plain, table, query)
+				if got != want || want == "" {
+					t.Errorf("%s of %s: masked:\n%s\nwith the shown types:\n%s", name, table, got, want)
+				}
+			}
+		}
+		for _, role := range []string{olga, risk} {
+			through, direct := e.connect(t, role), e.directly(t, role)
+			for name, query := range asked(t) {
+				if got, want := normal(t, e, through, "customers", query), normal(t, e, direct, "customers", query); got != want {
+					t.Errorf("%s for %s, who is not masked:\n%s\ndirectly:\n%s", name, role, got, want)
+				}
+			}
+		}
+	})
+}
+
+// TestPsqlDescribes: psql's \d and \d+ say of masked columns what RowDescription says.
+func TestPsqlDescribes(t *testing.T) {
+	psql, err := exec.LookPath("psql")
+	if err != nil {
+		t.Fatal("psql is needed: install postgresql-client")
+	}
+	onEachProtected(t, func(t *testing.T, e *env) {
+		other := e.twin(t)
+		run := func(dsn string) string {
+			out, err := exec.CommandContext(t.Context(), psql, "-X", "-c", `\d customers`, "-c", `\d+ customers`, "-c", `\gdesc`, dsn).CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			return string(out)
+		}
+		if got, want := run(e.dsn(analyst)), run(other.directDSN(analyst)); got != want || strings.Count(got, "double precision") != 6 {
+			t.Errorf("masked:\n%s\nwith the shown types:\n%s", got, want)
+		}
+	})
+}
+
+// TestColumnsListed: information_schema.columns lists a masked column for those who see the mask, and only for those; it agrees with
+// RowDescription for every role.
+func TestColumnsListed(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		const query = `SELECT column_name, data_type, numeric_precision FROM information_schema.columns WHERE table_name = 'customers' ORDER BY ordinal_position`
+		for role, want := range map[string]string{
+			analyst: "id|integer|32 region|text|∅ age|double precision|53 income|double precision|53 score|double precision|53 vip|boolean|∅ Note|text|∅ ",
+			risk:    "id|integer|32 region|text|∅ age|integer|32 income|numeric|12 score|double precision|53 vip|boolean|∅ Note|text|∅ ",
+			olga:    "id|integer|32 region|text|∅ age|integer|32 income|numeric|12 score|double precision|53 vip|boolean|∅ Note|text|∅ ",
+			guest:   "",
+		} {
+			conn := e.connect(t, role)
+			if got := strings.ReplaceAll(mustText(t, conn, query), "\n", " "); got != want {
+				t.Errorf("%s: %s", role, got)
+			}
+			for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeSimpleProtocol} {
+				n := 0
+				err := conn.QueryRow(t.Context(), `SELECT count(*) FROM information_schema.columns WHERE table_name = $1 AND data_type <> 'money'`, mode, "customers").Scan(&n)
+				if err != nil || n != strings.Count(want, " ")-strings.Count(want, "double precision") {
+					t.Errorf("%s: %d columns: %v", role, n, err)
+				}
+			}
+			for path, shown := range map[string]string{"information_schema, public": want, "public, information_schema, pg_catalog": ""} {
+				e.exec(t, conn, `SET search_path = `+path)
+				got := strings.ReplaceAll(mustText(t, conn, strings.Replace(query, "information_schema.", "", 1)), "\n", " ")
+				if got != want && (shown != "" || role != analyst || got != "id|integer|32 region|text|∅ vip|boolean|∅ Note|text|∅ ") {
+					t.Errorf("%s, search_path %s: %s", role, path, got)
+				}
+			}
+		}
+	})
+}
+
+// TestCatalogsPlan: \d of a masked role finds its rows by the catalog's index, and what does not ask for types is not touched.
+func TestCatalogsPlan(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		conn := e.connect(t, analyst)
+		oid := strings.TrimSpace(mustText(t, conn, `SELECT 'customers'::regclass::oid`))
+		for name, query := range asked(t) {
+			if !strings.HasPrefix(name, "psql") && !strings.HasPrefix(name, "DBeaver") {
+				continue
+			}
+			plan := mustText(t, conn, `EXPLAIN `+strings.ReplaceAll(query, ":oid", oid))
+			if !regexp.MustCompile(`Index (Only )?Scan using pg_attribute_relid_att(num|nam)_index on pg_attribute`).MatchString(plan) || strings.Contains(plan, "Seq Scan on pg_attribute") {
+				t.Errorf("%s:\n%s", name, plan)
+			}
+		}
+		names := `SELECT attname FROM pg_attribute WHERE attrelid = ` + oid
+		if got, want := mustText(t, conn, `EXPLAIN `+names), mustText(t, e.directly(t, analyst), `EXPLAIN `+names); got != want {
+			t.Errorf("names alone:\n%s\ndirectly:\n%s", got, want)
+		}
+		described, err := conn.Prepare(t.Context(), "described", `SELECT attname, atttypid, attlen, data_type FROM pg_attribute, information_schema.columns`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		direct, err := e.directly(t, analyst).Prepare(t.Context(), "described", described.SQL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := fmt.Sprint(described.Fields), fmt.Sprint(direct.Fields); got != want {
+			t.Errorf("RowDescription %s, directly %s", got, want)
+		}
+	})
+}
