@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -54,12 +55,26 @@ func TestCatalogsAgree(t *testing.T) {
 			out := mustText(t, conn, strings.ReplaceAll(strings.ReplaceAll(query, ":oid", oid), "customers", table))
 			return strings.ReplaceAll(out, e.database, "database")
 		}
+		described := func(t *testing.T, conn *pgx.Conn, query string) string {
+			oid := strings.TrimSpace(mustText(t, conn, `SELECT 'customers'::regclass::oid`))
+			result := conn.PgConn().ExecParams(t.Context(), strings.ReplaceAll(query, ":oid", oid), nil, nil, nil, nil).Read()
+			if result.Err != nil {
+				t.Errorf("%s: %s", query, explain(result.Err))
+			}
+			return fmt.Sprintln(result.FieldDescriptions) + result.CommandTag.String()
+		}
 		for name, query := range asked(t) {
 			for _, table := range []string{"customers", "accounts"} {
 				got, want := normal(t, e, masked, table, query), normal(t, other, plain, table, query)
 				if got != want || want == "" {
 					t.Errorf("%s of %s: masked:\n%s\nwith the shown types:\n%s", name, table, got, want)
 				}
+			}
+			if strings.Count(query, ";") > 1 {
+				continue
+			}
+			if got, want := described(t, masked, query), described(t, plain, query); got != want {
+				t.Errorf("%s: masked:\n%s\nwith the shown types:\n%s", name, got, want)
 			}
 		}
 		for _, role := range []string{olga, risk} {
@@ -127,6 +142,36 @@ func TestColumnsListed(t *testing.T) {
 	})
 }
 
+// TestCatalogsFollow: what was prepared tells of the masks of now, and is never refused.
+func TestCatalogsFollow(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		owner, conn := e.connect(t, olga), e.connect(t, analyst)
+		const query = `SELECT data_type, format_type(atttypid, atttypmod) FROM information_schema.columns c
+			JOIN pg_attribute a ON a.attname = c.column_name AND a.attrelid = 'customers'::regclass WHERE c.table_name = 'customers' AND c.column_name = $1`
+		if _, err := conn.Prepare(t.Context(), "asks", query); err != nil {
+			t.Fatal(err)
+		}
+		says := func(want string) {
+			t.Helper()
+			var columns, attribute string
+			if err := conn.QueryRow(t.Context(), "asks", "income").Scan(&columns, &attribute); err != nil || columns+" "+attribute != want {
+				t.Errorf("%s %s, not %s: %v", columns, attribute, want, err)
+			}
+		}
+		says("double precision double precision")
+		e.exec(t, owner, `CREATE OR REPLACE MASKING POLICY p ON customers (age, income, score) EXCEPT risk USING ENCODER enc PRESENT AS VECTOR`)
+		eventually(t, func() bool {
+			return mustText(t, conn, `SELECT 1 FROM pg_attribute WHERE attrelid = 'customers'::regclass AND attname = 'income' AND atttypid = 1021`) != ""
+		})
+		says("ARRAY real[]")
+		e.exec(t, owner, `DROP MASKING POLICY p ON customers`)
+		eventually(t, func() bool {
+			return mustText(t, conn, `SELECT 1 FROM pg_attribute WHERE attrelid = 'customers'::regclass AND attname = 'income' AND atttypid = 1700`) != ""
+		})
+		says("numeric numeric(12,2)")
+	})
+}
+
 // TestCatalogsPlan: \d of a masked role finds its rows by the catalog's index, and what does not ask for types is not touched.
 func TestCatalogsPlan(t *testing.T) {
 	onEachProtected(t, func(t *testing.T, e *env) {
@@ -140,6 +185,10 @@ func TestCatalogsPlan(t *testing.T) {
 			if !regexp.MustCompile(`Index (Only )?Scan using pg_attribute_relid_att(num|nam)_index on pg_attribute`).MatchString(plan) || strings.Contains(plan, "Seq Scan on pg_attribute") {
 				t.Errorf("%s:\n%s", name, plan)
 			}
+		}
+		var copied bytes.Buffer
+		if _, err := conn.PgConn().CopyTo(t.Context(), &copied, `COPY (SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = `+oid+` AND attname = 'income') TO STDOUT`); err != nil || copied.String() != "double precision\n" {
+			t.Errorf("COPY: %q %v", copied.String(), err)
 		}
 		names := `SELECT attname FROM pg_attribute WHERE attrelid = ` + oid
 		if got, want := mustText(t, conn, `EXPLAIN `+names), mustText(t, e.directly(t, analyst), `EXPLAIN `+names); got != want {

@@ -415,8 +415,10 @@ func (f *frontend) planAgain(ctx context.Context, st *statement) (*statement, er
 	if err != nil {
 		return nil, err
 	}
-	if !st.plan.Masks() && (len(now) != 1 || now[0].plan == nil) {
-		return st, nil // nothing is masked any more, and it only says so of catalogs
+	if !st.plan.Masks() && (len(now) != 1 || now[0].plan == nil) { // the catalogs that it asks have nothing to show any more
+		fresh := *st
+		fresh.version, fresh.plan = f.s.planner.version, &rewrite.Plan{SQL: st.Text}
+		return &fresh, nil
 	}
 	if len(now) != 1 || now[0].plan == nil || now[0].plan.SQL != st.plan.SQL && !showsTheSame(now[0].plan, st.plan) {
 		return nil, errOutdatedPlan

@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -73,7 +74,7 @@ func hiddenColumns(masks policy.Masks) []hiddenColumn {
 			list = append(list, hiddenColumn{relation: oid, num: num, as: shownAs(p, num), view: p.View.OID, column: p.View.Sealed})
 		}
 	}
-	slices.SortStableFunc(list, func(x, y hiddenColumn) int { return int(x.relation) - int(y.relation) })
+	slices.SortStableFunc(list, func(x, y hiddenColumn) int { return cmp.Compare(x.relation, y.relation) })
 	return list
 }
 
@@ -100,11 +101,11 @@ func catalogsAmong(resolved map[Name]Relation, masks policy.Masks) *catalogs {
 			c.hidden = hiddenColumns(masks)
 		}
 		if columns {
-			rel.View = rel.View.listing(c.hidden)
+			rel.View = rel.View.listing(c.hidden, resolved)
 		} else {
 			rel.View = &View{} // so that a mention of it is noted
 		}
-		c.views.needed[rel.OID] = columns && rel.View != nil
+		c.views.needed[rel.OID] = columns
 		c.resolved[name] = rel
 	}
 	if c.hidden == nil {
@@ -115,7 +116,7 @@ func catalogsAmong(resolved map[Name]Relation, masks policy.Masks) *catalogs {
 
 // listing is the query of information_schema.columns as masked roles read it: where it asks for a privilege on a column, a hidden one that
 // the role sees masked will do.
-func (v *View) listing(hidden []hiddenColumn) *View {
+func (v *View) listing(hidden []hiddenColumn, resolved map[Name]Relation) *View {
 	a, edits := &analysis{text: v.text}, []edit(nil)
 	insert := func(at int32, text string) {
 		edits = append(edits, edit{start: int(at), end: int(at), template: template{text: text}})
@@ -132,8 +133,8 @@ func (v *View) listing(hidden []hiddenColumn) *View {
 		}
 		return true
 	})
-	text, _ := splice(v.text, edits, asParameter)
-	return NewView(text, v.hash)
+	text, _ := splice(v.text, append(edits, v.qualifications(resolved)...), asParameter)
+	return &View{text: text, hash: v.hash, query: v.query, names: v.names}
 }
 
 func spelled(ref *pg_query.ColumnRef) string {
@@ -194,9 +195,13 @@ func (c *catalogs) show(x *expanded, part bool) (found bool, err error) {
 	if !can {
 		return false, errNotShown
 	}
-	edits := a.casts(rows)
+	edits, size := a.casts(rows), len(text)
 	for _, m := range a.mentions {
-		edits = append(edits, a.replace(&instance{rv: m.rv}, template{text: c.subselect(m)}))
+		e := a.replace(&instance{rv: m.rv}, template{text: c.subselect(m)})
+		if size += len(e.text); size > maxText {
+			return false, errNotShown
+		}
+		edits = append(edits, e)
 	}
 	for _, ref := range a.viewRefs {
 		edits = append(edits, a.unqualify(ref))

@@ -147,3 +147,16 @@ FROM pg_attribute a WHERE attrelid = :oid ORDER BY attnum;
 
 -- a cursor
 BEGIN; DECLARE c CURSOR FOR SELECT column_name, udt_name FROM information_schema.columns WHERE table_name = 'accounts' ORDER BY 1; FETCH ALL FROM c; COMMIT;
+
+-- SQL's own prepared statements
+PREPARE p (text) AS SELECT data_type FROM information_schema.columns WHERE table_name = 'customers' AND column_name = $1; EXECUTE p ('income'); DEALLOCATE p;
+
+-- a copy of the answer
+CREATE TEMP TABLE kept AS SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = :oid AND attnum > 0;
+INSERT INTO kept SELECT column_name, data_type FROM information_schema.columns WHERE table_name = 'customers'; TABLE kept ORDER BY 1, 2; DROP TABLE kept;
+
+-- beside masked columns
+SELECT count(*), pg_typeof(max(c.income)), min(a.atttypid) FROM customers c, pg_attribute a WHERE a.attrelid = :oid AND a.attname = 'income';
+
+-- a savepoint
+BEGIN; SAVEPOINT s; SELECT atttypid FROM pg_attribute WHERE attrelid = :oid AND attname = 'income'; ROLLBACK TO s; SELECT attlen FROM pg_attribute WHERE attrelid = :oid AND attname = 'income'; COMMIT;
