@@ -207,3 +207,47 @@ func TestCatalogsPlan(t *testing.T) {
 		}
 	})
 }
+
+// TestCatalogsOfKinds: for relations of every kind the catalogs tell the types that RowDescription has.
+func TestCatalogsOfKinds(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.exec(t, e.connect(t, olga), `ALTER TABLE customers ENABLE ROW LEVEL SECURITY`, `CREATE POLICY few ON customers USING (region = 'EU')`, testPolicy)
+		e.describesAll(t, "customers", "r")
+	})
+	for _, kind := range kinds {
+		t.Run(kind.name, func(t *testing.T) {
+			onEach(t, func(t *testing.T, e *env) {
+				become(t, e, olga, kind.make, "public", "integer", "numeric(12,2)")
+				e.exec(t, e.admin(t), `SET SESSION AUTHORIZATION olga`, `GRANT SELECT ON customers TO analyst`, `DO $$ BEGIN REVOKE SELECT ON customers_was FROM analyst; EXCEPTION WHEN undefined_table THEN NULL; END $$`)
+				e.exec(t, e.connect(t, olga), testPolicy)
+				e.describesAll(t, "customers", strings.TrimSpace(mustText(t, e.admin(t), `SELECT relkind FROM pg_class WHERE oid = 'customers'::regclass`)))
+			})
+		})
+	}
+}
+
+// describesAll compares what a masked role hears of a relation's columns.
+func (e *env) describesAll(t *testing.T, relation, kind string) {
+	t.Helper()
+	conn := e.connect(t, analyst)
+	row, err := conn.Prepare(t.Context(), "row", `SELECT * FROM `+relation)
+	if err != nil {
+		t.Fatal(explain(err))
+	}
+	attributes, columns := "", ""
+	for _, f := range row.Fields {
+		name := mustText(t, conn, fmt.Sprintf(`SELECT typname, format_type(%d, %d) FROM pg_type WHERE oid = %[1]d`, f.DataTypeOID, f.TypeModifier))
+		typname, formatted, _ := strings.Cut(name, "|")
+		attributes += f.Name + "|" + formatted
+		columns += f.Name + "|" + typname + "\n"
+	}
+	if strings.Count(attributes, "double precision") != 3 {
+		t.Errorf("%s", attributes)
+	}
+	if got := mustText(t, conn, `SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = '`+relation+`'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum`); got != attributes {
+		t.Errorf("pg_attribute:\n%s\nRowDescription:\n%s", got, attributes)
+	}
+	if got := mustText(t, conn, `SELECT column_name, udt_name FROM information_schema.columns WHERE table_name = '`+relation+`' ORDER BY ordinal_position`); got != columns && kind != "m" {
+		t.Errorf("information_schema.columns:\n%s\nRowDescription:\n%s", got, columns)
+	}
+}

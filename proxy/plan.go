@@ -295,7 +295,7 @@ JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) n.name::pg_catalo
 	WHEN 'pg_temp' THEN pg_catalog.pg_my_temp_schema()
 	ELSE (SELECT o.oid FROM pg_catalog.pg_namespace o WHERE o.nspname OPERATOR(pg_catalog.=) s.name::pg_catalog.name) END` + querySQL
 
-// A view of initdb's (information_schema.columns) is left to the server where its query would not mean the same: see still_views.
+// information_schema.columns is left to the server where its query would not mean the same: see still_views.
 const (
 	relationSQL = `SELECT n.ord::pg_catalog.int4, c.oid, ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
 	WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped ORDER BY a.attnum),
@@ -308,7 +308,7 @@ const (
 FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS n(name, ord)`
 	querySQL = `
 CROSS JOIN LATERAL (SELECT CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'v'
-	AND (c.oid OPERATOR(pg_catalog.>=) 16384 OR (SELECT s.schema FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) WITH ORDINALITY AS s(schema, ord)
+	AND (c.relname OPERATOR(pg_catalog.<>) 'columns' OR (SELECT s.schema FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) WITH ORDINALITY AS s(schema, ord)
 		WHERE s.schema OPERATOR(pg_catalog.!~~) 'pg\_temp\_%' ORDER BY s.ord LIMIT 1) OPERATOR(pg_catalog.=) 'pg_catalog')
 	THEN scrim_runtime.view_query(c.oid) END AS query OFFSET 0) v`
 )

@@ -44,6 +44,7 @@ type shownType struct {
 	length, byval, align, store, dims string
 }
 
+// These are told apart by address.
 var (
 	shownDouble = &shownType{oid: 701, length: "8", byval: "t", align: "d", store: "p", dims: "0"}
 	shownVector = &shownType{oid: 1021, length: "-1", byval: "f", align: "i", store: "x", dims: "1"}
@@ -154,13 +155,18 @@ func seen(hidden []hiddenColumn) string {
 		array(hidden, func(h hiddenColumn) any { return h.view }), array(hidden, func(h hiddenColumn) any { return h.column }))
 }
 
-// array spells an array of what needs no quotes.
+// array spells an array. It is one token, however long.
 func array(hidden []hiddenColumn, of func(hiddenColumn) any) string {
-	list := make([]string, len(hidden))
+	list, escape := make([]string, len(hidden)), strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 	for i, h := range hidden {
-		list[i] = fmt.Sprint(of(h))
+		switch v := of(h).(type) {
+		case string:
+			list[i] = `"` + escape.Replace(v) + `"`
+		default:
+			list[i] = fmt.Sprint(v)
+		}
 	}
-	return "'{" + strings.Join(list, ",") + "}'"
+	return literal("{" + strings.Join(list, ",") + "}")
 }
 
 // planShowing plans a statement with catalogs that show masks, and if that cannot be done, without.
@@ -191,13 +197,13 @@ func (c *catalogs) show(x *expanded, part bool) (found bool, err error) {
 	if len(a.mentions) == 0 {
 		return false, nil
 	}
-	rows, can := wholeRows(node, a.mentions)
-	if !can {
+	u := usesOf(node, a.mentions)
+	if !u.fit {
 		return false, errNotShown
 	}
-	edits, size := a.casts(rows), len(text)
+	edits, size := a.casts(u.rows), len(text)
 	for _, m := range a.mentions {
-		e := a.replace(&instance{rv: m.rv}, template{text: c.subselect(m)})
+		e := a.replace(&instance{rv: m.rv}, template{text: c.subselect(m, u.system)})
 		if size += len(e.text); size > maxText {
 			return false, errNotShown
 		}
@@ -249,64 +255,111 @@ func (m *mention) saysTypes() bool {
 }
 
 // subselect spells what stands for pg_attribute. The planner flattens it, and finds rows by its indexes.
-func (c *catalogs) subselect(m *mention) string {
+func (c *catalogs) subselect(m *mention, system []string) string {
+	changed := slices.DeleteFunc(slices.Clone(c.hidden), func(h hiddenColumn) bool { return h.as == nil })
+	var types []*shownType
+	for _, h := range changed {
+		if !slices.Contains(types, h.as) {
+			types = append(types, h.as)
+		}
+	}
 	var list []string
 	for _, name := range m.rel.Columns {
 		column := "a." + quote(name)
-		if spell := typeColumns[name]; spell != nil {
-			double, vector := literal(spell(shownDouble)), literal(spell(shownVector))
-			if double != vector {
-				column += fmt.Sprintf(" WHEN m.type OPERATOR(pg_catalog.=) %d THEN %s", shownDouble.oid, double)
-			}
-			column = fmt.Sprintf("CASE WHEN m.type IS NULL THEN %s ELSE %s END AS %s", column, vector, quote(name))
+		if spell := typeColumns[name]; spell != nil && len(types) > 0 {
+			column = "CASE " + whenShown(types, spell) + " ELSE " + column + " END AS " + quote(name)
 		}
 		list = append(list, column)
 	}
-	others := slices.DeleteFunc(slices.Clone(c.hidden), func(h hiddenColumn) bool { return h.as == nil })
+	for _, name := range system {
+		list = append(list, "a."+name)
+	}
 	where := ""
 	if name := nameOf(m.rv); name.Schema == "" {
 		where = " WHERE " + stillMeans(name, m.rel.OID, m.rel.Columns)
 	}
 	return fmt.Sprintf("(SELECT %s FROM pg_catalog.pg_attribute a LEFT JOIN unnest(%s::pg_catalog.oid[], %s::pg_catalog.int2[], %s::pg_catalog.oid[]) m(relation, num, type) "+
 		"ON a.attrelid OPERATOR(pg_catalog.=) m.relation AND a.attnum OPERATOR(pg_catalog.=) m.num%s)", strings.Join(list, ", "),
-		array(others, func(h hiddenColumn) any { return h.relation }), array(others, func(h hiddenColumn) any { return h.num }),
-		array(others, func(h hiddenColumn) any { return h.as.oid }), where)
+		array(changed, func(h hiddenColumn) any { return h.relation }), array(changed, func(h hiddenColumn) any { return h.num }),
+		array(changed, func(h hiddenColumn) any { return h.as.oid }), where)
 }
 
-// wholeRows finds the whole rows of mentions that functions of information_schema get. can tells whether subselects can stand for the
-// mentions: they have no system columns, no row type of their own and no primary key, and their rows cannot be locked.
-func wholeRows(node *pg_query.Node, mentions []*mention) (rows []*pg_query.ColumnRef, can bool) {
-	names := map[string]bool{} // of rows
-	can = true
+// whenShown spells what a column of pg_attribute has for each of the types.
+func whenShown(types []*shownType, spell func(*shownType) string) string {
+	when := make([]string, len(types))
+	for i, t := range types {
+		when[i] = fmt.Sprintf("WHEN m.type OPERATOR(pg_catalog.=) %d THEN %s", t.oid, literal(spell(t)))
+	}
+	return strings.Join(when, " ")
+}
+
+// uses is how a statement uses mentions of pg_attribute, besides naming columns.
+type uses struct {
+	names  map[string]bool          // of their rows
+	system []string                 // system columns
+	rows   []*pg_query.ColumnRef    // whole rows that functions of information_schema get
+	stars  bool                     // all columns of something are listed
+	fit    bool                     // subselects can stand for them
+	has    func(column string) bool // of pg_attribute
+}
+
+// usesOf looks whether subselects can stand for mentions: they have no row type of their own and no primary key, their rows cannot be
+// locked, and system columns are columns like others.
+func usesOf(node *pg_query.Node, mentions []*mention) *uses {
+	u := &uses{names: map[string]bool{}, fit: true, has: func(column string) bool { return slices.Contains(mentions[0].rel.Columns, column) }}
 	for _, m := range mentions {
 		name := m.rv.GetRelname()
 		if m.rv.GetAlias() != nil {
 			name = m.rv.GetAlias().GetAliasname()
 		}
-		names[name] = true
-		can = can && !m.locked
+		u.names[name] = true
+		u.fit = u.fit && !m.locked
 	}
 	walk(node.ProtoReflect(), func(m proto.Message) bool {
 		switch m := m.(type) {
 		case *pg_query.ResTarget:
-			return !isStar(m.GetVal()) // it lists columns
+			u.stars = u.stars || isStar(m.GetVal())
+			return !isStar(m.GetVal())
+		case *pg_query.JoinExpr:
+			u.stars = u.stars || m.GetIsNatural()
 		case *pg_query.FuncCall:
 			for _, arg := range m.GetArgs() {
 				if isStar(arg) && strings.HasPrefix(lastString(m.GetFuncname()), "_pg_truetyp") {
-					rows = append(rows, arg.GetColumnRef())
+					u.rows = append(u.rows, arg.GetColumnRef())
 				}
 			}
 		case *pg_query.SelectStmt:
-			can = can && !groupsByKey(m)
+			u.fit = u.fit && !groupsByKey(m)
 		case *pg_query.ColumnRef:
-			can = can && (slices.Contains(rows, m) || !namesRow(m, names, mentions[0].rel.Columns))
+			if !slices.Contains(u.rows, m) {
+				u.column(m)
+			}
 		}
-		return can
+		return u.fit
 	})
-	rows = slices.DeleteFunc(rows, func(ref *pg_query.ColumnRef) bool {
-		return !names[lastString(ref.GetFields()[:len(ref.GetFields())-1])]
+	u.fit = u.fit && (len(u.system) == 0 || !u.stars)
+	u.rows = slices.DeleteFunc(u.rows, func(ref *pg_query.ColumnRef) bool {
+		return !u.names[lastString(ref.GetFields()[:len(ref.GetFields())-1])]
 	})
-	return rows, can
+	return u
+}
+
+// column notes what a reference may mean of a mention.
+func (u *uses) column(ref *pg_query.ColumnRef) {
+	fields := ref.GetFields()
+	name, of := lastString(fields), lastString(fields[:len(fields)-1])
+	switch {
+	case of != "" && !u.names[of]:
+		u.fit = u.fit && (len(fields) == 2 || !u.names[fields[0].GetString_().GetSval()])
+	case slices.Contains(systemColumns, name):
+		if !slices.Contains(u.system, name) {
+			u.system = append(u.system, name)
+		}
+	case of != "": // a column, or a function of the row
+		u.fit = u.fit && u.has(name)
+	default: // the row itself, or in an expression all of it
+		u.fit = u.fit && !u.names[name] && name != ""
+	}
 }
 
 // casts makes rows of the type again that the catalog's have.
@@ -329,17 +382,12 @@ func groupsByKey(sel *pg_query.SelectStmt) bool {
 	names := map[string]bool{}
 	for _, node := range sel.GetGroupClause() {
 		names[lastString(node.GetColumnRef().GetFields())] = true
+		for i, target := range sel.GetTargetList() { // by its place or name in the result
+			t := target.GetResTarget()
+			if int(node.GetAConst().GetIval().GetIval()) == i+1 || t.GetName() != "" && t.GetName() == lastString(node.GetColumnRef().GetFields()) {
+				names[lastString(t.GetVal().GetColumnRef().GetFields())] = true
+			}
+		}
 	}
 	return names["attrelid"] && names["attnum"]
-}
-
-// namesRow tells whether a column reference may mean a whole row of one of the names, a system column of it, or a function of it.
-func namesRow(ref *pg_query.ColumnRef, names map[string]bool, columns []string) bool {
-	fields := ref.GetFields()
-	last := lastString(fields)
-	if len(fields) == 1 {
-		return names[last] || slices.Contains(systemColumns, last) || fields[0].GetAStar() != nil
-	}
-	return names[fields[len(fields)-2].GetString_().GetSval()] && !slices.Contains(columns, last) ||
-		names[fields[0].GetString_().GetSval()] && len(fields) > 2
 }
