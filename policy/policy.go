@@ -1,6 +1,11 @@
 package policy
 
-import "github.com/scrimdb/scrim/catalog"
+import (
+	"iter"
+	"maps"
+
+	"github.com/scrimdb/scrim/catalog"
+)
 
 // Masks says which relations a role sees through masks. The zero value masks nothing.
 type Masks struct {
@@ -50,6 +55,9 @@ func (m Masks) Of(relation uint32) (Mask, bool) {
 	mask, ok := m.relations[relation]
 	return mask, ok
 }
+
+// All are the masks by the OIDs of their relations, in no order.
+func (m Masks) All() iter.Seq2[uint32, Mask] { return maps.All(m.relations) }
 
 // IsView tells whether an OID is a masked view: no client may name one.
 func (m Masks) IsView(oid uint32) bool {

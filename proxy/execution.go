@@ -32,7 +32,7 @@ func (f *frontend) execution(ctx context.Context, st *statement, formats []int16
 	}
 	x := &execution{formats: formats, from: f.origin(st)}
 	if st.Stores != "" {
-		if stored := f.s.lookup(st.Stores); stored != nil && stored.plan != nil {
+		if stored := f.s.lookup(st.Stores); stored != nil && stored.plan != nil && stored.plan.Masks() {
 			return nil, errStores
 		}
 	}

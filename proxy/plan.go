@@ -152,7 +152,7 @@ func (f *frontend) plan(ctx context.Context, text string, ownTx bool) ([]*statem
 	return list, s.stillServed(list)
 }
 
-// named tells whether a name can be a protected relation, a masked view, or a view with the invoker's rights. Of
+// named tells whether a name can be a protected relation, a masked view, a catalog of columns, or a view with the invoker's rights. Of
 // those, a new one that another session has made can be missed. It is relayed then, and refused by the server, since it
 // would read a masked column; after that the catalog's views are read again.
 func (p *planner) named(n rewrite.Name) bool { return p.namedIn(p.version.snapshot, n) }
@@ -161,7 +161,7 @@ func (p *planner) namedIn(snapshot *catalog.Snapshot, n rewrite.Name) bool {
 	if n.Schema == "scrim_runtime" { // no client may name a masked view
 		return snapshot.NamedFeatureView(n.Relation)
 	}
-	return snapshot.Named(n.Relation) || p.views.Named(n.Relation) || p.made[n.Relation]
+	return rewrite.NamesColumns(n) || snapshot.Named(n.Relation) || p.views.Named(n.Relation) || p.made[n.Relation]
 }
 
 // maxMade bounds the names of views that a session is known to have made itself.
@@ -263,7 +263,7 @@ func (f *frontend) list(in *rewrite.Inspected, plans []*rewrite.Plan) []*stateme
 
 // stillServed refuses a planned statement when the catalog was not heard of for too long: its policies may be outdated.
 func (s *session) stillServed(list []*statement) error {
-	reads := func(st *statement) bool { return st.plan != nil }
+	reads := func(st *statement) bool { return st.plan != nil && st.plan.Masks() }
 	if slices.ContainsFunc(list, reads) && !s.srv.catalog.Fresh() {
 		return errNotFresh
 	}
@@ -295,6 +295,7 @@ JOIN pg_catalog.pg_class c ON c.relname OPERATOR(pg_catalog.=) n.name::pg_catalo
 	WHEN 'pg_temp' THEN pg_catalog.pg_my_temp_schema()
 	ELSE (SELECT o.oid FROM pg_catalog.pg_namespace o WHERE o.nspname OPERATOR(pg_catalog.=) s.name::pg_catalog.name) END` + querySQL
 
+// information_schema.columns is left to the server where its query would not mean the same: see still_views.
 const (
 	relationSQL = `SELECT n.ord::pg_catalog.int4, c.oid, ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
 	WHERE a.attrelid OPERATOR(pg_catalog.=) c.oid AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped ORDER BY a.attnum),
@@ -306,7 +307,10 @@ const (
 	v.query, pg_catalog.hashtextextended(v.query, 0)
 FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS n(name, ord)`
 	querySQL = `
-CROSS JOIN LATERAL (SELECT CASE c.relkind WHEN 'v' THEN scrim_runtime.view_query(c.oid) END AS query OFFSET 0) v`
+CROSS JOIN LATERAL (SELECT CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'v'
+	AND (c.relname OPERATOR(pg_catalog.<>) 'columns' OR (SELECT s.schema FROM pg_catalog.unnest(pg_catalog.current_schemas(true)) WITH ORDINALITY AS s(schema, ord)
+		WHERE s.schema OPERATOR(pg_catalog.!~~) 'pg\_temp\_%' ORDER BY s.ord LIMIT 1) OPERATOR(pg_catalog.=) 'pg_catalog')
+	THEN scrim_runtime.view_query(c.oid) END AS query OFFSET 0) v`
 )
 
 // resolveAll looks names up, and those in the queries of the views among them, and so on.
@@ -410,6 +414,11 @@ func (f *frontend) planAgain(ctx context.Context, st *statement) (*statement, er
 	now, err := f.plan(ctx, st.Text, false)
 	if err != nil {
 		return nil, err
+	}
+	if !st.plan.Masks() && (len(now) != 1 || now[0].plan == nil) { // the catalogs that it asks have nothing to show any more
+		fresh := *st
+		fresh.version, fresh.plan = f.s.planner.version, &rewrite.Plan{SQL: st.Text}
+		return &fresh, nil
 	}
 	if len(now) != 1 || now[0].plan == nil || now[0].plan.SQL != st.plan.SQL && !showsTheSame(now[0].plan, st.plan) {
 		return nil, errOutdatedPlan

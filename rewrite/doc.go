@@ -27,6 +27,8 @@
 // PostgreSQL's grants do, and a mistake in this package ends in "permission denied" or in ciphertext. It guards meaning:
 // that no other value is shown in a mask's place.
 //
+// catalogs.go shows masked columns in the system catalogs as what they come back as.
+//
 // explain.go says all this of a statement to people (EXPLAIN MASKING): a plan has its reasons and mentions for that.
 //
 // To debug: the goldens in testdata/goldens print [Plan.Format] for statements by clause; add the statement there.

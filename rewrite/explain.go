@@ -208,6 +208,9 @@ func (c ExplainMasking) Explain(text string, by Viewer, resolved map[Name]Relati
 		return utf8.RuneCountInString(text[:c.Offset+offset]) + 1
 	}
 	seen := map[uint32]bool{}
+	if plan != nil && !plan.Masks() {
+		plan = nil
+	}
 	if plan != nil {
 		for _, m := range plan.Mentions {
 			seen[m.Mask.Protection.Relation.OID] = true

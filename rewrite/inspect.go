@@ -212,33 +212,57 @@ func (in *Inspected) Plan(resolved map[Name]Relation, masks policy.Masks) ([]*Pl
 	if err != nil {
 		return nil, err
 	}
+	shows := catalogsAmong(resolved, masks)
 	plans, planned := make([]*Plan, len(in.Statements)), false
-	for i, s := range in.Statements {
-		x, part := expanded{text: s.Text, node: in.nodes[i]}, len(in.nodes) > 1
-		if expands {
-			if x, err = v.expand(s.Text, x.node, part); err != nil {
-				return nil, shifted(err, s.Offset)
-			}
-			part = false
+	for i := range in.Statements {
+		if plans[i], err = in.planShowing(i, v, expands, shows); err != nil {
+			return nil, err
 		}
-		a := &analysis{text: x.text, resolved: resolved, masks: masks}
-		if plans[i], err = a.statement(x.node, part); err != nil {
-			return nil, shifted(x.mapped(err), s.Offset)
-		}
-		if plans[i] != nil {
-			plans[i].views, plans[i].Columns = expanded{steps: x.steps}, x.describes(plans[i].Columns)
-			planned = true
-		}
+		planned = planned || plans[i] != nil
 	}
 	if !planned {
 		return nil, nil
 	}
 	for _, s := range in.Statements {
-		if s.CopiesIn && len(in.Statements) > 1 {
+		switch masks := func(p *Plan) bool { return p != nil && p.Masks() }; {
+		case !s.CopiesIn || len(in.Statements) == 1:
+		case slices.ContainsFunc(plans, masks):
 			return nil, s.RefuseCopyIn()
+		default:
+			return nil, nil
 		}
 	}
 	return plans, nil
+}
+
+// one plans the statement of this number.
+func (in *Inspected) one(number int, v *views, expands bool, shows *catalogs) (plan *Plan, err error) {
+	s := in.Statements[number]
+	x, part := expanded{text: s.Text, node: in.nodes[number]}, len(in.nodes) > 1
+	if expands {
+		if x, err = v.expand(s.Text, x.node, part); err != nil {
+			return nil, shifted(err, s.Offset)
+		}
+		part = false
+	}
+	shown := false
+	if shows != nil {
+		if shown, err = shows.show(&x, part); err != nil {
+			return nil, err
+		}
+		part = part && !shown
+	}
+	a := &analysis{text: x.text, resolved: v.resolved, masks: v.masks}
+	if plan, err = a.statement(x.node, part); err != nil {
+		return nil, shifted(x.mapped(err), s.Offset)
+	}
+	if plan == nil && shows != nil && len(x.steps) > 0 {
+		plan = &Plan{SQL: x.text, text: x.text, Params: highestParam(x.node)}
+	}
+	if plan != nil {
+		plan.views, plan.Columns = expanded{steps: x.steps}, x.describes(plan.Columns)
+	}
+	return plan, nil
 }
 
 // shifted moves the position of a refusal from a statement's text to the whole.

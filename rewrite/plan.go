@@ -43,6 +43,9 @@ type Plan struct {
 	views expanded
 }
 
+// Masks tells whether the plan reads masked columns. Else it only says of catalogs what they show.
+func (p *Plan) Masks() bool { return len(p.Views) > 0 }
+
 // Seal is a result column that carries sealed inputs. The masked columns of one row that are of one policy share it.
 type Seal struct {
 	Column int // index in Outputs

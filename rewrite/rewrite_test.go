@@ -199,7 +199,7 @@ func protectedName(n rewrite.Name) bool {
 	if n.Schema == "scrim_runtime" {
 		return n.Relation == "traits"
 	}
-	return slices.Contains([]string{
+	return rewrite.NamesColumns(n) || slices.Contains([]string{
 		"customers", "accounts", "tenants", "events", "people", "users", "customers_100", "spending", "summary", "renamed", "regional", "Odd", "greedy", "rows", "traits", "counted", "mailing",
 	}, n.Relation)
 }
@@ -261,7 +261,7 @@ func plan(t *testing.T, text string, masks policy.Masks) string {
 			b.WriteString("relayed\n")
 			continue
 		}
-		if len(p.Views) == 0 {
+		if !p.Masks() && len(p.Outputs) > 0 {
 			t.Error("a plan without a masked view")
 		}
 		b.WriteString(p.Format())

@@ -193,9 +193,17 @@ func (i *instance) means() string {
 	p := i.mask.Protection
 	var names []string
 	for _, c := range p.Relation.Columns {
-		names = append(names, literal(c.Name))
+		names = append(names, c.Name)
 	}
-	return fmt.Sprintf("scrim_runtime.still_means(%s, %d, ARRAY[%s])", literal(nameOf(i.rv).Quoted()), p.Relation.OID, strings.Join(names, ", "))
+	return stillMeans(nameOf(i.rv), p.Relation.OID, names)
+}
+
+func stillMeans(name Name, oid uint32, columns []string) string {
+	list := make([]string, len(columns))
+	for i, c := range columns {
+		list[i] = literal(c)
+	}
+	return fmt.Sprintf("scrim_runtime.still_means(%s, %d, ARRAY[%s])", literal(name.Quoted()), oid, strings.Join(list, ", "))
 }
 
 // lists tells whether the replacement of a mention must have a column of this name.

@@ -334,7 +334,11 @@ func (a *analysis) queryOf(m *mention) string {
 
 // qualified is the view's query with a schema before every relation.
 func (v *View) qualified(resolved map[Name]Relation) string {
-	var edits []edit
+	text, _ := splice(v.text, v.qualifications(resolved), asParameter)
+	return text
+}
+
+func (v *View) qualifications(resolved map[Name]Relation) (edits []edit) {
 	for _, rv := range v.loose {
 		schema := "pg_catalog"
 		if _, ok := resolved[inSchema(schema, rv)]; !ok {
@@ -343,8 +347,7 @@ func (v *View) qualified(resolved map[Name]Relation) string {
 		at := int(rv.GetLocation())
 		edits = append(edits, edit{start: at, end: at, template: template{text: schema + "."}})
 	}
-	text, _ := splice(v.text, edits, asParameter)
-	return text
+	return edits
 }
 
 // outputNames are those of a query's result; nil where this package does not know them.

@@ -94,8 +94,8 @@ BEGIN
         DETAIL = pg_catalog.format('%s is no longer the table it was when the statement was planned.', name), HINT = 'Run the statement again.';
 END $$;
 
--- The query of a view that runs with the invoker's rights; NULL for everything else, and for one too long to be planned. The proxy puts it in the place of the
--- view where a masked role reads it. It means the same wherever it is read: what is not in pg_catalog is qualified, but for
+-- The query of a view that runs with the invoker's rights, or of information_schema.columns; NULL for everything else, and for one too long to be planned.
+-- The proxy puts it in the place of the view where a masked role reads it. It means the same wherever it is read: what is not in pg_catalog is qualified, but for
 -- what is temporary, and values are printed so that no setting matters.
 CREATE OR REPLACE FUNCTION scrim_runtime.view_query(view oid) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC'
@@ -103,7 +103,8 @@ SET extra_float_digits = 3 SET bytea_output = 'hex' AS $$
     SELECT d.query FROM (
         SELECT pg_get_viewdef(c.oid) AS query FROM pg_class c
          WHERE c.oid = view AND c.relkind = 'v'
-           AND EXISTS (SELECT FROM pg_options_to_table(c.reloptions) o WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
+           AND (c.oid = to_regclass('information_schema.columns')
+                OR EXISTS (SELECT FROM pg_options_to_table(c.reloptions) o WHERE o.option_name = 'security_invoker' AND o.option_value::boolean))
         OFFSET 0) d -- once
      WHERE octet_length(d.query) <= 1048576
 $$;

@@ -9,7 +9,7 @@
 //
 // compare_test.go runs it three times on each server: as an unmasked role directly and through the proxy, which must give the same text
 // byte for byte, and as a masked role through the proxy. There the sections named "codes ..." (id, age, income, score) must
-// hold the codes that a plain SELECT shows, those named "copied ..." those of age that COPY shows, "described" the types of codes, all others the same as for the unmasked
+// hold the codes that a plain SELECT shows, those named "copied ..." those of age that COPY shows, "described" the types of codes, "catalog" what the catalogs tell of columns, with those types, all others the same as for the unmasked
 // role; and no raw value may be anywhere.
 //
 // What needs only Go and npm always runs. The rest (Python, Java, Perl, ODBC, PostgreSQL's own programs) is behind the build tag
