@@ -91,8 +91,17 @@ END $$;
 -- Locks a table against everybody else, with its partitions and children. Locking a view would lock what it reads, which may be others'.
 CREATE FUNCTION scrim.fence_lock(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
 BEGIN
-    IF (SELECT c.relkind IN ('r', 'p') FROM pg_class c WHERE c.oid = relation) THEN
+    IF (SELECT c.relkind NOT IN ('r', 'p') FROM pg_class c WHERE c.oid = relation) THEN
+        RETURN;
+    END IF;
+    IF NOT has_table_privilege(relation, 'UPDATE, DELETE, TRUNCATE') THEN  -- its owner has revoked from himself what LOCK asks for
+        EXECUTE format('GRANT TRUNCATE ON %s TO %s', relation, scrim.role_name(owner));
+        EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
+        EXECUTE format('REVOKE TRUNCATE ON %s FROM %s', relation, scrim.role_name(owner));
+    ELSE
         EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
     END IF;
 END $$;
@@ -339,6 +348,9 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     before jsonb := scrim.fence_acl(relation);
     readers oid[] := ARRAY(SELECT x FROM unnest(exempt) x WHERE except_get OR has_table_privilege(x, relation, 'SELECT'));
+    -- What exempt roles can read of masked columns, by whatever grant.
+    kept jsonb := (SELECT jsonb_agg(jsonb_build_object('attnum', m, 'grantee', x, 'privilege', 'SELECT', 'grantable', false))
+                     FROM unnest(exempt) x, unnest(masked) m WHERE has_column_privilege(x, relation, m, 'SELECT'));
     is_view boolean := (SELECT c.relkind = 'v' FROM pg_class c WHERE c.oid = relation);
     open_columns text := (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
                            WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.attnum = ANY (masked));
@@ -387,6 +399,9 @@ BEGIN
     END LOOP;
     FOR g IN SELECT x AS role FROM unnest(readers) x WHERE NOT has_table_privilege(x, relation, 'SELECT') LOOP
         EXECUTE format('GRANT SELECT ON %s TO %s', relation, scrim.role_name(g.role));
+    END LOOP;
+    FOR e IN SELECT k FROM jsonb_array_elements(kept) k WHERE NOT has_column_privilege((k ->> 'grantee')::oid, relation, (k ->> 'attnum')::smallint, 'SELECT') LOOP
+        PERFORM scrim.fence_regrant(relation, e, false);
     END LOOP;
 END $$;
 
