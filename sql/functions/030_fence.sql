@@ -642,6 +642,10 @@ CREATE FUNCTION scrim.fence_restore(relation regclass, remembered jsonb) RETURNS
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     now_there jsonb := scrim.fence_acl(relation);
+    acl jsonb := now_there;
+    missing jsonb;
+    before jsonb;  -- what was missing a pass earlier
+    last boolean := false;
     owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
     can_be_grantor boolean;
     e jsonb;
@@ -658,18 +662,21 @@ BEGIN
 
     -- First what was removed, grantors before those who depend on them; then what had been given instead goes.
     FOR pass IN 1..20 LOOP
-        FOR e IN SELECT r FROM jsonb_array_elements(remembered) r
-                  WHERE r ->> 'change' = 'removed'
-                    AND NOT scrim.fence_acl(relation) @> jsonb_build_array(r - ARRAY['policy_id', 'change'])
-        LOOP
+        missing := (SELECT coalesce(jsonb_agg(r), '[]') FROM jsonb_array_elements(remembered) r
+                     WHERE r ->> 'change' = 'removed' AND NOT acl @> jsonb_build_array(r - ARRAY['policy_id', 'change']));
+        EXIT WHEN missing = '[]' OR last;
+        last := missing = before OR pass = 19;  -- the grantors of the rest are out of reach: the owner stands in for them
+        FOR e IN SELECT r FROM jsonb_array_elements(missing) r LOOP
             can_be_grantor := (e ->> 'grantor')::oid <> owner AND pg_has_role((e ->> 'grantor')::oid, 'MEMBER')
                 AND EXISTS (SELECT 1 FROM scrim.relation_acl(relation) x
                              WHERE x.grantee = (e ->> 'grantor')::oid AND x.privilege = e ->> 'privilege' AND x.grantable
                                AND x.attnum IN (0, (e ->> 'attnum')::smallint));
-            IF can_be_grantor OR (e ->> 'grantor')::oid = owner OR pass = 20 THEN
+            IF can_be_grantor OR (e ->> 'grantor')::oid = owner OR last THEN
                 PERFORM scrim.fence_regrant(relation, e, can_be_grantor);
             END IF;
         END LOOP;
+        before := missing;
+        acl := scrim.fence_acl(relation);
     END LOOP;
     FOR e IN SELECT r FROM jsonb_array_elements(remembered) r
               WHERE r ->> 'change' = 'added' AND ((r ->> 'attnum')::int = 0 OR scrim.fence_column(relation, r) IS NOT NULL)
@@ -682,12 +689,12 @@ BEGIN
         END;
     END LOOP;
     -- A table-wide REVOKE takes column grants along: put back what it should not have touched, as an exempt role's own grants of columns.
+    acl := scrim.fence_acl(relation);
     FOR e IN SELECT r FROM jsonb_array_elements(remembered) r
-              WHERE r ->> 'change' = 'removed'
-                AND NOT scrim.fence_acl(relation) @> jsonb_build_array(r - ARRAY['policy_id', 'change'])
+              WHERE r ->> 'change' = 'removed' AND NOT acl @> jsonb_build_array(r - ARRAY['policy_id', 'change'])
              UNION ALL
              SELECT n FROM jsonb_array_elements(now_there) n
-              WHERE (n ->> 'attnum')::int <> 0 AND NOT scrim.fence_acl(relation) @> jsonb_build_array(n)
+              WHERE (n ->> 'attnum')::int <> 0 AND NOT acl @> jsonb_build_array(n)
                 AND NOT EXISTS (SELECT 1 FROM jsonb_array_elements(remembered) a WHERE a ->> 'change' = 'added' AND n = a - ARRAY['policy_id', 'change'])
     LOOP
         PERFORM scrim.fence_regrant(relation, e, false);
