@@ -19,6 +19,8 @@ type Snapshot struct {
 	SealedType uint32
 	// Policies by the OID of the protected relation.
 	Policies map[uint32]*Policy
+	// allNames is a hash of the names of protected relations and of their columns: those can be altered without a new version.
+	allNames string
 	// names of protected relations and masked views, unqualified, as they are spelled in the system catalogs.
 	names map[string]bool
 	// features are those of feature views.
@@ -139,15 +141,23 @@ type querier interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
+// selectVersion reads the version, and the hash of the names.
+const selectVersion = `SELECT v.version, (
+		SELECT coalesce(sum(hashtextextended(concat_ws('.', p.id, n.nspname, c.relname, a.attnum, a.attname), 0)), 0)::text
+		FROM scrim_state.policies p JOIN pg_catalog.pg_class c ON c.oid = p.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+	FROM scrim_state.catalog_version v`
+
 // load reads a snapshot. q must be a REPEATABLE READ transaction, so that all of it is of one moment.
 func load(ctx context.Context, q querier) (*Snapshot, error) {
 	s := &Snapshot{Policies: map[uint32]*Policy{}, names: map[string]bool{}, features: map[string]bool{}}
-	err := q.QueryRow(ctx, `SELECT v.version,
-			(SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END FROM pg_catalog.pg_type t
-			  WHERE t.typname = 'sealed' AND t.typnamespace = 'scrim_runtime'::pg_catalog.regnamespace)
-		FROM scrim_state.catalog_version v`).Scan(&s.Version, &s.SealedType)
-	if err != nil {
+	if err := q.QueryRow(ctx, selectVersion).Scan(&s.Version, &s.allNames); err != nil {
 		return nil, fmt.Errorf("read catalog version: %w", err)
+	}
+	err := q.QueryRow(ctx, `SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END FROM pg_catalog.pg_type t
+		WHERE t.typname = 'sealed' AND t.typnamespace = 'scrim_runtime'::pg_catalog.regnamespace`).Scan(&s.SealedType)
+	if err != nil {
+		return nil, fmt.Errorf("read the type of sealed columns: %w", err)
 	}
 	policies, err := loadPolicies(ctx, q)
 	if err != nil {

@@ -86,6 +86,24 @@ BEGIN
         RAISE EXCEPTION 'permission denied for masking policies' USING ERRCODE = 'insufficient_privilege';
     END IF;
     LOCK TABLE scrim_state.policies IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM scrim.forget_dropped();
+END $$;
+
+-- Forgets the policies of tables and views that were dropped, and drops what is left of their masked views. For callers that have checked who asks.
+CREATE FUNCTION scrim.forget_dropped() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gone integer[] := ARRAY(SELECT p.id FROM scrim_state.policies p WHERE p.features_of IS NULL AND NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = p.relation));
+BEGIN
+    IF gone = '{}' THEN
+        RETURN;  -- a DELETE of nothing would change the version of the catalog too
+    END IF;
+    PERFORM scrim.drop_views(ARRAY(
+        SELECT v.view FROM (SELECT p.masked_view, p.relation FROM scrim_state.policies p UNION ALL SELECT r.view, r.relation FROM scrim_state.replaced_views r) v(view, relation)
+          JOIN pg_class c ON c.oid = v.view AND c.relnamespace = 'scrim_runtime'::regnamespace
+         WHERE NOT EXISTS (SELECT 1 FROM pg_class t WHERE t.oid = v.relation)));
+    DELETE FROM scrim_state.replaced_views r WHERE NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = r.view);
+    DELETE FROM scrim_state.policies p WHERE p.id = ANY (gone);
 END $$;
 
 -- Locks a table against everybody else, with its partitions and children. Locking a view would lock what it reads, which may be others'.
