@@ -4,7 +4,9 @@
 -- The protected relations that the DDL of this event has to do with: as its object, or as what that object reads, indexes, replicates or inherits from.
 -- GRANT and REVOKE do not say what they changed: there it is what was written by this transaction.
 CREATE FUNCTION scrim.touched_relations() RETURNS SETOF oid
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$  -- which keeps its plan, where SQL would plan it for each command
+BEGIN
+    RETURN QUERY
     WITH RECURSIVE command AS MATERIALIZED (
         SELECT c.classid, c.objid, c.object_type FROM pg_event_trigger_ddl_commands() c
          WHERE NOT c.in_extension AND c.command_tag NOT IN ('COMMENT', 'SECURITY LABEL', 'REFRESH MATERIALIZED VIEW', 'REINDEX')),
@@ -35,8 +37,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         OR EXISTS (SELECT 1 FROM definer d, unnest(g.columns) c WHERE has_column_privilege(d.proowner, g.oid, c, 'SELECT'))
         OR EXISTS (SELECT 1 FROM command m JOIN pg_publication b ON m.classid = 'pg_publication'::regclass AND b.oid = m.objid
                      JOIN pg_publication_tables t ON t.pubname = b.pubname
-                     JOIN pg_class c ON c.oid = g.oid AND c.relname = t.tablename AND c.relnamespace = quote_ident(t.schemaname)::regnamespace)
-$$;
+                     JOIN pg_class c ON c.oid = g.oid AND c.relname = t.tablename AND c.relnamespace = quote_ident(t.schemaname)::regnamespace);
+END $$;
 
 -- Whether this transaction changes policies: Scrim's own DDL, in the midst of which nothing is as it will be.
 CREATE FUNCTION scrim.is_serialized() RETURNS boolean
@@ -91,15 +93,6 @@ BEGIN
     END IF;
 EXCEPTION WHEN OTHERS THEN
     RAISE DEBUG 'Scrim could not forget the policies of what was dropped (%)', SQLSTATE;
-END $$;
-
-DO $$ BEGIN
-    IF (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
-        DROP EVENT TRIGGER IF EXISTS scrim_ddl;
-        DROP EVENT TRIGGER IF EXISTS scrim_drop;
-        CREATE EVENT TRIGGER scrim_ddl ON ddl_command_end EXECUTE FUNCTION scrim.on_ddl();
-        CREATE EVENT TRIGGER scrim_drop ON sql_drop EXECUTE FUNCTION scrim.on_drop();
-    END IF;
 END $$;
 
 -- For doctor: the event triggers that are not there, or switched off.
