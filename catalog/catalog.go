@@ -146,6 +146,9 @@ func (c *Catalog) reload(ctx context.Context, outdated *Snapshot) (*Snapshot, er
 	if err != nil {
 		return nil, fmt.Errorf("load catalog: %w", err)
 	}
+	if old := c.current.Load(); old != nil && old != snapshot {
+		snapshot.follow(old)
+	}
 	if c.prepare != nil && snapshot != c.current.Load() {
 		ctx, cancel := context.WithTimeout(ctx, c.poll)
 		c.prepare(ctx, snapshot)

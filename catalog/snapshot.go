@@ -23,13 +23,30 @@ type Snapshot struct {
 	allNames string
 	// names of protected relations and masked views, unqualified, as they are spelled in the system catalogs.
 	names map[string]bool
+	// former are names that protected relations had in earlier snapshots, with their OIDs: a table is often renamed back, or for a moment.
+	former map[string]uint32
 	// features are those of feature views.
 	features map[string]bool
 }
 
-// Named tells whether a relation of this unqualified name is protected, or is a masked view. A no is final: the name
-// cannot resolve to a protected relation whatever the search_path.
-func (s *Snapshot) Named(name string) bool { return s.names[name] }
+// Named tells whether a relation of this unqualified name is protected, or was, or is a masked view. A no is final, as long as nothing is renamed:
+// the name cannot resolve to a protected relation whatever the search_path.
+func (s *Snapshot) Named(name string) bool { return s.names[name] || s.former[name] != 0 }
+
+// follow notes the names that relations had in an older snapshot.
+func (s *Snapshot) follow(old *Snapshot) {
+	s.former = map[string]uint32{}
+	for name, oid := range old.former {
+		if s.Policies[oid] != nil {
+			s.former[name] = oid
+		}
+	}
+	for oid, was := range old.Policies {
+		if now := s.Policies[oid]; now != nil && now.Relation.Name != was.Relation.Name {
+			s.former[was.Relation.Name] = oid
+		}
+	}
+}
 
 // NamedFeatureView tells whether the relation of this name in scrim_runtime is a feature view. All others there are masked views.
 func (s *Snapshot) NamedFeatureView(name string) bool { return s.features[name] }

@@ -34,13 +34,17 @@ func TestRenamed(t *testing.T) {
 		admin, owner, reader := e.admin(t), e.directly(t, olga), e.connect(t, analyst)
 		want := mustText(t, reader, `SELECT id, income, age FROM customers WHERE id = 7`)
 		e.exec(t, admin, `CREATE SCHEMA other AUTHORIZATION olga`, `GRANT USAGE ON SCHEMA other TO analyst`)
-		for i, c := range []struct{ rename, query string }{
-			{`ALTER TABLE customers RENAME TO clients`, `SELECT id, income, age FROM clients WHERE id = 7`},
-			{`ALTER TABLE clients RENAME income TO salary`, `SELECT id, salary, age FROM clients WHERE id = 7`},
-			{`ALTER TABLE clients SET SCHEMA other`, `SELECT id, salary, age FROM other.clients WHERE id = 7`},
-			{`ALTER TABLE other.clients RENAME TO customers`, `SELECT id, salary, age FROM other.customers WHERE id = 7`},
-			{`ALTER EVENT TRIGGER scrim_ddl DISABLE`, `SELECT id, salary, age FROM other.customers WHERE id = 7`},
-			{`ALTER TABLE other.customers RENAME TO people`, `SELECT id, salary, age FROM other.people WHERE id = 7`},
+		for i, c := range []struct {
+			rename, query string
+			atOnce        bool // by a name that is known
+		}{
+			{`ALTER TABLE customers RENAME TO clients`, `SELECT id, income, age FROM clients WHERE id = 7`, false},
+			{`ALTER TABLE clients RENAME income TO salary`, `SELECT id, salary, age FROM clients WHERE id = 7`, true},
+			{`ALTER TABLE clients SET SCHEMA other`, `SELECT id, salary, age FROM other.clients WHERE id = 7`, true},
+			{`ALTER TABLE other.clients RENAME TO customers`, `SELECT id, salary, age FROM other.customers WHERE id = 7`, true},
+			{`ALTER EVENT TRIGGER scrim_ddl DISABLE`, `SELECT id, salary, age FROM other.customers WHERE id = 7`, true},
+			{`ALTER TABLE other.customers RENAME TO people`, `SELECT id, salary, age FROM other.people WHERE id = 7`, false},
+			{`ALTER TABLE other.people RENAME TO clients`, `SELECT id, salary, age FROM other.clients WHERE id = 7`, true},
 		} {
 			if strings.Contains(c.rename, "EVENT") {
 				e.exec(t, admin, c.rename)
@@ -49,13 +53,12 @@ func TestRenamed(t *testing.T) {
 			}
 			began := time.Now()
 			got, err := text(t, reader, c.query)
-			for ; code(err) == "42501" && time.Since(began) < 20*time.Second; got, err = text(t, reader, c.query) {
+			for ; !c.atOnce && code(err) == "42501" && time.Since(began) < 20*time.Second; got, err = text(t, reader, c.query) {
 				time.Sleep(20 * time.Millisecond)
 			}
 			if got != want {
 				t.Errorf("%d: %s: %s %s, want %s", i, c.query, got, explain(err), want)
 			}
-			t.Log(time.Since(began), c.rename)
 		}
 	})
 }
