@@ -104,7 +104,7 @@ func (c *Catalog) Fresh() bool {
 	return time.Since(time.Unix(0, c.contact.Load())) < c.lease
 }
 
-// Reload loads a new snapshot if the version moved, and returns the current one. It looks for views, too.
+// Reload loads a new snapshot if the version moved, or what it protects has other names, and returns the current one. It looks for views, too.
 func (c *Catalog) Reload(ctx context.Context) (*Snapshot, error) {
 	return c.reload(ctx, nil)
 }
@@ -132,10 +132,11 @@ func (c *Catalog) reload(ctx context.Context, outdated *Snapshot) (*Snapshot, er
 		}
 		if snapshot != nil {
 			var version int64
-			if err := tx.QueryRow(ctx, `SELECT version FROM scrim_state.catalog_version`).Scan(&version); err != nil {
+			var names string
+			if err := tx.QueryRow(ctx, selectVersion).Scan(&version, &names); err != nil {
 				return err
 			}
-			if version == snapshot.Version {
+			if version == snapshot.Version && names == snapshot.allNames {
 				return nil
 			}
 		}
@@ -144,6 +145,9 @@ func (c *Catalog) reload(ctx context.Context, outdated *Snapshot) (*Snapshot, er
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load catalog: %w", err)
+	}
+	if old := c.current.Load(); old != nil && old != snapshot {
+		snapshot.follow(old)
 	}
 	if c.prepare != nil && snapshot != c.current.Load() {
 		ctx, cancel := context.WithTimeout(ctx, c.poll)

@@ -71,6 +71,11 @@ func initIn(ctx context.Context, tx pgx.Tx) (InitResult, error) {
 	if err := createRoles(ctx, tx); err != nil {
 		return result, err
 	}
+	if superuser {
+		if err := script(ctx, tx, "event triggers", `DROP EVENT TRIGGER IF EXISTS scrim_ddl; DROP EVENT TRIGGER IF EXISTS scrim_drop`); err != nil {
+			return result, err
+		}
+	}
 	runtime, err := sql.Runtime(superuser)
 	if err != nil {
 		return result, err

@@ -19,15 +19,34 @@ type Snapshot struct {
 	SealedType uint32
 	// Protections by the OID of the protected relation.
 	Protections map[uint32]*Protection
+	// allNames is a hash of the names of protected relations and of their columns: those can be altered without a new version.
+	allNames string
 	// names of protected relations and masked views, unqualified, as they are spelled in the system catalogs.
 	names map[string]bool
+	// former are names that protected relations had in earlier snapshots, with their OIDs: a table is often renamed back, or for a moment.
+	former map[string]uint32
 	// features are those of feature views.
 	features map[string]bool
 }
 
-// Named tells whether a relation of this unqualified name is protected, or is a masked view. A no is final: the name
-// cannot resolve to a protected relation whatever the search_path.
-func (s *Snapshot) Named(name string) bool { return s.names[name] }
+// Named tells whether a relation of this unqualified name is protected, or was, or is a masked view. A no is final, as long as nothing is renamed:
+// the name cannot resolve to a protected relation whatever the search_path.
+func (s *Snapshot) Named(name string) bool { return s.names[name] || s.former[name] != 0 }
+
+// follow notes the names that relations had in an older snapshot.
+func (s *Snapshot) follow(old *Snapshot) {
+	s.former = map[string]uint32{}
+	for name, oid := range old.former {
+		if s.Protections[oid] != nil {
+			s.former[name] = oid
+		}
+	}
+	for oid, was := range old.Protections {
+		if now := s.Protections[oid]; now != nil && now.Relation.Name != was.Relation.Name {
+			s.former[was.Relation.Name] = oid
+		}
+	}
+}
 
 // NamedFeatureView tells whether the relation of this name in scrim_runtime is a feature view. All others there are masked views.
 func (s *Snapshot) NamedFeatureView(name string) bool { return s.features[name] }
@@ -187,15 +206,23 @@ type querier interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
+// selectVersion reads the version, and the hash of the names.
+const selectVersion = `SELECT v.version, (
+		SELECT coalesce(sum(hashtextextended(concat_ws('.', x.id, n.nspname, c.relname, a.attnum, a.attname), 0)), 0)::text
+		FROM scrim_state.protections x JOIN pg_catalog.pg_class c ON c.oid = x.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+	FROM scrim_state.catalog_version v`
+
 // load reads a snapshot. q must be a REPEATABLE READ transaction, so that all of it is of one moment.
 func load(ctx context.Context, q querier) (*Snapshot, error) {
 	s := &Snapshot{Protections: map[uint32]*Protection{}, names: map[string]bool{}, features: map[string]bool{}}
-	err := q.QueryRow(ctx, `SELECT v.version,
-			(SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END FROM pg_catalog.pg_type t
-			  WHERE t.typname = 'sealed' AND t.typnamespace = 'scrim_runtime'::pg_catalog.regnamespace)
-		FROM scrim_state.catalog_version v`).Scan(&s.Version, &s.SealedType)
-	if err != nil {
+	if err := q.QueryRow(ctx, selectVersion).Scan(&s.Version, &s.allNames); err != nil {
 		return nil, fmt.Errorf("read catalog version: %w", err)
+	}
+	err := q.QueryRow(ctx, `SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END FROM pg_catalog.pg_type t
+		WHERE t.typname = 'sealed' AND t.typnamespace = 'scrim_runtime'::pg_catalog.regnamespace`).Scan(&s.SealedType)
+	if err != nil {
+		return nil, fmt.Errorf("read the type of sealed columns: %w", err)
 	}
 	protections, err := loadProtections(ctx, q)
 	if err != nil {

@@ -75,6 +75,8 @@ var later = []struct {
 	},
 	{plant: asOlga(`ALTER TABLE customers ENABLE ROW LEVEL SECURITY`, `CREATE POLICY leak ON customers AS RESTRICTIVE USING (income < 50000)`), want: "error row security policy leak", words: true},
 	{plant: []string{`DO $$ BEGIN EXECUTE format('GRANT %%I TO %s', session_user); END $$`}, want: "error membership %s: it can become the catalog role"},
+	{plant: []string{`ALTER EVENT TRIGGER scrim_ddl DISABLE`}, want: "note event trigger scrim_ddl: it is disabled"},
+	{plant: []string{`DROP EVENT TRIGGER scrim_drop`}, want: "note event trigger scrim_drop: it is missing", words: true},
 	{plant: []string{`GRANT pg_monitor TO %s`}, want: "note statistics %s"},
 	{plant: asOlga(`CREATE MATERIALIZED VIEW copied AS SELECT income FROM customers`), want: "note copy public.copied", words: true},
 }

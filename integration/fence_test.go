@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,93 +29,11 @@ const allPrivileges = `
 	ORDER BY 1, 2, 3`
 
 // asOlga runs statements as the table's owner, directly.
-func asOlga(statements ...string) []string {
-	return append(append([]string{"SET SESSION AUTHORIZATION olga"}, statements...), "RESET SESSION AUTHORIZATION")
-}
+func asOlga(statements ...string) []string { return as(olga, statements...) }
 
-// TestGrantsComeBack: DROP gives back exactly what CREATE took, whatever the grants looked like.
-func TestGrantsComeBack(t *testing.T) {
-	layouts := []struct {
-		name   string
-		setup  []string
-		closed string // a role that could read before and must not while the policy stands
-	}{
-		{"plain", nil, analyst},
-		{"PUBLIC", asOlga(`GRANT SELECT ON customers TO PUBLIC`), guest},
-		{"everything", asOlga(`REVOKE SELECT ON customers FROM analyst`, `GRANT SELECT, DELETE, TRUNCATE, REFERENCES, TRIGGER ON customers TO analyst`), analyst},
-		{"columns", asOlga(`REVOKE SELECT ON customers FROM analyst`, `GRANT SELECT (id, income), REFERENCES (id, age), UPDATE (region) ON customers TO analyst`), analyst},
-		{"table and columns", asOlga(`GRANT SELECT (id, income) ON customers TO analyst`), analyst},
-		{"grant option", asOlga(`GRANT SELECT ON customers TO analyst WITH GRANT OPTION`), analyst},
-		{"dependent grant", append(
-			asOlga(`GRANT SELECT ON customers TO analyst WITH GRANT OPTION`),
-			`SET SESSION AUTHORIZATION analyst`, `GRANT SELECT ON customers TO guest`, `RESET SESSION AUTHORIZATION`), guest},
-		{"dependent column grant", append( // facts.md: a REVOKE ... CASCADE can leave this one
-			asOlga(`GRANT SELECT ON customers TO analyst WITH GRANT OPTION`),
-			`SET SESSION AUTHORIZATION analyst`, `GRANT SELECT (income) ON customers TO guest`, `RESET SESSION AUTHORIZATION`), guest},
-		{"a chain of three", append(
-			asOlga(`REVOKE SELECT ON customers FROM analyst`, `GRANT SELECT (id, age, income) ON customers TO analyst WITH GRANT OPTION`),
-			`SET SESSION AUTHORIZATION analyst`, `GRANT SELECT (id, age) ON customers TO guest WITH GRANT OPTION`,
-			`SET SESSION AUTHORIZATION guest`, `GRANT SELECT (age) ON customers TO g3`, `RESET SESSION AUTHORIZATION`), guest},
-		{"exempt role that passed it on", append(
-			asOlga(`GRANT SELECT ON customers TO risk WITH GRANT OPTION`),
-			`SET SESSION AUTHORIZATION risk`, `GRANT SELECT ON customers TO guest`, `RESET SESSION AUTHORIZATION`), guest},
-		{"a group", append(asOlga(`GRANT SELECT ON customers TO g1`), `GRANT g1 TO guest`), guest},
-		{"the exempt role has no grant of its own", asOlga(`REVOKE SELECT ON customers FROM risk`, `GRANT SELECT ON customers TO PUBLIC`), guest},
-		{"two grantors for one grantee", append(
-			asOlga(`GRANT SELECT ON customers TO risk WITH GRANT OPTION`),
-			`SET SESSION AUTHORIZATION risk`, `GRANT SELECT ON customers TO analyst`, `RESET SESSION AUTHORIZATION`), analyst},
-		{"the owner has revoked from himself", asOlga(`REVOKE UPDATE ON customers FROM olga`), analyst},
-		{"odd names", append(
-			[]string{`GRANT "Odd ""role""" TO guest`},
-			asOlga(`ALTER TABLE customers RENAME COLUMN vip TO "V ""I"" P"`, `GRANT SELECT, UPDATE ("Note") ON customers TO "Odd ""role"""`)...), guest},
-	}
-	onEach(t, func(t *testing.T, e *env) {
-		for _, layout := range layouts {
-			t.Run(layout.name, func(t *testing.T) {
-				env := e.bare(t)
-				// Roles of their own, since roles belong to the whole server and tests run side by side.
-				own := "_" + env.database
-				names := strings.NewReplacer("analyst", "analyst"+own, "guest", "guest"+own, "risk", "risk"+own, "g1", "g1"+own, "g3", "g3"+own, "Odd", "Odd"+own)
-				admin := env.admin(t)
-				for _, role := range []string{`analyst`, `guest`, `risk`, `g1`, `g3`, `"Odd ""role"""`} {
-					env.exec(t, admin, names.Replace(`CREATE ROLE `+role))
-				}
-				env.exec(t, admin, asOlga(`REVOKE SELECT ON customers FROM analyst, risk`, names.Replace(`GRANT SELECT ON customers TO analyst, risk`))...)
-				for _, s := range layout.setup {
-					env.exec(t, admin, names.Replace(s))
-				}
-				before := mustText(t, admin, allPrivileges)
-				for _, creator := range []string{olga, "superuser"} {
-					conn := admin
-					if creator == olga {
-						conn = env.directly(t, olga)
-					}
-					create := names.Replace(`SELECT scrim.create_masking_policy('p', 'customers', '{age,income,score}', '{risk}', 'enc')`)
-					if layout.name == "odd names" {
-						create = names.Replace(`SELECT scrim.create_masking_policy('p', 'customers', '{age,income,score}', '{risk}', 'enc', '{age,income,score,"V \"I\" P"}')`)
-					}
-					env.exec(t, conn, create)
-					closed := names.Replace(layout.closed)
-					if got := mustText(t, admin, `SELECT has_column_privilege('`+closed+`', 'customers', 'income', 'SELECT'), has_column_privilege('`+closed+`', 'customers', 'id', 'SELECT'),
-						has_table_privilege('`+names.Replace(risk)+`', 'customers', 'SELECT')`); got != "f|t|t\n" && layout.name != "dependent column grant" {
-						t.Errorf("as %s: masked column readable, open column readable, exempt role readable: %s", creator, got)
-					}
-					// Whatever the policy becomes meanwhile.
-					env.exec(t, conn, names.Replace(`SELECT scrim.set_masking_policy_except('p', 'customers', '{analyst,guest}')`))
-					if layout.name != "odd names" {
-						env.exec(t, conn, names.Replace(`SELECT scrim.create_masking_policy('p', 'customers', '{score,age}', '{guest}', 'enc', present => 'vector', or_replace => true)`))
-					}
-					env.exec(t, conn, `SELECT scrim.drop_masking_policy('p', 'customers')`)
-					if after := mustText(t, admin, allPrivileges); after != before {
-						t.Errorf("as %s: privileges changed:\n%s", creator, difference(before, after))
-					}
-				}
-				if left := mustText(t, admin, `SELECT count(*) FROM scrim_state.policies, scrim_state.protection_grants`); left != "0\n" {
-					t.Errorf("%s rows are left in scrim_state", left)
-				}
-			})
-		}
-	})
+// as runs statements as a role, directly.
+func as(role string, statements ...string) []string {
+	return slices.Concat([]string{"SET SESSION AUTHORIZATION " + role}, statements, []string{"RESET SESSION AUTHORIZATION"})
 }
 
 // difference lists lines that only one of two texts has.

@@ -86,13 +86,40 @@ BEGIN
         RAISE EXCEPTION 'permission denied for masking policies' USING ERRCODE = 'insufficient_privilege';
     END IF;
     LOCK TABLE scrim_state.policies IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM scrim.forget_dropped();
+END $$;
+
+-- Forgets the policies of tables and views that were dropped, and drops what is left of their masked views. For callers that have checked who asks.
+CREATE FUNCTION scrim.forget_dropped() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    gone integer[] := ARRAY(SELECT x.id FROM scrim_state.protections x WHERE x.features_of IS NULL AND NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = x.relation));
+BEGIN
+    IF gone = '{}' THEN
+        RETURN;  -- a DELETE of nothing would change the version of the catalog too
+    END IF;
+    PERFORM scrim.drop_views(ARRAY(
+        SELECT v.view FROM (SELECT x.masked_view, x.relation FROM scrim_state.protections x UNION ALL SELECT r.view, r.relation FROM scrim_state.replaced_views r) v(view, relation)
+          JOIN pg_class c ON c.oid = v.view AND c.relnamespace = 'scrim_runtime'::regnamespace
+         WHERE NOT EXISTS (SELECT 1 FROM pg_class t WHERE t.oid = v.relation)));
+    DELETE FROM scrim_state.replaced_views r WHERE NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = r.view);
+    DELETE FROM scrim_state.protections x WHERE x.id = ANY (gone);
 END $$;
 
 -- Locks a table against everybody else, with its partitions and children. Locking a view would lock what it reads, which may be others'.
 CREATE FUNCTION scrim.fence_lock(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
 BEGIN
-    IF (SELECT c.relkind IN ('r', 'p') FROM pg_class c WHERE c.oid = relation) THEN
+    IF (SELECT c.relkind NOT IN ('r', 'p') FROM pg_class c WHERE c.oid = relation) THEN
+        RETURN;
+    END IF;
+    IF NOT has_table_privilege(relation, 'UPDATE, DELETE, TRUNCATE') THEN  -- its owner has revoked from himself what LOCK asks for
+        EXECUTE format('GRANT TRUNCATE ON %s TO %s', relation, scrim.role_name(owner));
+        EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
+        EXECUTE format('REVOKE TRUNCATE ON %s FROM %s', relation, scrim.role_name(owner));
+    ELSE
         EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
     END IF;
 END $$;
@@ -461,6 +488,10 @@ DECLARE
     before jsonb := scrim.fence_acl(relation);
     readers oid[] := ARRAY(SELECT DISTINCT x::oid FROM jsonb_array_elements(policies) p, jsonb_array_elements_text(p -> 'except') x
                             WHERE except_get OR has_table_privilege(x::oid, relation, 'SELECT'));
+    -- What exempt roles can read of the columns that they are exempt from, by whatever grant.
+    kept jsonb := (SELECT jsonb_agg(jsonb_build_object('attnum', m::smallint, 'grantee', x::oid, 'privilege', 'SELECT', 'grantable', false))
+                     FROM jsonb_array_elements(policies) p, jsonb_array_elements_text(p -> 'except') x, jsonb_array_elements_text(p -> 'columns') m
+                    WHERE has_column_privilege(x::oid, relation, m::smallint, 'SELECT'));
     hidden smallint[];
     open_columns text;
     e jsonb;
@@ -481,6 +512,9 @@ BEGIN
     END LOOP;
     FOR g IN SELECT x AS role, scrim.hidden_from(x, policies) AS hidden FROM unnest(readers) x WHERE NOT has_table_privilege(x, relation, 'SELECT') LOOP
         EXECUTE format('GRANT SELECT %s ON %s TO %s', CASE WHEN g.hidden <> '{}' THEN '(' || scrim.open_columns(relation, g.hidden, 'SELECT') || ')' END, relation, scrim.role_name(g.role));
+    END LOOP;
+    FOR e IN SELECT k FROM jsonb_array_elements(kept) k WHERE NOT has_column_privilege((k ->> 'grantee')::oid, relation, (k ->> 'attnum')::smallint, 'SELECT') LOOP
+        PERFORM scrim.fence_regrant(relation, e, false);
     END LOOP;
 END $$;
 
@@ -896,6 +930,10 @@ CREATE FUNCTION scrim.fence_restore(relation regclass, remembered jsonb) RETURNS
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     now_there jsonb := scrim.fence_acl(relation);
+    acl jsonb := now_there;
+    missing jsonb;
+    before jsonb;  -- what was missing a pass earlier
+    last boolean := false;
     owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
     can_be_grantor boolean;
     e jsonb;
@@ -912,18 +950,21 @@ BEGIN
 
     -- First what was removed, grantors before those who depend on them; then what had been given instead goes.
     FOR pass IN 1..20 LOOP
-        FOR e IN SELECT r FROM jsonb_array_elements(remembered) r
-                  WHERE r ->> 'change' = 'removed'
-                    AND NOT scrim.fence_acl(relation) @> jsonb_build_array(r - ARRAY['protection', 'change'])
-        LOOP
+        missing := (SELECT coalesce(jsonb_agg(r), '[]') FROM jsonb_array_elements(remembered) r
+                     WHERE r ->> 'change' = 'removed' AND NOT acl @> jsonb_build_array(r - ARRAY['protection', 'change']));
+        EXIT WHEN missing = '[]' OR last;
+        last := missing = before OR pass = 19;  -- the grantors of the rest are out of reach: the owner stands in for them
+        FOR e IN SELECT r FROM jsonb_array_elements(missing) r LOOP
             can_be_grantor := (e ->> 'grantor')::oid <> owner AND pg_has_role((e ->> 'grantor')::oid, 'MEMBER')
                 AND EXISTS (SELECT 1 FROM scrim.relation_acl(relation) x
                              WHERE x.grantee = (e ->> 'grantor')::oid AND x.privilege = e ->> 'privilege' AND x.grantable
                                AND x.attnum IN (0, (e ->> 'attnum')::smallint));
-            IF can_be_grantor OR (e ->> 'grantor')::oid = owner OR pass = 20 THEN
+            IF can_be_grantor OR (e ->> 'grantor')::oid = owner OR last THEN
                 PERFORM scrim.fence_regrant(relation, e, can_be_grantor);
             END IF;
         END LOOP;
+        before := missing;
+        acl := scrim.fence_acl(relation);
     END LOOP;
     FOR e IN SELECT r FROM jsonb_array_elements(remembered) r
               WHERE r ->> 'change' = 'added' AND ((r ->> 'attnum')::int = 0 OR scrim.fence_column(relation, r) IS NOT NULL)
@@ -936,12 +977,12 @@ BEGIN
         END;
     END LOOP;
     -- A table-wide REVOKE takes column grants along: put back what it should not have touched, as an exempt role's own grants of columns.
+    acl := scrim.fence_acl(relation);
     FOR e IN SELECT r FROM jsonb_array_elements(remembered) r
-              WHERE r ->> 'change' = 'removed'
-                AND NOT scrim.fence_acl(relation) @> jsonb_build_array(r - ARRAY['protection', 'change'])
+              WHERE r ->> 'change' = 'removed' AND NOT acl @> jsonb_build_array(r - ARRAY['protection', 'change'])
              UNION ALL
              SELECT n FROM jsonb_array_elements(now_there) n
-              WHERE (n ->> 'attnum')::int <> 0 AND NOT scrim.fence_acl(relation) @> jsonb_build_array(n)
+              WHERE (n ->> 'attnum')::int <> 0 AND NOT acl @> jsonb_build_array(n)
                 AND NOT EXISTS (SELECT 1 FROM jsonb_array_elements(remembered) a WHERE a ->> 'change' = 'added' AND n = a - ARRAY['protection', 'change'])
     LOOP
         PERFORM scrim.fence_regrant(relation, e, false);

@@ -237,6 +237,7 @@ BEGIN
     END LOOP;
     RETURN QUERY SELECT r.severity, r.kind, NULL, r.object, r.why, r.path, r.remedy FROM scrim.doctor_roles() r;
     RETURN QUERY SELECT o.severity, o.kind, NULL, o.object, o.why, o.path, o.remedy FROM scrim.doctor_own() o;
+    RETURN QUERY SELECT e.severity, e.kind, NULL, e.object, e.why, e.path, e.remedy FROM scrim.doctor_event_triggers() e;
 END $$;
 
 CREATE FUNCTION scrim.doctor()

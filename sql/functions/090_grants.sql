@@ -24,6 +24,7 @@ REVOKE EXECUTE ON FUNCTION scrim.prepare_trainer(oid), scrim.close_trainers(), s
     scrim.training_progress(bigint, text, int, float8, float8, float8), scrim.publish_version(bigint, int, text, bigint, float8, jsonb, jsonb), scrim.release_slot(bigint),
     scrim.end_training(bigint, int, text, text, text, boolean), scrim.rescue_training(), scrim.enqueue_scheduled(bigint, text),
     scrim.run_schedule(bigint, text, timestamptz, timestamptz), scrim.due_schedules(), scrim.run_growth(),
-    scrim.policy_openings(scrim_state.policies), scrim.policy_notes(scrim_state.policies), scrim.doctor_roles(), scrim.doctor_own(), scrim.doctor_rows() FROM scrim_admin;
+    scrim.policy_openings(scrim_state.policies), scrim.policy_notes(scrim_state.policies), scrim.doctor_roles(), scrim.doctor_own(), scrim.doctor_rows(),
+    scrim.doctor_event_triggers(), scrim.forget_dropped(), scrim.touched_relations(), scrim.is_serialized(), scrim.on_ddl(), scrim.on_drop() FROM scrim_admin;
 -- River's; nobody else has USAGE on the schema.
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA scrim_state FROM PUBLIC;
