@@ -192,7 +192,7 @@ func TestDDLGoesOn(t *testing.T) {
 func TestDropped(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		admin := e.admin(t)
-		const left = `SELECT (SELECT count(*) FROM scrim_state.policies), (SELECT count(*) FROM scrim_state.policy_grants), (SELECT count(*) FROM scrim_state.replaced_views),
+		const left = `SELECT (SELECT count(*) FROM scrim_state.policies), (SELECT count(*) FROM scrim_state.protection_grants), (SELECT count(*) FROM scrim_state.replaced_views),
 			(SELECT count(*) FROM pg_class WHERE relnamespace = 'scrim_runtime'::regnamespace AND relkind = 'v')`
 		setup := append([]string{`CREATE SCHEMA shop AUTHORIZATION olga`, `GRANT USAGE ON SCHEMA shop TO olga`}, asOlga(
 			`CREATE TABLE shop.parts (LIKE customers) PARTITION BY RANGE (id)`, `CREATE TABLE shop.part PARTITION OF shop.parts DEFAULT`, `GRANT SELECT ON shop.parts TO analyst`,

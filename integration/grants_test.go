@@ -366,7 +366,7 @@ func (l layout) run(t *testing.T, e *env, admin *pgx.Conn, creator string) {
 	after := cells(t, admin)
 	expectLines(t, "lost", l.lost, missing(before, after))
 	expectLines(t, "gained", l.gained, missing(after, before))
-	if left := mustText(t, admin, `SELECT count(*) FROM scrim_state.policies, scrim_state.policy_grants`); left != "0\n" {
+	if left := mustText(t, admin, `SELECT count(*) FROM scrim_state.policies, scrim_state.protection_grants`); left != "0\n" {
 		t.Errorf("%s rows are left in scrim_state", left)
 	}
 }
