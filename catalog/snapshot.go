@@ -17,6 +17,8 @@ type Snapshot struct {
 	// SealedType is the type OID that sealed columns carry in a RowDescription: scrim_runtime.sealed, or bytea where
 	// `scrim init` did not run as superuser.
 	SealedType uint32
+	// Audit is what is audited.
+	Audit AuditLevel
 	// Policies by the OID of the protected relation.
 	Policies map[uint32]*Policy
 	// names of protected relations and masked views, unqualified, as they are spelled in the system catalogs.
@@ -144,8 +146,9 @@ func load(ctx context.Context, q querier) (*Snapshot, error) {
 	s := &Snapshot{Policies: map[uint32]*Policy{}, names: map[string]bool{}, features: map[string]bool{}}
 	err := q.QueryRow(ctx, `SELECT v.version,
 			(SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END FROM pg_catalog.pg_type t
-			  WHERE t.typname = 'sealed' AND t.typnamespace = 'scrim_runtime'::pg_catalog.regnamespace)
-		FROM scrim_state.catalog_version v`).Scan(&s.Version, &s.SealedType)
+			  WHERE t.typname = 'sealed' AND t.typnamespace = 'scrim_runtime'::pg_catalog.regnamespace),
+			a.level
+		FROM scrim_state.catalog_version v, scrim_state.audit_settings a`).Scan(&s.Version, &s.SealedType, &s.Audit)
 	if err != nil {
 		return nil, fmt.Errorf("read catalog version: %w", err)
 	}

@@ -1,0 +1,2 @@
+-- The number is another branch's (protections). This file goes when that is merged.
+SELECT;
