@@ -35,6 +35,7 @@ type AuditEntry struct {
 	Client      string            `json:"client,omitempty"`
 	Application string            `json:"application,omitempty"`
 	Tag         string            `json:"tag,omitempty"`
+	Schema      string            `json:"schema,omitempty"`
 	Relation    string            `json:"relation,omitempty"`
 	RelationOID uint32            `json:"relation_oid,omitempty"`
 	Columns     []string          `json:"columns,omitempty"`
@@ -63,10 +64,10 @@ func (c *Catalog) WriteAudit(ctx context.Context, entries []AuditEntry) error {
 		return fmt.Errorf("%w: %w", ErrAuditEntry, err)
 	}
 	_, err = c.pool.Exec(ctx, `INSERT INTO scrim_state.audit (at, kind, role, client, application, tag, relation, relation_oid, columns, rows, fingerprint, sqlstate, details)
-		SELECT pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => e.age), e.kind, e.role, e.client, e.application, e.tag, e.relation, e.relation_oid, e.columns, e.rows,
-			e.fingerprint, e.sqlstate, coalesce(e.details, '{}')
-		FROM pg_catalog.jsonb_to_recordset($1::pg_catalog.jsonb) AS e(age float8, kind text, role text, client text, application text, tag text, relation text, relation_oid oid,
-			columns text[], rows int8, fingerprint text, sqlstate text, details jsonb) ORDER BY e.age DESC`, string(text))
+		SELECT pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => e.age), e.kind, e.role, e.client, e.application, e.tag, CASE WHEN e.relation IS NOT NULL THEN pg_catalog.format('%I.%I', e.schema, e.relation) END, e.relation_oid, e.columns,
+			e.rows, e.fingerprint, e.sqlstate, coalesce(e.details, '{}')
+		FROM pg_catalog.jsonb_to_recordset($1::pg_catalog.jsonb) AS e(age float8, kind text, role text, client text, application text, tag text, schema text, relation text,
+			relation_oid oid, columns text[], rows int8, fingerprint text, sqlstate text, details jsonb) ORDER BY e.age DESC`, string(text))
 	var refused *pgconn.PgError
 	switch {
 	case err == nil:

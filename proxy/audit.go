@@ -324,7 +324,7 @@ func (b *backend) endReading(r *reading) {
 	}
 	for _, read := range r.st.plan.Reads {
 		b.s.note(catalog.AuditEntry{
-			Kind: catalog.AuditRead, Tag: r.tag, Relation: read.Relation, RelationOID: read.OID, Columns: read.Columns, Rows: &rows, Fingerprint: r.st.fingerprint,
+			Kind: catalog.AuditRead, Tag: r.tag, Schema: read.Schema, Relation: read.Relation, RelationOID: read.OID, Columns: read.Columns, Rows: &rows, Fingerprint: r.st.fingerprint,
 			Details: map[string]string{"policy": strings.Join(read.Policies, ", "), "masking": masking},
 		})
 	}

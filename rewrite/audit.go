@@ -8,10 +8,10 @@ import (
 
 // Read is what a statement reads of a relation through masks: for the audit.
 type Read struct {
-	Relation string // qualified, and quoted where need be
-	OID      uint32
-	Columns  []string // the masked ones that it reads
-	Policies []string
+	Schema, Relation string
+	OID              uint32
+	Columns          []string // the masked ones that it reads
+	Policies         []string
 }
 
 // readsOf are those of the mentions, each relation once.
@@ -25,7 +25,7 @@ func readsOf(mentions []Mention) []Read {
 		at := slices.IndexFunc(list, func(r Read) bool { return r.OID == rel.OID })
 		if at < 0 {
 			at = len(list)
-			list = append(list, Read{Relation: quote(rel.Schema) + "." + quote(rel.Name), OID: rel.OID})
+			list = append(list, Read{Schema: rel.Schema, Relation: rel.Name, OID: rel.OID})
 		}
 		for _, num := range m.Columns {
 			list[at].Columns = addTo(list[at].Columns, columnName(m.Policy, num))
