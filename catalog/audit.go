@@ -2,11 +2,11 @@ package catalog
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -27,47 +27,39 @@ const (
 	AuditLost    = "lost" // Rows is how many entries there was no room for
 )
 
-// AuditEntry is a line of the audit. Nothing in it is of a row, a literal or a parameter.
+// AuditEntry is a line of the audit. Nothing in it is of a row, a literal or a parameter. What is empty is unknown.
 type AuditEntry struct {
-	At          time.Time         `json:"-"`
-	Kind        string            `json:"kind"`
-	Role        string            `json:"role,omitempty"`
-	Client      string            `json:"client,omitempty"`
-	Application string            `json:"application,omitempty"`
-	Tag         string            `json:"tag,omitempty"`
-	Schema      string            `json:"schema,omitempty"`
-	Relation    string            `json:"relation,omitempty"`
-	RelationOID uint32            `json:"relation_oid,omitempty"`
-	Columns     []string          `json:"columns,omitempty"`
-	Rows        *int64            `json:"rows,omitempty"`
-	Fingerprint string            `json:"fingerprint,omitempty"`
-	SQLState    string            `json:"sqlstate,omitempty"`
-	Details     map[string]string `json:"details,omitempty"`
+	At                              time.Time
+	Kind, Role, Client, Application string
+	Tag                             string // of the command
+	Schema, Relation                string
+	RelationOID                     uint32
+	Columns                         []string
+	Rows                            *int64
+	Fingerprint, SQLState           string
+	Details                         map[string]string
 }
 
 // ErrAuditEntry means that the server will never take the entries: to try again is of no use.
 var ErrAuditEntry = errors.New("the server does not take the entries")
 
-// WriteAudit writes entries down in one statement. Their times are told as ages, so that the server's clock alone counts. When the connection is
-// lost in the very moment of the commit it fails, and what was written is there twice if it is tried again.
+// WriteAudit writes entries down by one COPY, with their times by the server's clock. When the connection is lost in the very moment of the commit it fails, and what was
+// written is there twice if it is tried again.
 func (c *Catalog) WriteAudit(ctx context.Context, entries []AuditEntry) error {
-	type aged struct {
-		Age float64 `json:"age"`
-		AuditEntry
+	var now time.Time
+	asked := time.Now()
+	err := c.pool.QueryRow(ctx, `SELECT pg_catalog.clock_timestamp()`).Scan(&now)
+	if err == nil {
+		_, err = c.pool.CopyFrom(ctx, pgx.Identifier{"scrim_state", "audit"},
+			[]string{"at", "kind", "role", "client", "application", "tag", "schema", "relation", "relation_oid", "columns", "rows", "fingerprint", "sqlstate", "details"},
+			pgx.CopyFromSlice(len(entries), func(i int) ([]any, error) {
+				e := entries[i]
+				return []any{
+					now.Add(e.At.Sub(asked)), e.Kind, known(e.Role), known(e.Client), known(e.Application), known(e.Tag), known(e.Schema), known(e.Relation), known(e.RelationOID),
+					e.Columns, e.Rows, known(e.Fingerprint), known(e.SQLState), details(e.Details),
+				}, nil
+			}))
 	}
-	list := make([]aged, len(entries))
-	for i, e := range entries {
-		list[i] = aged{time.Since(e.At).Seconds(), e}
-	}
-	text, err := json.Marshal(list)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrAuditEntry, err)
-	}
-	_, err = c.pool.Exec(ctx, `INSERT INTO scrim_state.audit (at, kind, role, client, application, tag, relation, relation_oid, columns, rows, fingerprint, sqlstate, details)
-		SELECT pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => e.age), e.kind, e.role, e.client, e.application, e.tag, CASE WHEN e.relation IS NOT NULL THEN pg_catalog.format('%I.%I', e.schema, e.relation) END, e.relation_oid, e.columns,
-			e.rows, e.fingerprint, e.sqlstate, coalesce(e.details, '{}')
-		FROM pg_catalog.jsonb_to_recordset($1::pg_catalog.jsonb) AS e(age float8, kind text, role text, client text, application text, tag text, schema text, relation text,
-			relation_oid oid, columns text[], rows int8, fingerprint text, sqlstate text, details jsonb) ORDER BY e.age DESC`, string(text))
 	var refused *pgconn.PgError
 	switch {
 	case err == nil:
@@ -78,6 +70,22 @@ func (c *Catalog) WriteAudit(ctx context.Context, entries []AuditEntry) error {
 		c.pool.Reset()
 	}
 	return fmt.Errorf("write the audit: %w", err)
+}
+
+// known is a value, or NULL for a zero.
+func known[T comparable](value T) *T {
+	var none T
+	if value == none {
+		return nil
+	}
+	return &value
+}
+
+func details(m map[string]string) map[string]string {
+	if m == nil {
+		return map[string]string{}
+	}
+	return m
 }
 
 // PruneAudit deletes entries that are older than the retention, so many at most, and returns how many there were.

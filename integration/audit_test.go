@@ -2,6 +2,8 @@ package integration_test
 
 import (
 	"fmt"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +13,7 @@ import (
 )
 
 // changesSQL are the entries of changes, without what differs from run to run.
-const changesSQL = `SELECT tag, role, object, coalesce(relation, ''), array_to_string(columns, ',') FROM scrim_state.audit WHERE kind = 'change' AND id > %d ORDER BY id`
+const changesSQL = `SELECT tag, role, object, coalesce(schema || '.' || relation, ''), array_to_string(columns, ',') FROM scrim_state.audit WHERE kind = 'change' AND id > %d ORDER BY id`
 
 // audited waits until a query about the audit says what it shall: proxies write once a second.
 func audited(t *testing.T, conn *pgx.Conn, query, want string) {
@@ -173,7 +175,7 @@ func TestAuditIsAppendOnly(t *testing.T) {
 				t.Errorf("%s: %s", statement, explain(err))
 			}
 		}
-		if got := mustText(t, owner, `SELECT kind, tag, object, relation FROM scrim.audit WHERE relation IS NOT NULL`); got != "change|CREATE MASKING POLICY|p|public.customers\n" {
+		if got := mustText(t, owner, `SELECT kind, tag, object, schema || '.' || relation FROM scrim.audit WHERE relation IS NOT NULL`); got != "change|CREATE MASKING POLICY|p|public.customers\n" {
 			t.Error(got)
 		}
 		for statement, want := range map[string]string{`SELECT scrim.set_audit('some')`: "22023", `SELECT scrim.set_audit('all', '23 hours')`: "22023", `SELECT scrim.set_audit('off', '-1 day')`: "22023"} {
@@ -208,7 +210,7 @@ func TestAuditRetention(t *testing.T) {
 }
 
 // readsSQL are the entries of reads and refusals.
-const readsSQL = `SELECT kind, role, tag, relation, array_to_string(columns, ','), rows, sqlstate, fingerprint IS NOT NULL, details ->> 'masking' FROM scrim_state.audit
+const readsSQL = `SELECT kind, role, tag, schema || '.' || relation, array_to_string(columns, ','), rows, sqlstate, fingerprint IS NOT NULL, details ->> 'masking' FROM scrim_state.audit
 	WHERE kind <> 'change' AND id > %d ORDER BY id`
 
 // TestAuditReads: each statement that reads through masks is one entry for each relation, with the rows that it gave, whatever the road; others are none.
@@ -302,7 +304,7 @@ func TestAuditRefusals(t *testing.T) {
 			{analyst, `SELECT * FROM scrim_runtime.customers`, `42501|t`},
 			{analyst, `SELECT * FROM secret`, `42501|t`},
 			{analyst, `DELETE FROM secret`, `42501|t`},
-			{analyst, `ALTER ROLE olga PASSWORD 'x'`, `42501|f`},
+			{analyst, `ALTER ROLE risk PASSWORD 'x'`, `42501|f`},
 			{analyst, `DROP MASKING POLICY p ON customers`, `42501|f`},
 			{analyst, `SELECT 1 / 0`, ``},
 			{analyst, `SELECT nonsense`, ``},
@@ -323,5 +325,144 @@ func TestAuditRefusals(t *testing.T) {
 		e.exec(t, e.connect(t, olga), `ALTER MASKING POLICY p ON customers DISABLE`)
 		answers(t, e.connect(t, analyst), `SELECT income FROM customers`, false)
 		audited(t, admin, fmt.Sprintf(`SELECT role, sqlstate, fingerprint IS NOT NULL FROM scrim_state.audit WHERE kind = 'refused' AND id > %d ORDER BY id`, last), want+"analyst|42501|t\n")
+	})
+}
+
+// TestAuditHoldsNoValues: whatever statements are run and refused, no literal, parameter or raw value is in any table of Scrim's.
+func TestAuditHoldsNoValues(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		admin := auditsAll(t, e)
+		const secret, number = "xyzzysecret", "918273645"
+		for _, role := range []string{analyst, olga, guest} {
+			conn := e.connect(t, role)
+			for _, statement := range []string{
+				`SELECT income FROM customers WHERE region <> 'xyzzysecret' AND id <> 918273645 LIMIT 3`, `SELECT income, 'xyzzysecret' AS a FROM customers WHERE id = 2000`,
+				`SELECT max(income) FROM customers WHERE "Note" <> 'xyzzysecret' AND id < 918273645`, `SELECT ctid, *, 'xyzzysecret' FROM customers`,
+				`SELECT * FROM scrim_runtime.customers WHERE 'xyzzysecret' = 918273645::text`, `DELETE FROM customers WHERE "Note" = 'xyzzysecret'`, `SELECT 'xyzzysecret'::int, income FROM customers`,
+				`SELECT income / (id - id), 'xyzzysecret' FROM customers`, `ALTER ROLE risk PASSWORD 'xyzzysecret'`, `CREATE MASKING POLICY p ON customers (age) USING ENCODER 'xyzzysecret'`,
+				`DROP MASKING POLICY p ON customers 'xyzzysecret'`, `PREPARE p (text, int) AS SELECT income FROM customers WHERE region <> $1 AND id < $2 LIMIT 2`, `EXECUTE p ('xyzzysecret', 918273645)`,
+				`EXECUTE p (lower('xyzzysecret'), 918273645)`, `COPY (SELECT income FROM customers WHERE region <> 'xyzzysecret' LIMIT 1) TO STDOUT (DELIMITER 'x', NULL 'xyzzysecret')`, `SET x.y = 'xyzzysecret'`,
+				`DO $$ BEGIN RAISE 'xyzzysecret %', (SELECT income FROM customers LIMIT 1); END $$`, `SELECT scrim.train_encoder('xyzzysecret')`, `SELECT income FROM customers; SELECT 'xyzzysecret' FROM nowhere`,
+				`not SQL 'xyzzysecret' 918273645`,
+			} {
+				for _, extended := range []bool{false, true} {
+					answers(t, conn, statement, extended)
+				}
+			}
+			for _, query := range []string{
+				`SELECT income FROM customers WHERE region <> $1 LIMIT 1`, `SELECT max(income) FROM customers WHERE region <> $1`, `SELECT ctid, * FROM customers WHERE region <> $1`,
+				`SELECT $1::text::int, income FROM customers`, `DELETE FROM customers WHERE region = $1`,
+			} {
+				_ = conn.PgConn().ExecParams(t.Context(), query, [][]byte{[]byte(secret)}, nil, nil, nil).Read()
+			}
+		}
+		e.close() // which writes what is left
+		e.close = func() {}
+		lines := mustText(t, admin, `SELECT a::text FROM scrim_state.audit a UNION ALL SELECT t.args::text FROM scrim_state.river_job t`)
+		if kinds := mustText(t, admin, `SELECT kind, count(*) > 9 FROM scrim_state.audit WHERE role = 'analyst' GROUP BY kind ORDER BY kind`); kinds != "read|t\nrefused|t\n" {
+			t.Errorf("%s\n%s", kinds, lines)
+		}
+		for _, s := range append([]string{secret, number}, canaries...) {
+			if strings.Contains(lines, s) {
+				t.Errorf("%s is in the audit:\n%s", s, lines)
+			}
+		}
+	})
+}
+
+// TestAuditRelations: what is read through partitions, views with the reader's rights and feature views, and of several relations at a time.
+func TestAuditRelations(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.trains(t)
+		admin := auditsAll(t, e)
+		e.exec(t, admin, asOlga(`CREATE TABLE parted (LIKE customers) PARTITION BY LIST (region)`, `CREATE TABLE parted_eu PARTITION OF parted FOR VALUES IN ('EU')`,
+			`CREATE TABLE parted_rest PARTITION OF parted DEFAULT`, `INSERT INTO parted SELECT * FROM customers`, `GRANT SELECT ON parted, parted_eu TO analyst`,
+			`CREATE VIEW invoked WITH (security_invoker) AS SELECT id, income FROM customers`, `GRANT SELECT ON invoked TO analyst`)...)
+		e.exec(t, e.connect(t, olga), testPolicy, strings.ReplaceAll(testPolicy, "customers", "parted"), featureEncoder, featureView)
+		waitForViews(t, e, "invoked")
+		reader, last := e.connect(t, analyst), lastEntry(t, admin)
+		for _, statement := range []string{
+			`SELECT income FROM parted WHERE id < 10`, `SELECT max(age) FROM parted_eu`, `SELECT * FROM invoked WHERE id < 5`, `SELECT features FROM scrim_runtime.traits LIMIT 2`,
+			`SELECT c.age, p.income FROM customers c JOIN parted p USING (id) WHERE id < 4`,
+		} {
+			if got := answers(t, reader, statement, false); strings.Contains(got, "ERROR") {
+				t.Errorf("%s: %s", statement, got)
+			}
+		}
+		audited(t, admin, fmt.Sprintf(`SELECT schema || '.' || relation, array_to_string(columns, ','), rows, details ->> 'policy' FROM scrim_state.audit WHERE kind = 'read' AND id > %d ORDER BY id`, last),
+			"public.parted|income|9|p\npublic.parted_eu|age|1|p\npublic.customers|income|4|p\nscrim_runtime.traits|features|2|traits\npublic.customers|age|3|p\npublic.parted|income|3|p\n")
+	})
+}
+
+// TestAuditSurvives: while the catalog is out of reach entries wait, and each is written once when it is back; a proxy that ends writes what is left; the level
+// counts as soon as it is changed.
+func TestAuditSurvives(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		auditsAll(t, e)
+		reader := e.connect(t, analyst)
+		read := func(id int) { mustText(t, reader, fmt.Sprintf(`SELECT income FROM customers WHERE id <= %d`, id)) }
+		read(1)
+		outage := func(allowed bool, more ...string) {
+			t.Helper()
+			if err := e.superuser(t.Context(), "postgres", append([]string{fmt.Sprintf(`ALTER DATABASE %s ALLOW_CONNECTIONS %v`, e.database, allowed)}, more...)...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		outage(false, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'scrim catalog' AND datname = '`+e.database+`'`)
+		for id := 2; id < 8; id++ {
+			read(id)
+			time.Sleep(300 * time.Millisecond)
+		}
+		outage(true)
+		admin := e.admin(t)
+		const rows = `SELECT array_agg(rows ORDER BY id) FROM scrim_state.audit WHERE kind = 'read'`
+		audited(t, admin, rows, "{1,2,3,4,5,6,7}\n")
+		e.exec(t, admin, `SELECT scrim.set_audit('changes')`)
+		if _, err := e.catalog.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		read(8)
+		e.exec(t, admin, `SELECT scrim.set_audit('all')`)
+		if _, err := e.catalog.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		read(9)
+		e.close()
+		e.close = func() {}
+		if got := mustText(t, admin, rows); got != "{1,2,3,4,5,6,7,9}\n" {
+			t.Error(got)
+		}
+	})
+}
+
+// TestAuditOfKilledProxy: a proxy that is killed loses what it has heard in about the last second, and nothing before.
+func TestAuditOfKilledProxy(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		admin := auditsAll(t, e)
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), fmt.Sprintf("SCRIM_TEST_PROXY=%s %s %s", e.server.Addr(), e.catalogDSN, e.models))
+		addr := startOther(t, cmd)
+		reader := dial(t, strings.Replace(e.dsn(analyst), e.addr, addr, 1))
+		var times []time.Time
+		for begun := time.Now(); time.Since(begun) < 4*time.Second; {
+			mustText(t, reader, `SELECT income FROM customers WHERE id = 1`)
+			times = append(times, time.Now())
+		}
+		killed := time.Now()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		safe := 0
+		for _, at := range times {
+			if killed.Sub(at) > 3*time.Second { // a busy machine writes late
+				safe++
+			}
+		}
+		var written int
+		if err := admin.QueryRow(t.Context(), `SELECT count(*) FROM scrim_state.audit WHERE kind = 'read'`).Scan(&written); err != nil {
+			t.Fatal(err)
+		}
+		if written < safe || written > len(times) || safe == 0 {
+			t.Errorf("%d entries of %d reads, %d of them more than three seconds before the end", written, len(times), safe)
+		}
 	})
 }

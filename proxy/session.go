@@ -151,7 +151,7 @@ const (
 // newSession returns a session that has sent the startup packet. early are bytes of the client's that came along with it.
 func (srv *Server) newSession(client, upstream net.Conn, early []byte) *session {
 	s := &session{
-		srv: srv, log: srv.log, address: addressOf(client), client: newLeg(client), upstream: newLeg(upstream),
+		srv: srv, log: srv.log, client: newLeg(client), upstream: newLeg(upstream),
 		statements: newNamed[*statement](unnamedStays), portals: newNamed[*portal](noneStays), params: map[string]string{}, homeable: canLoop(client) && canLoop(upstream),
 	}
 	s.front = frontend{s: s, in: frames{buf: early, w: len(early)}}

@@ -63,9 +63,11 @@ func Fingerprint(text string) string {
 
 func fingerprinted(node *pg_query.Node) bool {
 	switch n := node.GetNode().(type) {
-	case *pg_query.Node_SelectStmt, *pg_query.Node_InsertStmt, *pg_query.Node_UpdateStmt, *pg_query.Node_DeleteStmt, *pg_query.Node_MergeStmt, *pg_query.Node_CopyStmt,
+	case *pg_query.Node_SelectStmt, *pg_query.Node_InsertStmt, *pg_query.Node_UpdateStmt, *pg_query.Node_DeleteStmt, *pg_query.Node_MergeStmt,
 		*pg_query.Node_LockStmt, *pg_query.Node_FetchStmt, *pg_query.Node_ExecuteStmt:
 		return true
+	case *pg_query.Node_CopyStmt: // a delimiter is a literal too
+		return !slices.ContainsFunc(n.CopyStmt.GetOptions(), func(o *pg_query.Node) bool { return o.GetDefElem().GetDefname() != "format" })
 	case *pg_query.Node_ExplainStmt:
 		return fingerprinted(n.ExplainStmt.GetQuery())
 	case *pg_query.Node_PrepareStmt:

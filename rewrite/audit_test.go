@@ -32,7 +32,7 @@ func TestFingerprint(t *testing.T) {
 	}
 	for _, text := range []string{
 		``, `no SQL`, `ALTER ROLE analyst PASSWORD 'secret'`, `CREATE USER MAPPING FOR x SERVER s OPTIONS (password 'secret')`, `SET x = 'secret'`, `NOTIFY a, 'secret'`,
-		`SELECT 1; ALTER ROLE analyst PASSWORD 'secret'`, `DO 'secret'`, `EXPLAIN CREATE TABLE t AS EXECUTE p; SET x = 1`,
+		`SELECT 1; ALTER ROLE analyst PASSWORD 'secret'`, `DO 'secret'`, `COPY t TO STDOUT (NULL 'secret')`, `EXPLAIN CREATE TABLE t AS EXECUTE p; SET x = 1`,
 	} {
 		if got := rewrite.Fingerprint(text); got != "" {
 			t.Errorf("%s: %q", text, got)

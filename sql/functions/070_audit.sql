@@ -4,7 +4,7 @@
 -- to nothing, like a policy that is replaced by the same. No function takes an entry from a caller, so there is nothing to forge one with.
 
 CREATE VIEW scrim.audit AS
-    SELECT a.id, a.at, a.kind, a.role, a.client, a.application, a.tag, a.object, a.relation, a.relation_oid, a.columns, a.rows, a.fingerprint, a.sqlstate, a.details
+    SELECT a.id, a.at, a.kind, a.role, a.client, a.application, a.tag, a.object, a.schema, a.relation, a.relation_oid, a.columns, a.rows, a.fingerprint, a.sqlstate, a.details
       FROM scrim_state.audit a;
 
 -- What there is to say of an object as it is now, in names; NULL if there is none. It looks at the one row that the transaction has locked by changing it, and at what
@@ -110,13 +110,14 @@ DECLARE
                         FROM jsonb_each(before.was) o FULL JOIN jsonb_each(image) n USING (key) WHERE o.value IS DISTINCT FROM n.value);
     action text := CASE WHEN before.was IS NULL THEN 'CREATE ' WHEN image IS NULL AND renamed IS NULL THEN 'DROP ' ELSE 'ALTER ' END;
 BEGIN
-    INSERT INTO scrim_state.audit (kind, role, client, application, tag, object, relation, relation_oid, columns, details)
+    INSERT INTO scrim_state.audit (kind, role, client, application, tag, object, schema, relation, relation_oid, columns, details)
     VALUES ('change', session_user, host(inet_client_addr()), current_setting('application_name'),
             CASE before.kind WHEN 'key' THEN 'ROTATE KEY' WHEN 'audit' THEN 'SET AUDIT' WHEN 'schedule' THEN 'ALTER ENCODER'
                              WHEN 'training job' THEN CASE WHEN (image ->> 'cancelled')::boolean THEN 'CANCEL TRAINING JOB' ELSE 'TRAIN ENCODER' END
                              ELSE action || upper(before.kind) END,
             CASE before.kind WHEN 'training job' THEN coalesce(image, before.was) ->> 'encoder' ELSE before.name END,
-            (SELECT c.oid::regclass::text FROM pg_class c WHERE c.oid = before.relation), nullif(before.relation, 0),
+            (SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = before.relation),
+            (SELECT c.relname FROM pg_class c WHERE c.oid = before.relation), nullif(before.relation, 0),
             (SELECT array_agg(c ORDER BY n) FROM jsonb_array_elements_text(coalesce(image, before.was) -> 'columns') WITH ORDINALITY AS t(c, n)),
             CASE WHEN before.kind = 'key' THEN '{}'
                  WHEN before.kind = 'training job' THEN jsonb_build_object('job', before.name::bigint, 'reason', image -> 'reason')

@@ -17,6 +17,7 @@ CREATE TABLE scrim_state.audit (
     application  text,
     tag          text,                              -- of the statement, or of what it came to
     object       text,                              -- the name of what was changed
+    schema       text,
     relation     text,
     relation_oid oid,
     columns      text[],                            -- that are masked
