@@ -66,8 +66,10 @@ func TestAuditChanges(t *testing.T) {
 			{`SELECT scrim.protect_column('customers', 'income', 'enc')`, "ALTER MASKING POLICY|olga|protected|public.customers|age,income\n", true},
 			{`SELECT scrim.unprotect_column('customers', 'age')`, "ALTER MASKING POLICY|olga|protected|public.customers|income\n", true},
 			{`SELECT scrim.unprotect_column('customers', 'income')`, "DROP MASKING POLICY|olga|protected|public.customers|income\n", true},
-			{`CREATE ENCODER more ON customers (age, score) PASSTHROUGH (region) WITH (latent_dims = 2, epochs = 1, batch_size = 128) WAIT`,
-				"CREATE ENCODER|olga|more||∅\nALTER ENCODER|" + keeper + "|more||∅\n", false},
+			{
+				`CREATE ENCODER more ON customers (age, score) PASSTHROUGH (region) WITH (latent_dims = 2, epochs = 1, batch_size = 128) WAIT`,
+				"CREATE ENCODER|olga|more||∅\nALTER ENCODER|" + keeper + "|more||∅\n", false,
+			},
 			{`TRAIN ENCODER more WAIT`, "TRAIN ENCODER|olga|more||∅\nALTER ENCODER|" + keeper + "|more||∅\n", false},
 			{`ALTER ENCODER more SET DEFAULT_VERSION = 1`, "ALTER ENCODER|olga|more||∅\n", false},
 			{`ALTER ENCODER more SET DEFAULT_VERSION = 1`, "", false},
@@ -138,7 +140,17 @@ func TestAuditDetails(t *testing.T) {
 		if got := mustText(t, admin, `SELECT count(*) FROM scrim_state.audit_before`); got != "0\n" {
 			t.Error(got)
 		}
-		e.exec(t, owner, `SELECT scrim.set_audit('off')`, testPolicy, `SELECT scrim.set_audit('changes')`)
+		e.exec(t, owner, `SELECT scrim.train_encoder('enc')`, `SELECT scrim.cancel_training_job(max(id)) FROM scrim.training_jobs`)
+		if got := mustText(t, admin, `SELECT tag, object, role FROM scrim_state.audit ORDER BY id DESC LIMIT 2`); got != "CANCEL TRAINING JOB|enc|olga\nTRAIN ENCODER|enc|olga\n" {
+			t.Error(got)
+		}
+		// What another transaction changes meanwhile is not in the difference.
+		other := e.connect(t, olga)
+		e.exec(t, owner, `BEGIN`, `ALTER ENCODER enc SET SCHEDULE '300 days'`)
+		e.exec(t, other, testPolicy)
+		e.exec(t, owner, `COMMIT`)
+		details(policy(`["risk"]`, "enc"), `{"schedule": {"new": "300 days"}}`)
+		e.exec(t, owner, `SELECT scrim.set_audit('off')`, `DROP MASKING POLICY p ON customers`, `SELECT scrim.set_audit('changes')`)
 		details(`{"level": {"new": "off", "old": "changes"}}`, `{"level": {"new": "changes", "old": "off"}}`)
 	})
 }
@@ -237,8 +249,10 @@ func TestAuditReads(t *testing.T) {
 			{`EXPLAIN MASKING SELECT max(income) FROM customers`, ``},
 			{`PREPARE p (int) AS SELECT income FROM customers WHERE id < $1;;EXECUTE p (31);;DEALLOCATE p`, `SELECT|public.customers|income|30|deferred`},
 			{`PREPARE p (int) AS SELECT max(income) FROM customers WHERE id < $1;;EXECUTE p (31);;DEALLOCATE p`, `SELECT|public.customers|income|1|staged`},
-			{`BEGIN;;DECLARE c CURSOR FOR SELECT income FROM customers ORDER BY id;;FETCH 10 FROM c;;FETCH 15 FROM c;;MOVE 5 FROM c;;FETCH 5 FROM c;;COMMIT`,
-				`FETCH|public.customers|income|30|deferred`},
+			{
+				`BEGIN;;DECLARE c CURSOR FOR SELECT income FROM customers ORDER BY id;;FETCH 10 FROM c;;FETCH 15 FROM c;;MOVE 5 FROM c;;FETCH 5 FROM c;;COMMIT`,
+				`FETCH|public.customers|income|30|deferred`,
+			},
 			{`BEGIN;;DECLARE c CURSOR FOR SELECT income * 2 FROM customers ORDER BY id;;FETCH 10 FROM c;;FETCH 15 FROM c;;ROLLBACK`, `FETCH|public.customers|income|25|staged`},
 			{`SELECT set_config('search_path', '', false)`, ``},
 			{`SELECT income FROM public.customers WHERE id = 1 OR id = 2000`, `SELECT|public.customers|income|2|deferred`},
