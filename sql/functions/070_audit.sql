@@ -40,32 +40,24 @@ $$;
 -- Notes what the object of a row is before the row changes.
 CREATE FUNCTION scrim.audit_row() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    touched jsonb;
-    object record;
 BEGIN
-    FOREACH touched IN ARRAY ARRAY[to_jsonb(OLD), to_jsonb(NEW)] LOOP
-        SELECT o.* INTO object FROM (
-            SELECT CASE WHEN touched ->> 'features_of' IS NULL THEN 'masking policy' ELSE 'feature view' END, (touched ->> 'relation')::oid, touched ->> 'name'
-             WHERE TG_TABLE_NAME = 'policies' AND touched ->> 'along_with' IS NULL
+    INSERT INTO scrim_state.audit_before (kind, relation, name, was)
+    SELECT DISTINCT ON (o.kind, o.relation, o.name) o.kind, o.relation, o.name, scrim.audit_image(o.kind, o.relation, o.name)
+      FROM unnest(ARRAY[to_jsonb(OLD), to_jsonb(NEW)]) touched(r), LATERAL (
+            SELECT CASE WHEN r ->> 'features_of' IS NULL THEN 'masking policy' ELSE 'feature view' END, (r ->> 'relation')::oid, r ->> 'name'
+             WHERE TG_TABLE_NAME = 'policies' AND r ->> 'along_with' IS NULL
             UNION ALL
-            SELECT 'encoder', 0, touched ->> 'name' WHERE TG_TABLE_NAME = 'encoders'
+            SELECT 'encoder', 0, r ->> 'name' WHERE TG_TABLE_NAME = 'encoders'
             UNION ALL
-            SELECT 'schedule', 0, e.name FROM scrim_state.encoders e WHERE TG_TABLE_NAME = 'training_schedules' AND e.id = (touched ->> 'encoder_id')::bigint
+            SELECT 'schedule', 0, e.name FROM scrim_state.encoders e WHERE TG_TABLE_NAME = 'training_schedules' AND e.id = (r ->> 'encoder_id')::bigint
             UNION ALL
-            SELECT 'training job', 0, touched ->> 'job' WHERE TG_TABLE_NAME = 'training_jobs'
+            SELECT 'training job', 0, r ->> 'job' WHERE TG_TABLE_NAME = 'training_jobs'
             UNION ALL
-            SELECT 'key', 0, r.rolname FROM pg_roles r WHERE TG_TABLE_NAME = 'retired_keys' AND r.oid = (touched ->> 'key_owner')::oid
+            SELECT 'key', 0, k.rolname FROM pg_roles k WHERE TG_TABLE_NAME = 'retired_keys' AND k.oid = (r ->> 'key_owner')::oid
             UNION ALL
             SELECT 'audit', 0, 'audit' WHERE TG_TABLE_NAME = 'audit_settings') o(kind, relation, name)
-         WHERE touched IS NOT NULL;
-        IF FOUND THEN
-            INSERT INTO scrim_state.audit_before (kind, relation, name, was)
-            SELECT object.kind, object.relation, object.name, scrim.audit_image(object.kind, object.relation, object.name)
-             WHERE NOT EXISTS (SELECT 1 FROM scrim_state.audit_before b WHERE b.transaction = pg_current_xact_id() AND b.kind = object.kind
-                                  AND b.relation = object.relation AND b.name = object.name);
-        END IF;
-    END LOOP;
+     WHERE r IS NOT NULL AND NOT EXISTS (SELECT 1 FROM scrim_state.audit_before b
+                                          WHERE b.transaction = pg_current_xact_id() AND b.kind = o.kind AND b.relation = o.relation AND b.name = o.name);
     RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
 END $$;
 
