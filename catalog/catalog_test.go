@@ -183,6 +183,45 @@ func TestPrepares(t *testing.T) {
 
 // TestLostConnections: what a login asks the catalog is answered although the server has just ended all connections of the
 // pool, as a restart does. They were used a moment ago, so that the pool takes them for good.
+// TestWriteAudit: entries are written all or none, and one that the server will never take says so.
+func TestWriteAudit(t *testing.T) {
+	dsn, admin := database(t, "audited")
+	if _, err := catalog.Init(t.Context(), admin); err != nil {
+		t.Fatal(err)
+	}
+	c, err := catalog.Open(t.Context(), catalog.Config{DSN: dsn})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := c.Snapshot().Audit; got != catalog.AuditChanges {
+		t.Errorf("level %q", got)
+	}
+	three := int64(3)
+	good := []catalog.AuditEntry{
+		{
+			At: time.Now().Add(-time.Hour), Kind: catalog.AuditRead, Role: "a\"b'c", Schema: "public", Relation: "T", RelationOID: 4_000_000_000, Columns: []string{"x", "y,\"z"}, Rows: &three,
+			Fingerprint: "f", Tag: "SELECT", Details: map[string]string{"policy": "p"},
+		},
+		{At: time.Now(), Kind: catalog.AuditRefused, SQLState: "42501", Client: "::1", Application: "psql"},
+		{At: time.Now(), Kind: catalog.AuditLost, Rows: &three},
+	}
+	if err := c.WriteAudit(t.Context(), good); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WriteAudit(t.Context(), append(good[:2:2], catalog.AuditEntry{Kind: "nonsense"})); !errors.Is(err, catalog.ErrAuditEntry) {
+		t.Error(err)
+	}
+	var got string
+	err = admin.QueryRow(t.Context(), `SELECT string_agg(concat_ws('|', kind, role, client, application, tag, schema, relation, relation_oid, columns, rows, fingerprint, sqlstate, details,
+		round(extract(epoch FROM now() - at) / 60)), E'\n' ORDER BY id) FROM scrim_state.audit`).Scan(&got)
+	if want := `read|a"b'c|SELECT|public|T|4000000000|{x,"y,\"z"}|3|f|{"policy": "p"}|60
+refused|::1|psql|42501|{}|0
+lost|3|{}|0`; err != nil || got != want {
+		t.Errorf("%v\n%s", err, got)
+	}
+}
+
 func TestLostConnections(t *testing.T) {
 	dsn, admin := database(t, "lost")
 	if _, err := catalog.Init(t.Context(), admin); err != nil {

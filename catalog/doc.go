@@ -11,6 +11,8 @@
 //
 // [Doctor] says what is open, [Rights] what Scrim's roles may do (`scrim doctor`, `scrim init`).
 //
+// The audit of changes is the database's own; what proxies refuse and read [Catalog.WriteAudit] writes down.
+//
 // What the console shows is read on connections of its visitors: [ReadOverview], [ReadEncoderReport].
 //
 // To debug: `SELECT * FROM scrim_state.catalog_version` on the server against the version in the proxy's log.

@@ -17,6 +17,8 @@ type Snapshot struct {
 	// SealedType is the type OID that sealed columns carry in a RowDescription: scrim_runtime.sealed, or bytea where
 	// `scrim init` did not run as superuser.
 	SealedType uint32
+	// Audit is what is audited.
+	Audit AuditLevel
 	// Protections by the OID of the protected relation.
 	Protections map[uint32]*Protection
 	// allNames is a hash of the names of protected relations and of their columns: those can be altered without a new version.
@@ -219,10 +221,10 @@ func load(ctx context.Context, q querier) (*Snapshot, error) {
 	if err := q.QueryRow(ctx, selectVersion).Scan(&s.Version, &s.allNames); err != nil {
 		return nil, fmt.Errorf("read catalog version: %w", err)
 	}
-	err := q.QueryRow(ctx, `SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END FROM pg_catalog.pg_type t
-		WHERE t.typname = 'sealed' AND t.typnamespace = 'scrim_runtime'::pg_catalog.regnamespace`).Scan(&s.SealedType)
+	err := q.QueryRow(ctx, `SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END, a.level FROM pg_catalog.pg_type t, scrim_state.audit_settings a
+		WHERE t.typname = 'sealed' AND t.typnamespace = 'scrim_runtime'::pg_catalog.regnamespace`).Scan(&s.SealedType, &s.Audit)
 	if err != nil {
-		return nil, fmt.Errorf("read the type of sealed columns: %w", err)
+		return nil, fmt.Errorf("read the type of sealed columns and the audit's settings: %w", err)
 	}
 	protections, err := loadProtections(ctx, q)
 	if err != nil {

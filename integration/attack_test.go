@@ -27,6 +27,7 @@ func TestAttacks(t *testing.T) {
 		e.exec(t, e.connect(t, olga), testPolicy, featureEncoder, featureView)
 		e.exec(t, e.admin(t), asOlga(`CREATE VIEW over WITH (security_invoker) AS SELECT * FROM scrim_runtime.traits`, `GRANT SELECT ON over TO analyst`)...)
 		waitForViews(t, e, "over")
+		admin := auditsAll(t, e)
 		view := maskedView(t, e)
 		features := strings.TrimPrefix(featureSeals(t, e), "scrim_runtime.")
 		count := 0
@@ -47,6 +48,13 @@ func TestAttacks(t *testing.T) {
 		if count < 150 {
 			t.Errorf("%d attacks", count)
 		}
+		e.close() // which writes what is left
+		e.close = func() {}
+		audit := mustText(t, admin, `SELECT a FROM scrim_state.audit a`)
+		if strings.Count(audit, ",refused,") < 150 {
+			t.Errorf("few refusals are audited:\n%s", audit)
+		}
+		checkCanaries(t, "the audit", []byte(audit))
 	})
 }
 

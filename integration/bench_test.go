@@ -200,3 +200,42 @@ func BenchmarkPoint(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkAudit compares masked reads that are audited with the same without an audit: a scan, and a customer by key, a thousand times.
+func BenchmarkAudit(b *testing.B) {
+	e := benchEnv(b)
+	for _, c := range []struct {
+		name, query string
+		params      [][]byte
+		rounds      int
+	}{
+		{"scan", `SELECT id, region, age, income, score FROM customers`, nil, 1},
+		{"point", `SELECT id, region, income FROM customers WHERE id = $1`, [][]byte{[]byte("1234")}, 1000},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			conn := benchConn(b, e.dsn(analyst))
+			if _, err := conn.Prepare(context.Background(), "s", c.query, nil); err != nil {
+				b.Fatal(err)
+			}
+			spent := map[string]*timing{"off": {}, "all": {}}
+			for b.Loop() {
+				for level, t := range spent {
+					if err := e.superuser(context.Background(), e.database, `SELECT scrim.set_audit('`+level+`')`); err != nil {
+						b.Fatal(err)
+					}
+					if _, err := e.catalog.Reload(context.Background()); err != nil {
+						b.Fatal(err)
+					}
+					drain(b, conn, "s", c.params, nil) // planned anew
+					started := time.Now()
+					for range c.rounds {
+						drain(b, conn, "s", c.params, nil)
+					}
+					t.add(time.Since(started))
+				}
+			}
+			b.ReportMetric(spent["all"].over(*spent["off"]), "all/off")
+			b.ReportMetric(median(*spent["all"])*1e6/float64(c.rounds), "us/statement")
+		})
+	}
+}

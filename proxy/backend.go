@@ -18,14 +18,16 @@ import (
 
 // backend is the half of a session that reads the server. Its fields are its driver's alone.
 type backend struct {
-	s     *session
-	in    frames
-	run   int    // in.buf[run:in.r] is to be written on as it is
-	out   []byte // finished messages
-	cells []cell
-	kept  kept // by one execution for the next
-	rest  int  // bytes of a passed-on message that have not come yet
-	ended bool // the server has said why it will close the connection
+	s        *session
+	in       frames
+	run      int    // in.buf[run:in.r] is to be written on as it is
+	out      []byte // finished messages
+	cells    []cell
+	kept     kept       // by one execution for the next
+	rest     int        // bytes of a passed-on message that have not come yet
+	passed   int64      // rows that the head has given so far
+	readings []*reading // of which rows were given, and no entry is written
+	ended    bool       // the server has said why it will close the connection
 }
 
 // wants is how much to read next.
@@ -65,6 +67,9 @@ func (b *backend) block(ctx context.Context) error {
 		whole := b.in.has(size)
 		switch {
 		case (kind == 'D' || kind == 'd') && (head == nil || head.plainRows()):
+			if kind == 'D' {
+				b.passed++
+			}
 			if !whole { // rows may be huge and need nothing: do not wait for the end
 				b.rest = size
 				continue
@@ -324,6 +329,9 @@ func (b *backend) readyForQuery(ctx context.Context, msg []byte) error {
 			b.s.log.WarnContext(ctx, "catalog reload after a change failed", "error", err)
 		}
 	}
+	if status == 'I' {
+		b.endReadings()
+	}
 	if head != nil && head.silent {
 		if err := b.instead(ctx, len(msg)); err != nil {
 			return err
@@ -352,6 +360,10 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 		b.s.denied.Store(true)
 	}
 	b.s.fail()
+	b.noteError(response.Code, head)
+	if head != nil {
+		b.gave(head.results.read(), 'E', msg)
+	}
 	var instead []byte
 	swallow := false
 	switch {
@@ -480,12 +492,14 @@ func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error 
 	r := head.results
 	switch waited := head.held.take(); {
 	case waited != nil && !r.fills():
+		b.passed++
 		return b.instead(ctx, len(msg), waited, msg)
 	case waited != nil:
 		if err := b.instead(ctx, len(msg), waited); err != nil {
 			return err
 		}
 	case !r.fills():
+		b.passed++
 		return nil
 	}
 	if r.batch == nil {
@@ -510,9 +524,11 @@ func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error 
 			return shape
 		}
 		b.s.log.ErrorContext(ctx, "sealed value refused", "role", b.s.role)
+		b.s.noteRefusal("", codeDataCorrupted, "")
 		return &Error{Code: codeDataCorrupted, Fatal: true, Message: errSeal.Error()}
 	}
 	b.run = b.in.r
+	b.passed++
 	if len(r.batch.rows) >= maxBatch {
 		return b.encode(ctx, r)
 	}
@@ -522,6 +538,7 @@ func (b *backend) dataRow(ctx context.Context, msg []byte, head *pending) error 
 // executed handles the end of an Execute: CommandComplete, EmptyQueryResponse or PortalSuspended.
 func (b *backend) executed(ctx context.Context, kind byte, msg []byte, head *pending) error {
 	answer, changed := msg, head.results.fills()
+	b.gave(head.results.read(), kind, msg)
 	if kind == 'C' {
 		b.s.done(head, msg[headerSize:])
 		if ours := head.results.completion(msg); ours != nil {

@@ -40,7 +40,7 @@ func (f *frontend) command(ctx context.Context, st *statement, simple bool) erro
 			return errClientGone
 		}
 	case errors.As(err, &server):
-		if err := f.passError(server); err != nil {
+		if err := f.passError(server, "", st.command); err != nil {
 			return err
 		}
 	case errors.Is(err, errSkipped), errors.Is(err, errUpstreamGone), errors.Is(err, errClientGone):

@@ -70,6 +70,11 @@
 // a text that cannot parse is sent in its place, and the server's complaint is replaced by the refusal. What goes wrong
 // in the middle of a result (a seal that does not open, a model that fails) ends the session.
 //
+// # Audit
+//
+// Where all is audited, what a session refuses and reads is an entry (audit.go): of a read when its statement ends, or what is left of it when the
+// transaction or the session does. Another goroutine writes.
+//
 // To debug: log level debug says why each session ended. Statements are in the server's log, and libpq's PQtrace shows the
 // messages; Scrim logs neither text nor values.
 package proxy

@@ -51,6 +51,9 @@ func (f *frontend) execution(ctx context.Context, st *statement, formats []int16
 		case st.plan == nil:
 		case st.plan.Staged():
 			x.staged = st
+			if r := f.s.reading(st); r != nil { // what it gives is simply the server's, but is read
+				x.cursor = &results{reading: r}
+			}
 		default:
 			x.cursor, err = f.newResults(ctx, st, nil)
 		}

@@ -38,6 +38,8 @@ type results struct {
 	// portal says that a FETCH stands for an Execute of a cursor's portal, of so many rows at most (0 for all).
 	portal  bool
 	maxRows int
+	// reading is what there is to audit; nil for nothing.
+	reading *reading
 
 	batch  *batch
 	filled int // rows that were written so far
@@ -51,7 +53,10 @@ func (r *results) fills() bool { return r.planned() && len(r.plan.Seals) > 0 }
 
 // again returns what gives the same columns once more, in other formats.
 func (r *results) again(formats []int16) (*results, error) {
-	again := &results{plan: r.plan, sealedType: r.sealedType, encoders: r.encoders}
+	if !r.planned() {
+		return &results{reading: r.reading}, nil
+	}
+	again := &results{plan: r.plan, sealedType: r.sealedType, encoders: r.encoders, reading: r.reading}
 	return again, again.setFormats(formats)
 }
 

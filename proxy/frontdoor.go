@@ -101,6 +101,7 @@ func (srv *Server) newLogin(ctx context.Context, start start) (_ *session, err e
 		s.queue.asks(1)
 	}
 	s.role, s.elsewhere, s.replicates = want.role, want.database != srv.catalog.Database(), want.replication
+	s.address = addressOf(start.conn)
 	srv.register(s)
 	return s, nil
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/scrimdb/scrim/rewrite"
 )
 
 // frontend is the half of a session that reads the client. Its fields are its driver's alone.
@@ -30,6 +32,7 @@ type frontend struct {
 	trial *trial
 	// planned means that statements of the session were planned: what they made may still be used, whatever the masks say.
 	planned bool
+	heard   heard
 	// done means that the client will send no more.
 	done bool
 	// verbatim means that something came which is not the protocol. The server says so, in its words and its order, and
@@ -279,9 +282,9 @@ func (f *frontend) refuse(kind byte, err error, text string) error {
 	e := clientError(err, text)
 	const nonsense = "scrim refuses a statement" // parses in no version of PostgreSQL
 	if kind == 'Q' {
-		return f.send(&pgproto3.Query{String: nonsense}, &pending{kind: 'Q', replace: e})
+		return f.send(&pgproto3.Query{String: nonsense}, &pending{kind: 'Q', replace: e, text: text})
 	}
-	return f.send(&pgproto3.Parse{Name: callName, Query: nonsense}, &pending{kind: 'P', replace: e})
+	return f.send(&pgproto3.Parse{Name: callName, Query: nonsense}, &pending{kind: 'P', replace: e, text: text})
 }
 
 func (f *frontend) parse(ctx context.Context, msg []byte) error {
@@ -292,11 +295,12 @@ func (f *frontend) parse(ctx context.Context, msg []byte) error {
 	case err != nil:
 		return f.unplanned(err, text)
 	case len(list) != 1: // of several the server says that they are too many
+		f.heard = heard{statement: name, text: f.s.heard(text)}
 		changes := f.s.send(f.s.hides(name))
 		if changes == nil {
-			return f.relay(msg)
+			return f.relayHeard(msg, f.heard.text)
 		}
-		return f.forward(msg, &pending{kind: 'P', changes: changes})
+		return f.forward(msg, &pending{kind: 'P', changes: changes, text: f.heard.text})
 	}
 	st := list[0]
 	learns := st.plan != nil && st.plan.Staged()
@@ -330,7 +334,7 @@ func (f *frontend) unplanned(err error, text string) error {
 	var server *serverError
 	switch {
 	case errors.As(err, &server):
-		return f.passError(server) // the server is skipping already
+		return f.passError(server, text, nil) // the server is skipping already
 	case errors.Is(err, errSkipped):
 		return nil
 	case errors.Is(err, errWaits):
@@ -339,8 +343,9 @@ func (f *frontend) unplanned(err error, text string) error {
 	return f.refuse('P', err, text)
 }
 
-// passError gives the client the error that a question of ours met in its place.
-func (f *frontend) passError(e *serverError) error {
+// passError gives the client the error that a question of ours met in its place. command says that the statement is one of ours.
+func (f *frontend) passError(e *serverError, text string, command rewrite.Command) error {
+	f.s.noteAnswer(e, text, command)
 	if err := f.flush(); err != nil {
 		return err
 	}
@@ -357,11 +362,17 @@ func (f *frontend) bind(ctx context.Context, msg []byte) error {
 	st := f.s.lookup(name)
 	switch {
 	case st == nil:
+		heard := ""
+		if f.heard.portal = portalName; f.heard.statement == name {
+			heard = f.heard.text
+		} else {
+			f.heard.text = ""
+		}
 		changes := f.s.send(f.s.hidesPortal(portalName))
 		if changes == nil {
-			return f.relay(msg)
+			return f.relayHeard(msg, heard)
 		}
-		return f.forward(msg, &pending{kind: 'B', changes: changes})
+		return f.forward(msg, &pending{kind: 'B', changes: changes, text: heard})
 	case st.gone:
 		return f.refuse('P', errNoUnnamed, "")
 	case st.command != nil:
@@ -460,6 +471,8 @@ func (f *frontend) execute(ctx context.Context, msg []byte) error {
 		}
 	}
 	switch {
+	case p == nil && f.heard.portal == name:
+		return f.relayHeard(msg, f.heard.text)
 	case p == nil:
 		return f.relay(msg)
 	case f.trial != nil:

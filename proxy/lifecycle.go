@@ -46,6 +46,7 @@ func (s *session) closeLegs() {
 // ended takes the session off the books.
 func (s *session) ended(ctx context.Context, reason error) {
 	s.queue.close()
+	s.back.endReadings()
 	s.srv.cancels.remove(s.cancelKey())
 	s.log.DebugContext(ctx, "session ended", "role", s.role, "reason", reason)
 	s.release()

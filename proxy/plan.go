@@ -56,6 +56,7 @@ func (p *planner) masks(ctx context.Context, s *session) (policy.Masks, error) {
 	snapshot := s.srv.catalog.Snapshot()
 	if len(snapshot.Protections) == 0 || s.elsewhere {
 		if snapshot != p.version.snapshot {
+			s.masked.Store(false)
 			*p = planner{version: planVersion{snapshot: snapshot, grants: p.version.grants + 1}}
 		}
 		return policy.Masks{}, nil
@@ -90,6 +91,7 @@ func (p *planner) masks(ctx context.Context, s *session) (policy.Masks, error) {
 	if denied || snapshot != p.version.snapshot || !maps.Equal(readable, p.readable) {
 		p.version = planVersion{snapshot: snapshot, grants: p.version.grants + 1}
 		p.readable, p.current = readable, policy.For(snapshot, readable)
+		s.masked.Store(p.current.Any())
 		clear(p.plans)
 	}
 	return p.current, nil
@@ -256,6 +258,9 @@ func (f *frontend) list(in *rewrite.Inspected, plans []*rewrite.Plan) []*stateme
 		list[i] = &statement{Statement: s, before: utf8.RuneCountInString(in.Text()[:s.Offset]), version: f.s.planner.version}
 		if plans != nil {
 			list[i].plan = plans[i]
+			if plans[i] != nil && f.s.audits() { // a change of that is a new snapshot: all is planned anew
+				list[i].fingerprint = fingerprint(s.Text)
+			}
 		}
 	}
 	return list
@@ -472,7 +477,7 @@ var errOutdatedPlan = &Error{Code: codeFeatureNotSupported, Message: "cached pla
 
 // newResults gets the models that a statement needs and works out the formats.
 func (f *frontend) newResults(ctx context.Context, st *statement, formats []int16) (*results, error) {
-	r := &results{plan: st.plan, sealedType: st.version.snapshot.SealedType, notes: st.plan.Notes}
+	r := &results{plan: st.plan, sealedType: st.version.snapshot.SealedType, notes: st.plan.Notes, reading: f.s.reading(st)}
 	for _, seal := range st.plan.Seals {
 		enc, err := f.encoder(ctx, seal.Policy)
 		if err != nil {

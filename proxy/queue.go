@@ -16,6 +16,8 @@ type pending struct {
 	call *call
 	// replace is sent in the place of the server's ErrorResponse.
 	replace *Error
+	// text is the statement's, where edited is not set, for the audit of a refusal.
+	text string
 	// changes is what the message does to the session's names: one, or for a Query one for each statement.
 	changes []change
 	// relies is what must have its name when the server runs the message, or the answer is not what was planned.

@@ -55,6 +55,7 @@ type Metrics struct {
 	RowsEncoded atomic.Int64 // rows whose sealed inputs went through a model
 	Batches     atomic.Int64 // blocks of rows that were encoded together
 	Repeats     atomic.Int64 // times that a staged statement was tried again, since rows had changed
+	AuditLost   atomic.Int64 // entries of the audit that there was no room for
 }
 
 // Server accepts clients and runs their sessions.
@@ -75,6 +76,7 @@ type Server struct {
 	starting   starting
 	loops      loops
 	renewal    renewal
+	audit      *auditQueue
 	// stagedRows is how many rows one list of codes may have.
 	stagedRows int
 	// savepoint is a name that no client gives: it would hide the client's own.
@@ -119,6 +121,7 @@ func NewServer(cfg Config) (*Server, error) {
 		cancels: cancels{sessions: map[cancelKey]*session{}}, slots: make(chan struct{}, cfg.MaxConnections),
 		cancelling: make(chan struct{}, maxCancelling),
 		starting:   starting{limit: cfg.MaxStarting}, stagedRows: cfg.StagedRows,
+		audit:     newAuditQueue(),
 		savepoint: "scrim_" + strings.ToLower(rand.Text()),
 		loops:     loops{count: cmp.Or(cfg.Loops, max(1, runtime.GOMAXPROCS(0)/2))},
 		sessions:  map[*session]struct{}{},
@@ -145,11 +148,16 @@ func (srv *Server) Serve(ctx context.Context, listener net.Listener) error {
 		end(nil)
 		return err
 	}
+	writing, wrote := context.WithCancel(context.WithoutCancel(ctx)) // to the end of the last session
+	var audited sync.WaitGroup
+	audited.Go(func() { srv.keepAudit(writing) })
 	err := srv.accept(ctx, serving, listener)
 	srv.drain()
 	end(errShutdown)
 	srv.alive.Wait()
 	srv.loops.wait()
+	wrote()
+	audited.Wait()
 	return err
 }
 

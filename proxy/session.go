@@ -21,6 +21,7 @@ type statement struct {
 	command           rewrite.Command
 	explains          bool        // the command is an answer of EXPLAIN MASKING, made of what was known then
 	version           planVersion // what the plan was made under
+	fingerprint       string      // for the audit
 	relayed           bool        // nothing but a name: it hides what was prepared under that name before
 	gone              bool        // nothing at all, where the server may have something
 	params            []uint32    // types of a staged statement's parameters: those declared, and then those that the server inferred
@@ -95,6 +96,7 @@ type session struct {
 	srv       *Server
 	log       *slog.Logger
 	role      string
+	address   string
 	elsewhere bool // in a database that the catalog says nothing about
 	// replicates means that the client asked for a replication connection, which the role has not been checked for yet.
 	replicates bool
@@ -126,6 +128,8 @@ type session struct {
 	changedCatalog atomic.Bool
 	// denied is set when the server refused a privilege, or a planned statement: grants or names may have changed.
 	denied atomic.Bool
+	// masked means that the role is masked anywhere, by what is known.
+	masked atomic.Bool
 	// leaving is set when the client said that it goes: the server closing the connection is no loss then.
 	leaving atomic.Bool
 	// active is when something last came from either side, in Unix nanoseconds.
@@ -160,6 +164,7 @@ func (s *session) mayReplicate(ctx context.Context) error {
 	defer cancel()
 	readable, err := s.srv.catalog.Readable(ctx, s.role)
 	if err != nil || policy.For(s.srv.catalog.Snapshot(), readable).Any() {
+		s.noteRefusal("", codeFeatureNotSupported, "")
 		return &Error{Code: codeFeatureNotSupported, Fatal: true, Message: "replication is not available to masked roles"}
 	}
 	s.replicates = false

@@ -36,7 +36,7 @@ func (f *frontend) simple(ctx context.Context, msg []byte) error {
 	case err != nil:
 		return f.refused(err, text)
 	case list == nil:
-		return f.relay(msg)
+		return f.relayHeard(msg, f.s.heard(text))
 	case list[0].command != nil:
 		return f.command(ctx, list[0], true)
 	case len(list) == 1:
@@ -66,10 +66,11 @@ func (f *frontend) relayAll(msg []byte, list []*statement) error {
 			clear(f.s.planner.plans)
 		}
 	}
+	text := f.s.heard(cString(msg[headerSize:]))
 	if !known {
-		return f.relay(msg)
+		return f.relayHeard(msg, text)
 	}
-	return f.forward(msg, &pending{kind: 'Q', changes: changes})
+	return f.forward(msg, &pending{kind: 'Q', changes: changes, text: text})
 }
 
 // one sends the only statement of a message.
@@ -96,7 +97,7 @@ func (f *frontend) refused(err error, text string) error {
 	var server *serverError
 	switch {
 	case errors.As(err, &server): // what we asked failed, and so would the statement: in the same words
-		if err := f.passError(server); err != nil {
+		if err := f.passError(server, text, nil); err != nil {
 			return err
 		}
 		return f.send(&pgproto3.Sync{}, &pending{kind: 'S'})

@@ -326,6 +326,9 @@ func (a *analysis) statement(node *pg_query.Node, part bool) (plan *Plan, err er
 		plan.Columns = nil
 	}
 	plan.Literals, plan.Params = w.literals, max(highestParam(node), len(node.GetPrepareStmt().GetArgtypes()))
+	if !w.explained || w.analyzed {
+		plan.Reads = readsOf(plan.Mentions)
+	}
 	if w.explained { // the result is text about the plan: nothing to fill
 		if w.text {
 			plan.Notes = plan.notes(out.cols)
@@ -375,6 +378,7 @@ func mentions(node *pg_query.Node) int {
 type wrapper struct {
 	query     *pg_query.Node
 	explained bool
+	analyzed  bool               // and run
 	text      bool               // the explanation is to be text
 	stores    string             // what it does with the rows, if not to return them
 	literals  bool               // it takes no parameters
@@ -387,8 +391,11 @@ func wrapped(node *pg_query.Node) wrapper {
 		w := wrapped(n.ExplainStmt.GetQuery())
 		w.explained, w.text = true, true
 		for _, o := range n.ExplainStmt.GetOptions() {
-			if e := o.GetDefElem(); e.GetDefname() == "format" {
+			switch e := o.GetDefElem(); e.GetDefname() {
+			case "format":
 				w.text = e.GetArg().GetString_().GetSval() == "text"
+			case "analyze":
+				w.analyzed = true // whatever it says
 			}
 		}
 		return w

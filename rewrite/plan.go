@@ -27,6 +27,8 @@ type Plan struct {
 	Reasons []Reason
 	// Mentions are those of relations with masked columns.
 	Mentions []Mention
+	// Reads is what running the statement reads through masks.
+	Reads []Read
 	// Notes is what EXPLAIN says about the masks, besides what the server says: a line for each.
 	Notes []string
 	// Params is the highest number of a parameter in the text.

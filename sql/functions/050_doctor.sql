@@ -201,6 +201,8 @@ BEGIN
                CASE WHEN NOT s.active THEN format('SELECT pg_drop_replication_slot(%L)', s.slot_name) END
           FROM pg_replication_slots s WHERE s.database IS NULL OR s.database = current_database();
     RETURN QUERY
+        SELECT 'note', 'audit', 'audit', 'it is off, so nobody will know who changed a policy', NULL, 'SELECT scrim.set_audit(''changes'')' FROM scrim_state.audit_settings a WHERE a.level = 'off';
+    RETURN QUERY
         SELECT 'warning', 'training slot', s.encoder, 'the connection that held it is gone, and no worker gives it back', NULL, 'start scrim serve or scrim worker'
           FROM scrim_state.training_slot s WHERE s.job IS NOT NULL AND NOT trains;
 END $$;

@@ -19,6 +19,10 @@ GRANT EXECUTE ON FUNCTION scrim.if_admin(anyelement) TO scrim_user;
 -- What training has found out about rows is for those who may train: a masked role can be a scrim_user.
 REVOKE SELECT ON scrim.training_jobs FROM scrim_user;
 GRANT SELECT ON scrim.training_jobs TO scrim_admin;
+-- Who has read how much of what, and who was refused, is for those who answer for it.
+REVOKE SELECT ON scrim.audit FROM scrim_user;
+GRANT SELECT ON scrim.audit TO scrim_admin;
+REVOKE EXECUTE ON FUNCTION scrim.audit_image(text, oid, text), scrim.audit_row(), scrim.audit_write(), scrim.audit_change(scrim_state.audit_before, jsonb, text), scrim.prune_audit(integer) FROM scrim_admin;
 -- Workers' and doctor's own parts, for the role that ran `scrim init` alone.
 REVOKE EXECUTE ON FUNCTION scrim.prepare_trainer(oid), scrim.close_trainers(), scrim.end_reading(bigint), scrim.begin_training(bigint, int, text),
     scrim.training_progress(bigint, text, int, float8, float8, float8), scrim.publish_version(bigint, int, text, bigint, float8, jsonb, jsonb), scrim.release_slot(bigint),
