@@ -98,7 +98,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     relations jsonb := moves -> 'relations';
     roles jsonb := moves -> 'roles';
-    columns jsonb := moves -> 'columns';
+    places jsonb := moves -> 'columns';
 BEGIN
     RETURN QUERY
         SELECT format('masking policy %I is forgotten: its relation, %s, is not here', p.name, k.name)
@@ -108,28 +108,28 @@ BEGIN
     DELETE FROM scrim_state.sql_masks m WHERE NOT EXISTS (SELECT 1 FROM scrim_state.policies p WHERE p.sql_mask = m.id);
     DELETE FROM scrim_state.protection_grants g USING scrim_state.protections x
      WHERE x.id = g.protection AND (scrim.moved(g.grantor, roles) IS NULL OR scrim.moved(g.grantee, roles) IS NULL
-                                    OR g.attnum > 0 AND columns -> x.relation::text ->> g.attnum::text IS NULL);
+                                    OR g.attnum > 0 AND places -> x.relation::text ->> g.attnum::text IS NULL);
     DELETE FROM scrim_state.known_relations;  -- from here on they are noted anew
     DELETE FROM scrim_state.known_roles;
 
     UPDATE scrim_state.protection_grants g
        SET grantor = scrim.moved(g.grantor, roles), grantee = scrim.moved(g.grantee, roles),
-           attnum = CASE WHEN g.attnum > 0 THEN (columns -> x.relation::text ->> g.attnum::text)::smallint ELSE g.attnum END
+           attnum = CASE WHEN g.attnum > 0 THEN (places -> x.relation::text ->> g.attnum::text)::smallint ELSE g.attnum END
       FROM scrim_state.protections x WHERE x.id = g.protection;
     UPDATE scrim_state.policies p
-       SET columns = scrim.moved(p.columns, rebind_policies.columns -> x.relation::text), inputs = scrim.moved(p.inputs, rebind_policies.columns -> coalesce(x.features_of, x.relation)::text),
+       SET columns = scrim.moved(p.columns, places -> x.relation::text), inputs = scrim.moved(p.inputs, places -> coalesce(x.features_of, x.relation)::text),
            except_roles = ARRAY(SELECT scrim.moved(e.role, roles) FROM unnest(p.except_roles) WITH ORDINALITY AS e(role, ord) WHERE scrim.moved(e.role, roles) IS NOT NULL ORDER BY e.ord)
       FROM scrim_state.protections x WHERE x.id = p.protection;
     UPDATE scrim_state.sql_masks m
        SET relation = scrim.moved(m.relation, relations), inputs = scrim.moved(m.inputs, c.by),
            attached = (SELECT jsonb_agg(to_jsonb(scrim.moved(scrim.nums(l.nums), c.by)) ORDER BY l.ord) FROM jsonb_array_elements(m.attached) WITH ORDINALITY AS l(nums, ord)),
            masks = ARRAY(SELECT scrim.renumber(k.mask, c.olds, c.news) FROM unnest(m.masks) WITH ORDINALITY AS k(mask, ord) ORDER BY k.ord), condition = scrim.renumber(m.condition, c.olds, c.news)
-      FROM (SELECT b.key, b.value AS by, array_agg(n.key::smallint) AS olds, array_agg(n.value::smallint) AS news FROM jsonb_each(columns) b, jsonb_each_text(b.value) n GROUP BY b.key, b.value) c
+      FROM (SELECT b.key, b.value AS by, array_agg(n.key::smallint) AS olds, array_agg(n.value::smallint) AS news FROM jsonb_each(places) b, jsonb_each_text(b.value) n GROUP BY b.key, b.value) c
      WHERE c.key = m.relation::text;
     UPDATE scrim_state.protections x
        SET relation = scrim.moved(x.relation, relations), features_of = scrim.moved(x.features_of, relations), masked_view = coalesce(scrim.moved(x.masked_view, relations), 0),
            key_owner = coalesce(scrim.moved(x.key_owner, roles), (SELECT c.relowner FROM pg_class c WHERE c.oid = scrim.moved(coalesce(x.features_of, x.relation), relations))),
-           view_columns = scrim.moved(x.view_columns, columns -> x.relation::text);
+           view_columns = scrim.moved(x.view_columns, places -> x.relation::text);
 END $$;
 
 -- The numbers of all else.

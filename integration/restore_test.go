@@ -1,0 +1,291 @@
+package integration_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/native"
+)
+
+// dumper is a world whose server the installed pg_dump can dump.
+func dumper(t *testing.T) *world {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "pg_dump", "--version").Output()
+	if err != nil {
+		t.Fatalf("pg_dump, psql and pg_restore must be on PATH: %v", err)
+	}
+	major, err := strconv.Atoi(regexp.MustCompile(`\d+`).FindString(string(out)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range slices.Backward(worlds) {
+		if w.binaries.Major <= major { // it refuses a server that is newer than itself
+			return w
+		}
+	}
+	t.Fatalf("pg_dump %d is older than every server here: install a server or a client of one version", major)
+	return nil
+}
+
+// client runs one of PostgreSQL's programs as the superuser of a server.
+func client(t *testing.T, server *native.Server, database, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, append([]string{"-d", server.DSN(server.Superuser(), server.Password(), database)}, args...)...)
+	cmd.Env = append(os.Environ(), "PGOPTIONS=-c client_min_messages=warning")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+	return string(out)
+}
+
+// restoredSQL makes, as olga, tables whose columns have other numbers after a restore.
+const restoredSQL = `
+ALTER TABLE customers DROP COLUMN region;
+CREATE TABLE child (own integer) INHERITS (customers);
+INSERT INTO child SELECT 5000 + i, 20 + i, 1000 * i, i, false, 'child', i FROM generate_series(1, 9) i;
+GRANT SELECT ON child TO guest;
+CREATE VIEW pay AS SELECT id, income, age, score, vip FROM customers;
+GRANT SELECT ON pay TO analyst;
+CREATE TABLE staff (gone text, id integer, salary integer, "gone too" text, name text, born date, email text);
+ALTER TABLE staff DROP COLUMN gone, DROP COLUMN "gone too";
+INSERT INTO staff SELECT i, 4000 + 317 * i, 'Person ' || i, date '1970-01-05' + 100 * i, 'p' || i || '@example.org' FROM generate_series(1, 20) i;
+GRANT SELECT ON staff TO analyst, risk;
+GRANT SELECT (id, name) ON staff TO guest;
+CREATE TABLE accounts (gone integer, id integer, holder text, balance integer);
+ALTER TABLE accounts DROP COLUMN gone, ENABLE ROW LEVEL SECURITY;
+CREATE POLICY odd ON accounts USING (id % 2 = 1);
+INSERT INTO accounts SELECT i, 'holder ' || i, 1000 * i FROM generate_series(1, 20) i;
+GRANT SELECT ON accounts TO analyst`
+
+// restoredQueries are asked by analyst, risk and guest.
+var restoredQueries = []string{
+	`SELECT id, age, income, score, "Note" FROM customers WHERE id < 20 OR id > 1995 ORDER BY id`,
+	`SELECT max(income), min(score), count(*) FROM customers`,
+	`SELECT id, income, own FROM child ORDER BY id`,
+	`SELECT id, income FROM pay WHERE id < 10 ORDER BY id`,
+	`SELECT * FROM staff ORDER BY id`,
+	`SELECT id, full_name FROM staff ORDER BY id`,
+	`SELECT count(*) FROM staff GROUP BY salary ORDER BY salary`,
+	`SELECT * FROM accounts ORDER BY id`,
+	`SELECT "Note", features FROM scrim_runtime.traits ORDER BY "Note", features LIMIT 20`,
+}
+
+// privilegesOf lists the privileges on every table of restoredSQL, as far as all versions have them.
+func privilegesOf(t *testing.T, admin *pgx.Conn) string {
+	t.Helper()
+	var lines []string
+	for _, table := range []string{"customers", "child", "pay", "staff", "accounts"} {
+		for line := range strings.Lines(mustText(t, admin, strings.ReplaceAll(allPrivileges, "'customers'", "'"+table+"'"))) {
+			if !strings.Contains(line, "MAINTAIN") {
+				lines = append(lines, table+"|"+strings.ReplaceAll(line, "|name|", "|full_name|"))
+			}
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "")
+}
+
+// numbered are the names of masked views, which have OIDs in them.
+var numbered = regexp.MustCompile(`_\d+_(\d+)\b`)
+
+// seen are the answers that roles get through a proxy.
+func (e *env) seen(t *testing.T) string {
+	t.Helper()
+	var b strings.Builder
+	for _, role := range []string{analyst, risk, guest} {
+		conn := e.connect(t, role)
+		for _, query := range restoredQueries {
+			b.WriteString(role + ": " + query + "\n" + answers(t, conn, query, false) + answers(t, conn, query, true))
+		}
+	}
+	return numbered.ReplaceAllString(b.String(), "_n_$1")
+}
+
+// source is a protected database to be dumped, and what must be the same in what is restored from it.
+type source struct {
+	*env
+	unprotected, protected, seen string
+	openings, maskKey, key       string
+	custom, plain, globals       string
+	olga                         string // her OID
+}
+
+func newSource(t *testing.T, w *world) *source {
+	t.Helper()
+	s := &source{env: w.fresh(t)}
+	s.trains(t)
+	admin, owner := s.admin(t), s.connect(t, olga)
+	s.exec(t, admin, asOlga(strings.Split(restoredSQL, ";")...)...)
+	s.exec(t, owner, `CREATE ENCODER traits_code ON customers (age, score) PASSTHROUGH ("Note") WITH (latent_dims = 2, epochs = 1, batch_size = 128, seed = 1) WAIT`)
+	s.unprotected = privilegesOf(t, admin)
+	s.exec(t, owner, `CREATE FEATURE VIEW traits FOR ENCODER traits_code`,
+		testPolicy+` CASCADE`,
+		`CREATE MASKING POLICY names ON staff (name, email) EXCEPT risk USING (scrim.hash(name || coalesce(email, '')))`,
+		`CREATE MASKING POLICY pay ON staff (salary) EXCEPT risk USING (scrim.bucket(salary, 1000)) WHEN (id <> 7)`,
+		`CREATE MASKING POLICY whole_years AS (v date) RETURNS date -> scrim.generalize(v, 'year')`,
+		`ALTER TABLE staff ALTER COLUMN born SET MASKING POLICY whole_years`,
+		`CREATE MASKING POLICY balances ON accounts (balance) USING (scrim.noise(balance, 10, id))`,
+		`ALTER TABLE staff RENAME COLUMN name TO full_name`)
+	s.exec(t, admin, `SELECT scrim.note_names()`) // as proxies do by themselves every minute
+	s.protected, s.seen = privilegesOf(t, admin), s.env.seen(t)
+	s.openings = s.found(t, admin)
+	s.key, s.maskKey = s.keys(t, admin)
+	s.olga = strings.TrimSpace(mustText(t, admin, `SELECT 'olga'::regrole::oid`))
+	dir := t.TempDir()
+	s.custom, s.plain, s.globals = filepath.Join(dir, "custom"), filepath.Join(dir, "plain"), filepath.Join(dir, "globals")
+	client(t, s.server, s.database, "pg_dump", "-Fc", "-f", s.custom)
+	client(t, s.server, s.database, "pg_dump", "-f", s.plain)
+	client(t, s.server, "postgres", "pg_dumpall", "--globals-only", "-f", s.globals)
+	return s
+}
+
+func (e *env) found(t *testing.T, admin *pgx.Conn) string {
+	t.Helper()
+	return mustText(t, admin, `SELECT severity, kind, relation, object, why FROM scrim.doctor() WHERE relation <> ''`)
+}
+
+func (e *env) keys(t *testing.T, admin *pgx.Conn) (seals, masks string) {
+	t.Helper()
+	owner := mustText(t, admin, `SELECT relowner FROM pg_class WHERE oid = 'customers'::regclass`)
+	owner = strings.TrimSpace(owner)
+	return mustText(t, admin, `SELECT key FROM scrim_state.key_`+owner), mustText(t, admin, `SELECT inner_key || outer_key FROM scrim_state.mask_key_`+owner)
+}
+
+// TestRestore: what pg_dump wrote of a protected database is closed wherever it is restored, and masked as before after scrim init.
+func TestRestore(t *testing.T) {
+	t.Parallel()
+	s := newSource(t, dumper(t))
+	t.Run("same cluster", func(t *testing.T) {
+		s.restored(t, s.world, s.database+"_again", func(e *env) {
+			client(t, e.server, e.database, "pg_restore", "--exit-on-error", s.custom)
+		})
+	})
+	for _, w := range worlds {
+		t.Run("other cluster "+w.name, func(t *testing.T) {
+			server, err := native.StartServer(t.Context(), native.ServerConfig{Binaries: w.binaries, Password: s.server.Password(), Log: testLog(), Settings: map[string]string{"fsync": "off"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = server.Stop(context.WithoutCancel(t.Context())) })
+			other := &world{name: w.name, binaries: w.binaries, server: server, models: s.models, rt: s.rt, mu: make(chan struct{}, 1)}
+			// Roles of the same OIDs, but not the same roles.
+			if err := other.superuser(t.Context(), "postgres", `DO $$ BEGIN FOR i IN 1..40 LOOP EXECUTE format('CREATE ROLE other_%s', i); END LOOP; END $$`); err != nil {
+				t.Fatal(err)
+			}
+			client(t, server, "postgres", "psql", "-q", "-f", s.globals) // all but the superuser, who is there
+			if got := mustText(t, dial(t, server.DSN(server.Superuser(), server.Password(), "postgres")), `SELECT rolname ~ '^other_' FROM pg_roles WHERE oid = `+s.olga); got != "t\n" {
+				t.Fatalf("olga's OID is not another's here: %s", got)
+			}
+			s.restored(t, other, "restored", func(e *env) {
+				if w == s.world {
+					client(t, e.server, e.database, "psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", s.plain)
+				} else {
+					client(t, e.server, e.database, "pg_restore", "--exit-on-error", s.custom)
+				}
+			})
+		})
+	}
+}
+
+// restored checks a database that restore fills.
+func (s *source) restored(t *testing.T, w *world, database string, restore func(*env)) {
+	ctx := t.Context()
+	if err := w.superuser(ctx, "postgres", `CREATE DATABASE `+database+` TEMPLATE template0`); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.superuser(context.Background(), "postgres", `DROP DATABASE `+database+` WITH (FORCE)`) })
+	e := &env{world: w, database: database, models: s.models, catalogDSN: w.server.DSN(w.server.Superuser(), w.server.Password(), database)}
+	restore(e)
+	admin := e.admin(t)
+	e.closedBefore(t, admin, s)
+
+	result, err := catalog.Init(ctx, admin)
+	if err != nil {
+		t.Fatal(explain(err))
+	}
+	if !result.Restored || len(result.Closed) > 0 {
+		t.Errorf("init: %v %q", result.Restored, result.Closed)
+	}
+	if got := privilegesOf(t, admin); got != s.protected {
+		t.Errorf("privileges after init:\n%s", difference(s.protected, got))
+	}
+	key, maskKey := e.keys(t, admin)
+	if key == s.key || maskKey != s.maskKey {
+		t.Errorf("the key of seals is the dumped one: %v; that of hashes: %v", key == s.key, maskKey == s.maskKey)
+	}
+	if got := e.found(t, admin); got != s.openings {
+		t.Errorf("the doctor:\n%s", difference(s.openings, got))
+	}
+	// The role whose name has the OID of another cluster's olga, which is another role's here, has nothing left.
+	if got := mustText(t, admin, `SELECT count(*) FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid JOIN pg_database b ON b.oid = d.dbid
+			WHERE d.refclassid = 'pg_authid'::regclass AND r.rolname = 'scrim_owner_`+s.olga+`' AND r.rolname <> 'scrim_owner_' || 'olga'::regrole::oid AND b.datname = current_database()`); got != "0\n" {
+		t.Errorf("scrim_owner_%s has still %s privileges", s.olga, got)
+	}
+	if again, err := catalog.Init(ctx, admin); err != nil || again.Restored {
+		t.Errorf("a second init: %v %v", again, err)
+	}
+	through, err := openProxy(ctx, w.server.Addr(), e.catalogDSN, s.models, s.rt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	through.world, through.database = w, database
+	t.Cleanup(through.close)
+	if got := through.seen(t); got != s.seen {
+		t.Errorf("through the proxy:\n%s", difference(s.seen, got))
+	}
+	owner := through.connect(t, olga)
+	e.exec(t, owner, `DROP MASKING POLICY p ON customers`, `DROP MASKING POLICY names ON staff`, `DROP MASKING POLICY pay ON staff`, `DROP MASKING POLICY whole_years ON staff`,
+		`DROP MASKING POLICY balances ON accounts`, `DROP FEATURE VIEW traits`)
+	if got := privilegesOf(t, admin); got != s.unprotected {
+		t.Errorf("privileges after DROP:\n%s", difference(s.unprotected, got))
+	}
+	if got := mustText(t, admin, `SELECT count(*) FROM pg_class WHERE relnamespace = 'scrim_runtime'::regnamespace AND relkind = 'v'`); got != "0\n" {
+		t.Errorf("%s views are left", got)
+	}
+	e.exec(t, owner, testPolicy+` CASCADE`, `TRAIN ENCODER enc`)
+}
+
+// closedBefore checks a restored database that init has not seen.
+func (e *env) closedBefore(t *testing.T, admin *pgx.Conn, s *source) {
+	t.Helper()
+	if got := privilegesOf(t, admin); got != s.protected {
+		t.Errorf("privileges as restored:\n%s", difference(s.protected, got))
+	}
+	for _, role := range []string{analyst, guest} {
+		directly := e.directly(t, role)
+		for _, query := range []string{`SELECT income FROM customers`, `SELECT * FROM child`, `SELECT income FROM pay`, `SELECT salary FROM staff`, `SELECT balance FROM accounts`, `SELECT * FROM scrim_runtime.traits`} {
+			if got, err := text(t, directly, query); code(err) != "42501" {
+				t.Errorf("%s: %s: %s %s", role, query, got, explain(err))
+			}
+		}
+		for column := range strings.Lines(mustText(t, admin, `SELECT format('SELECT %I FROM %s', a.attname, a.attrelid::regclass) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+				WHERE c.relnamespace = 'scrim_runtime'::regnamespace AND c.relkind = 'v' AND c.relname <> 'traits' AND a.attnum > 0 AND has_column_privilege('`+role+`', a.attrelid, a.attnum, 'SELECT')`)) {
+			if got, err := text(t, directly, column); code(err) != "55000" || !strings.Contains(explain(err), "scrim init") {
+				t.Errorf("%s: %s: %s %s", role, column, got, explain(err))
+			}
+		}
+	}
+	if got := mustText(t, e.directly(t, risk), `SELECT income FROM customers WHERE id = 2000`); got != "2342108.75\n" {
+		t.Error(got)
+	}
+	for _, statement := range []string{`SELECT scrim.drop_masking_policy('p', 'customers')`, `SELECT scrim.rotate_key('p', 'customers')`, `SELECT scrim.resume('staff')`, `SELECT scrim.train_encoder('enc')`} {
+		if _, err := text(t, e.directly(t, olga), statement); code(err) != "55000" || !strings.Contains(explain(err), "scrim init") {
+			t.Errorf("%s: %s", statement, explain(err))
+		}
+	}
+	if _, err := openProxy(t.Context(), e.server.Addr(), e.catalogDSN, e.models, s.rt); !errors.Is(err, catalog.ErrRestored) || !strings.Contains(err.Error(), "scrim init") {
+		t.Errorf("a proxy without init: %v", err)
+	}
+}
