@@ -289,3 +289,149 @@ func (e *env) closedBefore(t *testing.T, admin *pgx.Conn, s *source) {
 		t.Errorf("a proxy without init: %v", err)
 	}
 }
+
+// dumpInto restores a dump of a database into another one of the same cluster, by plain SQL.
+func (e *env) dumpInto(t *testing.T, database string) *env {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "dump")
+	client(t, e.server, e.database, "pg_dump", "-f", file)
+	if err := e.superuser(t.Context(), "postgres", `DROP DATABASE IF EXISTS `+database+` WITH (FORCE)`, `CREATE DATABASE `+database+` TEMPLATE template0`); err != nil {
+		t.Fatal(err)
+	}
+	if database != e.database {
+		t.Cleanup(func() { _ = e.superuser(context.Background(), "postgres", `DROP DATABASE `+database+` WITH (FORCE)`) })
+	}
+	client(t, e.server, database, "psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", file)
+	return &env{world: e.world, database: database, models: e.models, catalogDSN: e.server.DSN(e.server.Superuser(), e.server.Password(), database)}
+}
+
+// opened is a proxy of a database.
+func (e *env) opened(t *testing.T) *env {
+	t.Helper()
+	through, err := openProxy(t.Context(), e.server.Addr(), e.catalogDSN, e.models, e.rt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	through.world, through.database = e.world, e.database
+	t.Cleanup(through.close)
+	return through
+}
+
+// TestRestoreReplaces: a proxy that runs while its database is dropped and restored under the same name notices, and serves again after scrim init.
+func TestRestoreReplaces(t *testing.T) {
+	t.Parallel()
+	e := dumper(t).fresh(t)
+	e.exec(t, e.connect(t, olga), testPolicy)
+	const query = `SELECT id, income FROM customers WHERE id < 9 ORDER BY id`
+	want := mustText(t, e.connect(t, analyst), query)
+	e.dumpInto(t, e.database)
+	eventually(t, func() bool {
+		_, err := e.catalog.Reload(t.Context())
+		return errors.Is(err, catalog.ErrRestored)
+	})
+	if got, err := text(t, e.connect(t, analyst), query); code(err) != "42501" {
+		t.Errorf("before init: %s %s", got, explain(err))
+	}
+	if _, err := catalog.Init(t.Context(), e.admin(t)); err != nil {
+		t.Fatal(explain(err))
+	}
+	eventually(t, func() bool {
+		_, err := e.catalog.Reload(t.Context())
+		return err == nil
+	})
+	if got := mustText(t, e.connect(t, analyst), query); got != want {
+		t.Error(difference(want, got))
+	}
+}
+
+// TestRestoreReports: what cannot be masked as it was stays closed, and init says so: a way that was opened, a column whose new name no proxy has noted, a relation that is not there. Roles
+// that were dropped before the dump are nobody's after it.
+func TestRestoreReports(t *testing.T) {
+	t.Parallel()
+	e := dumper(t).fresh(t)
+	admin, owner := e.admin(t), e.connect(t, olga)
+	dropped := extraRole(t, e, guest)
+	e.exec(t, admin, asOlga(strings.Split(restoredSQL, ";")...)...)
+	e.exec(t, admin, asOlga(`CREATE TABLE moved (id integer, secret text)`, `CREATE TABLE lost (id integer, secret text)`, `GRANT SELECT ON moved, lost TO analyst`, `GRANT SELECT ON staff TO `+dropped)...)
+	e.exec(t, owner, testPolicy+` CASCADE`, `CREATE MASKING POLICY pay ON staff (salary) EXCEPT risk, `+dropped+` USING (NULL)`, `CREATE MASKING POLICY m ON moved (secret) USING (NULL)`,
+		`CREATE MASKING POLICY l ON lost (secret) USING (NULL)`)
+	e.exec(t, admin, `ALTER TABLE moved RENAME COLUMN secret TO still_secret`, `DROP TABLE lost CASCADE`)
+	e.exec(t, admin, `REVOKE ALL ON staff FROM `+dropped, `ALTER ROLE `+dropped+` RENAME TO gone_`+e.database)
+	t.Cleanup(func() {
+		_ = e.superuser(context.Background(), "postgres", `ALTER ROLE gone_`+e.database+` RENAME TO `+dropped)
+	})
+	again := e.dumpInto(t, e.database+"_again")
+	restored := again.admin(t)
+	e.exec(t, restored, asOlga(`CREATE VIEW peek AS SELECT income + 1 AS more FROM customers`, `GRANT SELECT ON peek TO guest`)...)
+	result, err := catalog.Init(t.Context(), restored)
+	if err != nil {
+		t.Fatal(explain(err))
+	}
+	report := strings.Join(result.Closed, "\n")
+	for _, want := range []string{
+		`masks of public.customers stay suspended`, `view public.peek`, `SELECT scrim.resume('public.customers')`,
+		`masks of public.moved stay suspended: a masked column of public.moved, or an input of its mask, was dropped`, `DROP MASKING POLICY m ON public.moved`,
+	} {
+		if !strings.Contains(report, want) {
+			t.Errorf("init does not say %q:\n%s", want, report)
+		}
+	}
+	if len(result.Closed) > 3 || strings.Contains(report, "staff") {
+		t.Error(report)
+	}
+	through := again.opened(t)
+	reader, owner := through.connect(t, analyst), through.connect(t, olga)
+	for _, query := range []string{`SELECT income FROM customers`, `SELECT max(income) FROM child`, `SELECT income FROM pay`, `SELECT * FROM moved`} {
+		if got, err := text(t, reader, query); code(err) != "42501" {
+			t.Errorf("%s: %s %s", query, got, explain(err))
+		}
+	}
+	if _, err := text(t, owner, `SELECT scrim.resume('moved')`); code(err) != "55000" {
+		t.Errorf("resume without its column: %s", explain(err))
+	}
+	e.exec(t, restored, `DROP VIEW peek`)
+	e.exec(t, owner, `SELECT scrim.resume('customers')`, `DROP MASKING POLICY m ON moved`, `CREATE MASKING POLICY m ON moved (still_secret) USING (NULL)`)
+	for _, query := range []string{`SELECT max(income) FROM customers`, `SELECT count(income) FROM pay`, `SELECT count(still_secret) FROM moved`, `SELECT count(salary) FROM staff`} {
+		mustText(t, reader, query)
+	}
+	e.exec(t, owner, `DROP MASKING POLICY m ON moved`)
+	if got := mustText(t, restored, `SELECT has_table_privilege('analyst', 'moved', 'SELECT'), has_table_privilege('guest', 'moved', 'SELECT')`); got != "t|f\n" {
+		t.Error(got)
+	}
+}
+
+// TestTemplateCopy: a database that is copied by CREATE DATABASE ... TEMPLATE is masked as the first, by a proxy of its own, without scrim init.
+func TestTemplateCopy(t *testing.T) {
+	t.Parallel()
+	onServers(t, func(t *testing.T, w *world) {
+		e := w.fresh(t)
+		e.exec(t, e.connect(t, olga), testPolicy, `CREATE MASKING POLICY note ON customers ("Note") USING (scrim.hash("Note"))`)
+		const query = `SELECT id, income, "Note" FROM customers WHERE id < 9 OR id > 1995 ORDER BY id`
+		want, privileges := mustText(t, e.connect(t, analyst), query), mustText(t, e.admin(t), allPrivileges)
+		e.close()
+		e.close = func() {}
+		database := e.database + "_copy"
+		if err := w.superuser(t.Context(), "postgres", `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '`+e.database+`'`, `CREATE DATABASE `+database+` TEMPLATE `+e.database); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = w.superuser(context.Background(), "postgres", `DROP DATABASE `+database+` WITH (FORCE)`) })
+		through := (&env{world: w, database: database, models: e.models, catalogDSN: w.server.DSN(w.server.Superuser(), w.server.Password(), database)}).opened(t)
+		if got := mustText(t, through.connect(t, analyst), query); got != want {
+			t.Error(difference(want, got))
+		}
+		if got, err := text(t, through.directly(t, analyst), query); code(err) != "42501" {
+			t.Errorf("directly: %s %s", got, explain(err))
+		}
+		admin := through.admin(t)
+		if got := mustText(t, admin, allPrivileges); got != privileges {
+			t.Error(difference(privileges, got))
+		}
+		if result, err := catalog.Init(t.Context(), admin); err != nil || result.Restored {
+			t.Errorf("init of a copy: %v %v", result, err)
+		}
+		e.exec(t, through.connect(t, olga), `ALTER MASKING POLICY p ON customers ROTATE KEY`)
+		if got := mustText(t, through.connect(t, analyst), query); got != want {
+			t.Error(difference(want, got))
+		}
+	})
+}

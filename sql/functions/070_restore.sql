@@ -234,7 +234,8 @@ BEGIN
             PERFORM scrim.fence_resume(x.relation);
         EXCEPTION WHEN OTHERS THEN
             GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
-            RETURN NEXT concat_ws(E'\n', format('masks of %s stay suspended: %s', x.relation::regclass, SQLERRM), nullif(detail, ''), nullif(hint, ''), format('Then: SELECT scrim.resume(%L)', x.relation::regclass));
+            RETURN NEXT concat_ws(E'\n', format('masks of %s stay suspended: %s', x.relation::regclass, SQLERRM), nullif(detail, ''), nullif(hint, ''),
+                CASE WHEN hint NOT LIKE 'DROP %' THEN format('Then: SELECT scrim.resume(%L)', x.relation::regclass) END);
         END;
     END LOOP;
     FOR x IN SELECT y.* FROM scrim_state.protections y WHERE y.features_of IS NOT NULL ORDER BY y.id LOOP
