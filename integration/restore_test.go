@@ -433,5 +433,72 @@ func TestTemplateCopy(t *testing.T) {
 		if got := mustText(t, through.connect(t, analyst), query); got != want {
 			t.Error(difference(want, got))
 		}
+		// pg_upgrade keeps OIDs, and makes another cluster.
+		e.exec(t, admin, `UPDATE scrim_state.home SET system_identifier = 1`)
+		if _, err := through.catalog.Reload(t.Context()); !errors.Is(err, catalog.ErrRestored) {
+			t.Errorf("upgraded: %v", err)
+		}
+		if result, err := catalog.Init(t.Context(), admin); err != nil || !result.Restored || len(result.Closed) > 0 {
+			t.Errorf("init of an upgraded database: %v %v", result, err)
+		}
+		if _, err := through.catalog.Reload(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := mustText(t, through.connect(t, analyst), query); got != want {
+			t.Error(difference(want, got))
+		}
 	})
+}
+
+// TestRestoreWithoutSuperuser: where the catalog role is no superuser, init binds policies, and owners of tables open their masks.
+func TestRestoreWithoutSuperuser(t *testing.T) {
+	t.Parallel()
+	binaries := dumper(t).binaries
+	server, err := native.StartServer(t.Context(), native.ServerConfig{Binaries: binaries, Log: testLog(), Settings: map[string]string{"fsync": "off"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop(context.WithoutCancel(t.Context())) })
+	w := &world{name: "other", binaries: binaries, server: server, models: t.TempDir(), rt: worlds[0].rt}
+	const keeper, database = "keeper", "kept"
+	statements := []string{`CREATE ROLE keeper LOGIN CREATEROLE PASSWORD 'keeper'`, `CREATE DATABASE kept OWNER keeper`, `CREATE DATABASE kept2 TEMPLATE template0 OWNER keeper`}
+	for _, role := range []string{olga, analyst} {
+		statements = append(statements, `CREATE ROLE `+role+` LOGIN PASSWORD '`+role+`'`)
+	}
+	if err := w.superuser(t.Context(), "postgres", statements...); err != nil {
+		t.Fatal(err)
+	}
+	initAs := func(database string) catalog.InitResult {
+		result, err := catalog.Init(t.Context(), dial(t, w.server.DSN(keeper, keeper, database)))
+		if err != nil {
+			t.Fatal(explain(err))
+		}
+		return result
+	}
+	initAs(database)
+	made := &env{world: w, database: database, models: w.models}
+	made.exec(t, made.admin(t), asOlga(`RESET SESSION AUTHORIZATION`, `GRANT scrim_admin TO olga`, `GRANT CREATE ON SCHEMA public TO olga`, `SET SESSION AUTHORIZATION olga`, `CREATE TABLE staff (gone text, id integer, email text)`, `ALTER TABLE staff DROP COLUMN gone`,
+		`INSERT INTO staff SELECT i, 'p' || i FROM generate_series(1, 5) i`, `GRANT SELECT ON staff TO analyst`,
+		`SELECT scrim.create_sql_masking_policy('p', 'staff', '{email}', '{}', 'scrim.hash(email)')`)...)
+	file := filepath.Join(t.TempDir(), "dump")
+	client(t, w.server, database, "pg_dump", "-f", file)
+	want := strings.TrimSpace(mustText(t, made.directly(t, analyst), `SELECT email FROM scrim_runtime.`+strings.TrimSpace(mustText(t, made.admin(t), `SELECT c.relname FROM pg_class c, scrim_state.protections x WHERE c.oid = x.masked_view`))+` LIMIT 1`))
+
+	again := &env{world: w, database: database + "2", models: w.models, catalogDSN: w.server.DSN(keeper, keeper, database+"2")}
+	client(t, w.server, again.database, "psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", file)
+	result := initAs(again.database)
+	if !result.Restored || len(result.Closed) != 1 || !strings.Contains(result.Closed[0], `SELECT scrim.resume('public.staff')`) {
+		t.Errorf("init: %v %q", result.Restored, result.Closed)
+	}
+	through := again.opened(t)
+	if got, err := text(t, through.connect(t, analyst), `SELECT email FROM staff`); code(err) != "42501" {
+		t.Errorf("before resume: %s %s", got, explain(err))
+	}
+	made.exec(t, through.connect(t, olga), `SELECT scrim.resume('staff')`)
+	if _, err := through.catalog.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimSpace(mustText(t, through.connect(t, analyst), `SELECT email FROM staff WHERE id = 1`)); got != want {
+		t.Errorf("%s was %s", got, want)
+	}
 }

@@ -71,6 +71,7 @@ DECLARE
     moves jsonb;
     same_cluster boolean := scrim.is_same_cluster();
     closed integer[];
+    v record;
 BEGIN
     IF NOT scrim.is_restored() THEN
         RETURN;
@@ -84,7 +85,13 @@ BEGIN
 
     closed := ARRAY(SELECT x.id FROM scrim_state.protections x WHERE x.suspended);
     UPDATE scrim_state.protections x SET suspended = true WHERE x.features_of IS NULL;
-    PERFORM scrim.settle_masked_view(x.id) FROM scrim_state.protections x WHERE x.features_of IS NULL;  -- reads nothing, not even keys
+    FOR v IN SELECT y.id, c.oid::regclass AS view, c.relname, scrim.masked_view_name(y.relation, y.id) AS name FROM scrim_state.protections y JOIN pg_class c ON c.oid = y.masked_view
+              WHERE y.features_of IS NULL LOOP
+        PERFORM scrim.settle_masked_view(v.id);  -- from here on it reads nothing, not even keys
+        IF v.name <> v.relname THEN
+            EXECUTE format('ALTER VIEW %s RENAME TO %I', v.view, v.name);
+        END IF;
+    END LOOP;
     PERFORM scrim.drop_views(ARRAY(SELECT c.oid FROM pg_class c WHERE c.relnamespace = 'scrim_runtime'::regnamespace AND c.relkind = 'v'
         AND NOT EXISTS (SELECT 1 FROM scrim_state.protections x WHERE c.oid IN (x.relation, x.masked_view) AND (x.features_of IS NULL OR c.oid = x.relation))));
     PERFORM scrim.rebind_keys(moves -> 'roles');

@@ -26,6 +26,6 @@ REVOKE EXECUTE ON FUNCTION scrim.prepare_trainer(oid), scrim.close_trainers(), s
     scrim.run_schedule(bigint, text, timestamptz, timestamptz), scrim.due_schedules(), scrim.run_growth(),
     scrim.policy_openings(scrim_state.policies), scrim.policy_notes(scrim_state.policies), scrim.doctor_roles(), scrim.doctor_own(), scrim.doctor_rows(),
     scrim.rebind(), scrim.rebind_policies(jsonb), scrim.rebind_others(jsonb), scrim.rebind_keys(jsonb), scrim.rebind_view_owners(jsonb, boolean), scrim.regrant_source(oid, text),
-    scrim.rebind_masks(int[]), scrim.moves(), scrim.note_names() FROM scrim_admin;
+    scrim.rebind_masks(int[]), scrim.moves() FROM scrim_admin;
 -- River's; nobody else has USAGE on the schema.
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA scrim_state FROM PUBLIC;
