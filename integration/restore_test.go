@@ -206,7 +206,13 @@ func (s *source) restored(t *testing.T, w *world, database string, restore func(
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = w.superuser(context.Background(), "postgres", `DROP DATABASE `+database+` WITH (FORCE)`) })
-	e := &env{world: w, database: database, models: s.models, catalogDSN: w.server.DSN(w.server.Superuser(), w.server.Password(), database)}
+	e := &env{world: w, database: database, models: t.TempDir(), catalogDSN: w.server.DSN(w.server.Superuser(), w.server.Password(), database)}
+	if err := os.CopyFS(e.models, os.DirFS(s.models)); err != nil { // a database's own, as its versions will be
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(e.models, ".scrim-database")); err != nil { // it says whose folder the first is
+		t.Fatal(err)
+	}
 	restore(e)
 	admin := e.admin(t)
 	e.closedBefore(t, admin, s)
@@ -236,12 +242,7 @@ func (s *source) restored(t *testing.T, w *world, database string, restore func(
 	if again, err := catalog.Init(ctx, admin); err != nil || again.Restored {
 		t.Errorf("a second init: %v %v", again, err)
 	}
-	through, err := openProxy(ctx, w.server.Addr(), e.catalogDSN, s.models, s.rt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	through.world, through.database = w, database
-	t.Cleanup(through.close)
+	through := e.opened(t)
 	if got := through.seen(t); got != s.seen {
 		t.Errorf("through the proxy:\n%s", difference(s.seen, got))
 	}
@@ -254,7 +255,8 @@ func (s *source) restored(t *testing.T, w *world, database string, restore func(
 	if got := mustText(t, admin, `SELECT count(*) FROM pg_class WHERE relnamespace = 'scrim_runtime'::regnamespace AND relkind = 'v'`); got != "0\n" {
 		t.Errorf("%s views are left", got)
 	}
-	e.exec(t, owner, testPolicy+` CASCADE`, `TRAIN ENCODER enc`)
+	through.trains(t)
+	e.exec(t, owner, testPolicy+` CASCADE`, `TRAIN ENCODER enc WAIT`)
 }
 
 // closedBefore checks a restored database that init has not seen.
@@ -354,7 +356,8 @@ func TestRestoreReports(t *testing.T) {
 	e.exec(t, admin, asOlga(strings.Split(restoredSQL, ";")...)...)
 	e.exec(t, admin, asOlga(`CREATE TABLE moved (id integer, secret text)`, `CREATE TABLE lost (id integer, secret text)`, `GRANT SELECT ON moved, lost TO analyst`, `GRANT SELECT ON staff TO `+dropped)...)
 	e.exec(t, owner, testPolicy+` CASCADE`, `CREATE MASKING POLICY pay ON staff (salary) EXCEPT risk, `+dropped+` USING (NULL)`, `CREATE MASKING POLICY m ON moved (secret) USING (NULL)`,
-		`CREATE MASKING POLICY l ON lost (secret) USING (NULL)`)
+		`CREATE MASKING POLICY l ON lost (secret) USING (NULL)`, `CREATE MASKING POLICY a ON accounts (balance) USING (NULL)`, `SELECT scrim.suspend('accounts')`,
+		`CREATE MASKING POLICY o ON orders (amount) USING (NULL)`, `ALTER MASKING POLICY o ON orders DISABLE`)
 	e.exec(t, admin, `ALTER TABLE moved RENAME COLUMN secret TO still_secret`, `DROP TABLE lost CASCADE`)
 	e.exec(t, admin, `REVOKE ALL ON staff FROM `+dropped, `ALTER ROLE `+dropped+` RENAME TO gone_`+e.database)
 	t.Cleanup(func() {
@@ -393,6 +396,32 @@ func TestRestoreReports(t *testing.T) {
 	e.exec(t, owner, `SELECT scrim.resume('customers')`, `DROP MASKING POLICY m ON moved`, `CREATE MASKING POLICY m ON moved (still_secret) USING (NULL)`)
 	for _, query := range []string{`SELECT max(income) FROM customers`, `SELECT count(income) FROM pay`, `SELECT count(still_secret) FROM moved`, `SELECT count(salary) FROM staff`} {
 		mustText(t, reader, query)
+	}
+	// What was suspended or disabled before is so.
+	for query, want := range map[string]string{`SELECT balance FROM accounts`: `while they are suspended`, `SELECT amount FROM orders`: `masking policy "o" on public.orders is disabled`} {
+		if got, err := text(t, reader, query); code(err) != "42501" || !strings.Contains(explain(err), want) {
+			t.Errorf("%s: %s %s", query, got, explain(err))
+		}
+	}
+	e.exec(t, owner, `SELECT scrim.resume('accounts')`, `ALTER MASKING POLICY o ON orders ENABLE`)
+	if _, err := through.catalog.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, query := range []string{`SELECT count(balance) FROM accounts`, `SELECT count(amount) FROM orders`} {
+		if got := mustText(t, reader, query); got != "0\n" {
+			t.Errorf("%s: %s", query, got)
+		}
+	}
+	// A dump without the names has no policies, and says so.
+	e.exec(t, restored, `DELETE FROM scrim_state.known_relations WHERE relation = 'orders'::regclass`)
+	if result, err := catalog.Init(t.Context(), restored); err != nil || !result.Restored || !strings.Contains(strings.Join(result.Closed, "\n"), `policy o is forgotten`) {
+		t.Errorf("without names: %v %v", result, err)
+	}
+	if got, err := text(t, again.directly(t, analyst), `SELECT amount FROM orders`); code(err) != "42501" {
+		t.Errorf("of a forgotten policy: %s %s", got, explain(err))
+	}
+	if _, err := through.catalog.Reload(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	e.exec(t, owner, `DROP MASKING POLICY m ON moved`)
 	if got := mustText(t, restored, `SELECT has_table_privilege('analyst', 'moved', 'SELECT'), has_table_privilege('guest', 'moved', 'SELECT')`); got != "t|f\n" {

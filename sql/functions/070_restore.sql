@@ -108,8 +108,8 @@ DECLARE
     places jsonb := moves -> 'columns';
 BEGIN
     RETURN QUERY
-        SELECT format('masking policy %I is forgotten: its relation, %s, is not here', p.name, k.name)
-          FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id JOIN scrim_state.known_relations k ON k.oid = x.relation
+        SELECT format('masking policy %I is forgotten: its relation, %s, is not here', p.name, coalesce(k.name, 'of which no name is known'))
+          FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id LEFT JOIN scrim_state.known_relations k ON k.oid = x.relation
          WHERE scrim.moved(coalesce(x.features_of, x.relation), relations) IS NULL OR scrim.moved(x.relation, relations) IS NULL ORDER BY p.id;
     DELETE FROM scrim_state.protections x WHERE scrim.moved(x.relation, relations) IS NULL OR scrim.moved(coalesce(x.features_of, 0), relations) IS NULL;
     DELETE FROM scrim_state.sql_masks m WHERE NOT EXISTS (SELECT 1 FROM scrim_state.policies p WHERE p.sql_mask = m.id);
@@ -151,7 +151,9 @@ BEGIN
     UPDATE scrim_state.training_jobs j SET requester = coalesce(scrim.moved(j.requester, roles), 0);
     INSERT INTO scrim_state.known_roles (oid, role, name) SELECT r.oid, r.oid::regrole, r.rolname FROM pg_roles r JOIN scrim_state.training_jobs j ON j.requester = r.oid ON CONFLICT DO NOTHING;
     UPDATE scrim_state.training_slot SET pid = NULL, backend_start = NULL;  -- a connection to the other database
-    DELETE FROM scrim_state.trainers;
+    DELETE FROM scrim_state.trainers t  -- the other database's; pg_upgrade keeps numbers
+     WHERE (scrim.moved(t.table_owner, roles) = t.table_owner AND scrim.moved(t.role, roles) = t.role AND scrim.role_name(t.role) = scrim.trainer_name(t.table_owner)) IS NOT TRUE;
+    UPDATE scrim_state.trainers SET role = role;
     DELETE FROM scrim_state.replaced_views;
     DELETE FROM scrim_state.kept_uses;
 END $$;

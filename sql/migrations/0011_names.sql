@@ -50,6 +50,7 @@ CREATE TRIGGER names AFTER INSERT OR UPDATE ON scrim_state.protections FOR EACH 
 CREATE TRIGGER names AFTER INSERT OR UPDATE ON scrim_state.policies FOR EACH ROW EXECUTE FUNCTION scrim_state.note_names('{}', '{except_roles}');
 CREATE TRIGGER names AFTER INSERT OR UPDATE ON scrim_state.protection_grants FOR EACH ROW EXECUTE FUNCTION scrim_state.note_names('{}', '{grantor,grantee}');
 CREATE TRIGGER names AFTER INSERT OR UPDATE ON scrim_state.view_owners FOR EACH ROW EXECUTE FUNCTION scrim_state.note_names('{}', '{table_owner,role}');
+CREATE TRIGGER names AFTER INSERT OR UPDATE ON scrim_state.trainers FOR EACH ROW EXECUTE FUNCTION scrim_state.note_names('{}', '{table_owner,role}');
 CREATE TRIGGER names AFTER INSERT OR UPDATE ON scrim_state.mask_definitions FOR EACH ROW EXECUTE FUNCTION scrim_state.note_names('{}', '{creator}');
 CREATE TRIGGER names AFTER INSERT OR UPDATE ON scrim_state.training_schedules FOR EACH ROW EXECUTE FUNCTION scrim_state.note_names('{}', '{requester}');
 CREATE TRIGGER names AFTER INSERT ON scrim_state.training_jobs FOR EACH ROW EXECUTE FUNCTION scrim_state.note_names('{}', '{requester}');
@@ -60,6 +61,7 @@ UPDATE scrim_state.protections SET id = id;
 UPDATE scrim_state.policies SET name = name;
 UPDATE scrim_state.protection_grants SET change = change;
 UPDATE scrim_state.view_owners SET role = role;
+UPDATE scrim_state.trainers SET role = role;
 UPDATE scrim_state.mask_definitions SET name = name;
 UPDATE scrim_state.training_schedules SET requester = requester;
 INSERT INTO scrim_state.known_roles (oid, role, name)
