@@ -126,7 +126,10 @@ func (c *Catalog) reload(ctx context.Context, outdated *Snapshot) (*Snapshot, er
 	}
 	var views *Views
 	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		var err error
+		err := checkHome(ctx, tx) // one of the same name can have taken the database's place
+		if err != nil {
+			return err
+		}
 		if views, err = loadViews(ctx, tx); err != nil {
 			return err
 		}
@@ -201,9 +204,15 @@ func (c *Catalog) listen(ctx context.Context, connected func()) error {
 		return err
 	}
 	connected()
-	for {
+	for noted := (time.Time{}); ; {
 		if _, err := c.Reload(ctx); err != nil {
 			return err
+		}
+		if time.Since(noted) > time.Minute {
+			noted = time.Now()
+			if _, err := raw.Exec(ctx, `SELECT scrim.note_names()`); err != nil { // a change of policies holds it up: next time
+				c.log.DebugContext(ctx, "names were not noted", "error", err)
+			}
 		}
 		waiting, cancel := context.WithTimeout(ctx, c.poll)
 		_, err := raw.WaitForNotification(waiting)

@@ -23,10 +23,16 @@ var ErrNotInitialised = errors.New("this database has no scrim schemas")
 // ErrForeignObjects means that objects of another role stand where Scrim's must be. Drop them, or run init as that role.
 var ErrForeignObjects = errors.New("objects in the scrim schemas belong to another role")
 
+// ErrRestored means that the database was restored from a dump, or upgraded by pg_upgrade, and Init has not run since.
+var ErrRestored = errors.New("this database was restored from a dump, or upgraded, and masking policies are not bound to it yet")
+
 // InitResult says what Init did.
 type InitResult struct {
 	From, To int  // versions of schema scrim_state; From is 0 on a first run
 	Opaque   bool // whether sealed values have a type of their own; false without superuser
+	// Restored means that the database was restored from a dump. Masks that stay closed in it, and why, are in Closed.
+	Restored bool
+	Closed   []string
 }
 
 // Init installs or migrates the scrim schemas in the database of conn, all in one transaction under an advisory lock.
@@ -97,8 +103,26 @@ func initIn(ctx context.Context, tx pgx.Tx) (InitResult, error) {
 	if err := script(ctx, tx, "schema scrim", functions); err != nil {
 		return result, err
 	}
+	if err := rebind(ctx, tx, &result); err != nil {
+		return result, err
+	}
 	err = tx.QueryRow(ctx, `SELECT typtype = 'b' FROM pg_type WHERE typname = 'sealed' AND typnamespace = 'scrim_runtime'::regnamespace`).Scan(&result.Opaque)
 	return result, err
+}
+
+// rebind binds policies to a database that was restored from a dump.
+func rebind(ctx context.Context, tx pgx.Tx, result *InitResult) error {
+	if err := tx.QueryRow(ctx, `SELECT scrim.is_restored()`).Scan(&result.Restored); err != nil || !result.Restored {
+		return err
+	}
+	rows, err := tx.Query(ctx, `SELECT * FROM scrim.rebind()`)
+	if err == nil {
+		result.Closed, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
+	if err != nil {
+		return fmt.Errorf("bind masking policies to a restored database: %w", err)
+	}
+	return nil
 }
 
 // checkOwnership refuses schemas that are not ours: who made them could have put triggers and functions of his own in
@@ -200,6 +224,18 @@ func checkVersion(ctx context.Context, q querier) error {
 		return fmt.Errorf("%w: schema version %d, program knows %d", ErrNewerSchema, version, len(migrations))
 	case version < len(migrations):
 		return fmt.Errorf("schema version %d is older than this program's %d: run `scrim init --catalog DSN`", version, len(migrations))
+	}
+	return checkHome(ctx, q)
+}
+
+// checkHome refuses a database that was restored, until Init has run.
+func checkHome(ctx context.Context, q querier) error {
+	var restored bool
+	if err := q.QueryRow(ctx, `SELECT scrim.is_restored()`).Scan(&restored); err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	if restored {
+		return fmt.Errorf("%w: run `scrim init --catalog DSN`", ErrRestored)
 	}
 	return nil
 }

@@ -37,6 +37,18 @@ BEGIN
     RETURN true;
 END $$;
 
+-- Called for each plan over any masked view. pg_dump and restore take such a view elsewhere, where the numbers that the functions beside this one are given mean other columns and
+-- tables: relation is then what has its name, and another than number says, or the cluster is another. Raises, or returns true.
+CREATE OR REPLACE FUNCTION scrim_runtime.still_here(relation regclass, number oid, cluster bigint) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF relation = number AND cluster = (SELECT c.system_identifier FROM pg_control_system() c) THEN
+        RETURN true;
+    END IF;
+    RAISE EXCEPTION 'masked columns of % cannot be read: the database was restored from a dump, or upgraded', relation USING ERRCODE = 'object_not_in_prerequisite_state',
+        HINT = 'Run scrim init on it: that binds masking policies to what is here, and makes new keys.';
+END $$;
+
 -- Whether the role may read system columns, which is all that is left of a table whose columns are all masked.
 CREATE OR REPLACE FUNCTION scrim_runtime.reads_places(relation oid) RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$

@@ -47,6 +47,12 @@ func runInit(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if !result.Opaque {
 		fmt.Fprintln(stdout, "Sealed values are bytea: run scrim init once as superuser on a new database to give them a type of their own.")
 	}
+	if result.Restored {
+		fmt.Fprintln(stdout, "The database was restored or upgraded: masking policies are bound to it now, and seal with new keys.")
+	}
+	for _, closed := range result.Closed {
+		fmt.Fprintln(stdout, closed)
+	}
 	rights, err := catalog.Rights(ctx, conn)
 	if err != nil {
 		return err

@@ -86,6 +86,7 @@ BEGIN
         RAISE EXCEPTION 'permission denied for masking policies' USING ERRCODE = 'insufficient_privilege';
     END IF;
     LOCK TABLE scrim_state.policies IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM scrim.require_home();
     PERFORM scrim.forget_dropped();
 END $$;
 
@@ -95,8 +96,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     gone integer[] := ARRAY(SELECT x.id FROM scrim_state.protections x WHERE x.features_of IS NULL AND NOT EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = x.relation));
 BEGIN
-    IF gone = '{}' THEN
-        RETURN;  -- a DELETE of nothing would change the version of the catalog too
+    IF gone = '{}' OR scrim.is_restored() THEN  -- a DELETE of nothing would change the version of the catalog too; where all OIDs are another database's, nothing is known to be gone
+        RETURN;
     END IF;
     PERFORM scrim.drop_views(ARRAY(
         SELECT v.view FROM (SELECT x.masked_view, x.relation FROM scrim_state.protections x UNION ALL SELECT r.view, r.relation FROM scrim_state.replaced_views r) v(view, relation)
@@ -130,10 +131,28 @@ CREATE FUNCTION scrim.fence_prepare(relation regclass) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
+    role text;
+BEGIN
+    PERFORM scrim.require_policy_admin(relation);
+    role := scrim.prepare_view_owner(owner);
+    IF (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = relation) THEN
+        -- Its view shows seals only. Which rows a client sees the table's policies decide, when the client reads the table.
+        IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+            RAISE EXCEPTION 'cannot mask columns of %: it has row security', relation USING ERRCODE = 'feature_not_supported',
+                HINT = 'Run scrim init as a superuser: the role that owns the masked view needs BYPASSRLS.';
+        END IF;
+        EXECUTE format('ALTER ROLE %I BYPASSRLS', role);
+    END IF;
+    RETURN role;
+END $$;
+
+-- The role and the keys of one owner of tables.
+CREATE FUNCTION scrim.prepare_view_owner(owner oid) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
     role text := 'scrim_owner_' || owner;
     key_table text := 'key_' || owner;
 BEGIN
-    PERFORM scrim.require_policy_admin(relation);
     IF scrim.view_owner(owner) IS NULL THEN
         IF NOT EXISTS (SELECT 1 FROM pg_roles r WHERE r.rolname = role) THEN
             BEGIN
@@ -158,14 +177,6 @@ BEGIN
     IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
         EXECUTE format('GRANT %I TO %I', role, current_user);  -- so that it can give the view away
         EXECUTE format('GRANT CREATE ON SCHEMA scrim_runtime TO %I', role);
-    END IF;
-    IF (SELECT c.relrowsecurity FROM pg_class c WHERE c.oid = relation) THEN
-        -- Its view shows seals only. Which rows a client sees the table's policies decide, when the client reads the table.
-        IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
-            RAISE EXCEPTION 'cannot mask columns of %: it has row security', relation USING ERRCODE = 'feature_not_supported',
-                HINT = 'Run scrim init as a superuser: the role that owns the masked view needs BYPASSRLS.';
-        END IF;
-        EXECUTE format('ALTER ROLE %I BYPASSRLS', role);
     END IF;
     IF to_regclass('scrim_state.' || key_table) IS NULL THEN
         EXECUTE format('CREATE TABLE scrim_state.%I (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -232,7 +243,7 @@ BEGIN
        AND NOT (d.refclassid = 'pg_class'::regclass AND d.refobjid IN (source, masked_view, format('scrim_state.%I', 'key_' || key_owner)::regclass, to_regclass(format('scrim_state.%I', 'mask_key_' || key_owner))))
        AND NOT (d.refclassid = 'pg_proc'::regclass AND d.refobjid IN ('scrim_runtime.seal(bytea,bytea,text)'::regprocedure,
                                                                       'scrim_runtime.still_granted(oid,text,int2[],bool,bool)'::regprocedure,
-                                                                      'scrim_runtime.still_featured(oid,int2[])'::regprocedure,
+                                                                      'scrim_runtime.still_featured(oid,int2[])'::regprocedure, 'scrim_runtime.still_here(regclass,oid,bigint)'::regprocedure,
                                                                       'scrim_runtime.reads_columns(oid,int2[])'::regprocedure,
                                                                       'scrim_runtime.masks_closed(text,oid,bool)'::regprocedure, 'scrim_runtime.sees_row(oid,oid,tid)'::regprocedure,
                                                                       'scrim_runtime.nonce()'::regprocedure))
@@ -290,6 +301,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT row_number() OVER (ORDER BY c.part, c.policy, c.ord)::smallint, c.name, c.base, c.policy, c.expression FROM col c ORDER BY 1
 $$;
 
+-- The first condition of a masked view: that it has not been taken elsewhere.
+CREATE FUNCTION scrim.still_here(source regclass) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('scrim_runtime.still_here(%L::regclass, %s::oid, %s::bigint)', source, source::oid, c.system_identifier) FROM pg_control_system() c
+$$;
+
 -- Makes the masked view of a protection, readable by nobody yet.
 CREATE FUNCTION scrim.make_masked_view(protection_id integer) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -299,9 +316,9 @@ DECLARE
 BEGIN
     SELECT p.* INTO STRICT x FROM scrim_state.protections p WHERE p.id = protection_id;
     view_name := scrim.masked_view_name(x.relation, protection_id);
-    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT %s FROM %s t WHERE scrim_runtime.still_granted(%s, %L::text, %L::int2[], %L::bool, %L::bool)',
+    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT %s FROM %s t WHERE %s AND scrim_runtime.still_granted(%s, %L::text, %L::int2[], %L::bool, %L::bool)',
                    view_name, (SELECT string_agg(format('%s AS %I', c.expression, c.name), ', ' ORDER BY c.num) FROM scrim.masked_view_columns(protection_id) c),
-                   x.relation::regclass, x.relation, view_name, CASE WHEN x.seals_only THEN '{}' ELSE x.view_columns END, x.seals_only, x.identity = 'PLACE');
+                   x.relation::regclass, scrim.still_here(x.relation), x.relation, view_name, CASE WHEN x.seals_only THEN '{}' ELSE x.view_columns END, x.seals_only, x.identity = 'PLACE');
     EXECUTE format('ALTER VIEW scrim_runtime.%I OWNER TO %s', view_name, scrim.role_name(scrim.view_owner(x.key_owner)));
     EXECUTE format('REVOKE ALL ON scrim_runtime.%I FROM PUBLIC', view_name);
     UPDATE scrim_state.protections p SET masked_view = format('scrim_runtime.%I', view_name)::regclass WHERE p.id = protection_id RETURNING p.masked_view INTO x.masked_view;

@@ -229,7 +229,8 @@ DECLARE
 BEGIN
     FOR x IN SELECT y.* FROM scrim_state.protections y JOIN pg_class c ON c.oid = y.relation WHERE first IN (y.id, y.along_with) AND y.suspended ORDER BY y.id LOOP
         FOR p IN SELECT q.* FROM scrim_state.policies q WHERE q.protection = x.id LOOP
-            IF EXISTS (SELECT 1 FROM unnest(p.columns || p.inputs) n(num) JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = n.num WHERE a.attisdropped) THEN
+            IF EXISTS (SELECT 1 FROM unnest(p.columns || p.inputs || x.view_columns) n(num) LEFT JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = n.num
+                        WHERE a.attnum IS NULL OR a.attisdropped AND n.num = ANY (p.columns || p.inputs)) THEN
                 RAISE EXCEPTION 'a masked column of %, or an input of its mask, was dropped', x.relation::regclass USING ERRCODE = 'object_not_in_prerequisite_state',
                     HINT = format('DROP MASKING POLICY %I ON %s, and make it again in the same transaction.', p.name, relation);
             END IF;

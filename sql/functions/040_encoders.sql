@@ -39,6 +39,7 @@ BEGIN
         RAISE EXCEPTION 'permission denied for encoders' USING ERRCODE = 'insufficient_privilege',
             HINT = format('GRANT scrim_admin TO %I lets this role train encoders on tables it can read.', session_user);
     END IF;
+    PERFORM scrim.require_home();
 END $$;
 
 CREATE FUNCTION scrim.check_encoder_name(encoder text) RETURNS void

@@ -105,8 +105,6 @@ DECLARE
     ways text;
     view regclass;
     protection_id integer;
-    policy_id integer;
-    masked regclass;
 BEGIN
     PERFORM scrim.fence_serialize();
     SELECT e.* INTO STRICT enc FROM scrim_state.encoders e WHERE e.name = encoder;
@@ -139,16 +137,33 @@ BEGIN
     INSERT INTO scrim_state.protections (relation, view_columns, seals_only, identity, features_of, masked_view, key_owner)
     VALUES (view, ARRAY(SELECT generate_series(1, cardinality(beside))), false, 'NONE', source, 0, owner) RETURNING id INTO protection_id;
     INSERT INTO scrim_state.policies (protection, name, columns, components, inputs, encoder_id, present, except_roles, created_by)
-    VALUES (protection_id, name, ARRAY[cardinality(beside) + 1], '{1}', features, enc.id, 'VECTOR', '{}', session_user) RETURNING id INTO policy_id;
-    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT %s FROM %s t WHERE scrim_runtime.still_featured(%s, %L::int2[]) AND scrim_runtime.reads_columns(%4$s, %5$L::int2[])',
-                   scrim.masked_view_name(view, protection_id), concat_ws(', ', beside_list, format('%s AS %I', scrim.sealed_column(policy_id, source, features, 'NONE', owner), 'sealed_' || policy_id)),
-                   source, source::oid, beside);
-    masked := format('scrim_runtime.%I', scrim.masked_view_name(view, protection_id))::regclass;
-    EXECUTE format('ALTER VIEW %s OWNER TO %s', masked, scrim.role_name(scrim.view_owner(owner)));
+    VALUES (protection_id, name, ARRAY[cardinality(beside) + 1], '{1}', features, enc.id, 'VECTOR', '{}', session_user);
+    PERFORM scrim.make_feature_mask(protection_id);
+END $$;
+
+-- Makes the masked view of a feature view.
+CREATE FUNCTION scrim.make_feature_mask(protection_id integer) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    x scrim_state.protections;
+    p scrim_state.policies;
+    beside smallint[];
+    masked regclass;
+BEGIN
+    SELECT y.* INTO STRICT x FROM scrim_state.protections y WHERE y.id = protection_id;
+    SELECT q.* INTO STRICT p FROM scrim_state.policies q WHERE q.protection = protection_id;
+    SELECT coalesce(array_agg(v.source_attnum ORDER BY v.attnum), '{}') INTO beside FROM scrim.view_columns(x.relation) v WHERE v.attnum = ANY (x.view_columns);
+    EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT %s FROM %s t WHERE %s AND scrim_runtime.still_featured(%s, %L::int2[]) AND scrim_runtime.reads_columns(%5$s, %6$L::int2[])',
+                   scrim.masked_view_name(x.relation, x.id),
+                   concat_ws(', ', (SELECT string_agg(format('t.%I', a.attname), ', ' ORDER BY b.ord) FROM unnest(beside) WITH ORDINALITY AS b(num, ord) JOIN pg_attribute a ON a.attrelid = x.features_of AND a.attnum = b.num),
+                             format('%s AS %I', scrim.sealed_column(p.id, x.features_of, p.inputs, 'NONE', x.key_owner), 'sealed_' || p.id)),
+                   x.features_of::regclass, scrim.still_here(x.features_of), x.features_of, beside);
+    masked := format('scrim_runtime.%I', scrim.masked_view_name(x.relation, x.id))::regclass;
+    EXECUTE format('ALTER VIEW %s OWNER TO %s', masked, scrim.role_name(scrim.view_owner(x.key_owner)));
     EXECUTE format('REVOKE ALL ON %s FROM PUBLIC', masked);
     EXECUTE format('GRANT SELECT ON %s TO PUBLIC', masked);
-    UPDATE scrim_state.protections x SET masked_view = masked WHERE x.id = protection_id;
-    PERFORM scrim.check_masked_view(masked, source, owner);
+    UPDATE scrim_state.protections y SET masked_view = masked WHERE y.id = protection_id;
+    PERFORM scrim.check_masked_view(masked, x.features_of, x.key_owner);
 END $$;
 
 -- Takes a feature view away, and what is left of one that went with its table. It returns whether there was one, and, if no more rows of that

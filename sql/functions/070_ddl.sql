@@ -60,9 +60,10 @@ BEGIN
         RETURN;
     END IF;
     touched := ARRAY(SELECT scrim.touched_relations());
-    IF touched = '{}' OR scrim.is_serialized() THEN
+    IF touched = '{}' OR scrim.is_serialized() OR scrim.is_restored() THEN
         RETURN;
     END IF;
+    PERFORM scrim.note_names();
     IF current_setting('max_prepared_transactions')::int = 0 THEN  -- who has sent a notice cannot PREPARE TRANSACTION
         PERFORM pg_notify('scrim_catalog', '');
     END IF;

@@ -23,12 +23,14 @@ GRANT SELECT ON scrim.training_jobs TO scrim_admin;
 REVOKE SELECT ON scrim.audit FROM scrim_user;
 GRANT SELECT ON scrim.audit TO scrim_admin;
 REVOKE EXECUTE ON FUNCTION scrim.audit_image(text, oid, text), scrim.audit_row(), scrim.audit_write(), scrim.audit_change(scrim_state.audit_before, jsonb, text), scrim.prune_audit(integer) FROM scrim_admin;
--- Workers' and doctor's own parts, for the role that ran `scrim init` alone.
+-- Workers', doctor's and init's own parts, for the role that ran `scrim init` alone.
 REVOKE EXECUTE ON FUNCTION scrim.prepare_trainer(oid), scrim.close_trainers(), scrim.end_reading(bigint), scrim.begin_training(bigint, int, text),
     scrim.training_progress(bigint, text, int, float8, float8, float8), scrim.publish_version(bigint, int, text, bigint, float8, jsonb, jsonb), scrim.release_slot(bigint),
     scrim.end_training(bigint, int, text, text, text, boolean), scrim.rescue_training(), scrim.enqueue_scheduled(bigint, text),
     scrim.run_schedule(bigint, text, timestamptz, timestamptz), scrim.due_schedules(), scrim.run_growth(),
     scrim.policy_openings(scrim_state.policies), scrim.policy_notes(scrim_state.policies), scrim.doctor_roles(), scrim.doctor_own(), scrim.doctor_rows(),
-    scrim.doctor_event_triggers(), scrim.forget_dropped(), scrim.touched_relations(), scrim.is_serialized(), scrim.on_ddl(), scrim.on_drop() FROM scrim_admin;
+    scrim.doctor_event_triggers(), scrim.forget_dropped(), scrim.touched_relations(), scrim.is_serialized(), scrim.on_ddl(), scrim.on_drop(),
+    scrim.rebind(), scrim.rebind_policies(jsonb), scrim.rebind_others(jsonb), scrim.rebind_keys(jsonb), scrim.rebind_view_owners(jsonb, boolean), scrim.regrant_source(oid, text),
+    scrim.rebind_masks(int[]), scrim.moves() FROM scrim_admin;
 -- River's; nobody else has USAGE on the schema.
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA scrim_state FROM PUBLIC;
