@@ -1,8 +1,6 @@
 package udf
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -169,8 +167,7 @@ func readModel(path, hash string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read model: %w", err)
 	}
-	sum := sha256.Sum256(model)
-	if got := hex.EncodeToString(sum[:]); !strings.EqualFold(got, hash) {
+	if got := Hash(model); !strings.EqualFold(got, hash) {
 		return nil, fmt.Errorf("%w: %s has %s, registered is %q", ErrModelHash, path, got, hash)
 	}
 	return model, nil

@@ -56,11 +56,16 @@ func (s *Store) Path(model string, version int, sha256 string) string {
 
 func (s *Store) path(f File) string { return filepath.Join(s.dir, f.Model, f.Name) }
 
+// Hash returns the SHA-256 of a file in hexadecimal.
+func Hash(content []byte) string {
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
+}
+
 // Publish writes a model file durably and returns its SHA-256 in hexadecimal. After a crash at any moment the file is
 // there whole or not at all; the caller registers it only after Publish returned.
 func (s *Store) Publish(model string, version int, content []byte) (string, error) {
-	sum := sha256.Sum256(content)
-	hash := hex.EncodeToString(sum[:])
+	hash := Hash(content)
 	path := s.Path(model, version, hash)
 	s.at("begin")
 	if err := s.write(path, content); err != nil {
