@@ -12,53 +12,10 @@ import (
 	"github.com/scrimdb/scrim/udf"
 	"github.com/scrimdb/scrim/udf/internal/onnx"
 	"github.com/scrimdb/scrim/udf/internal/udftest"
+	"github.com/scrimdb/scrim/udf/onnxtest"
 )
 
-// linear is a model of one tensor of four inputs, all of whose steps round once.
-func linear(kind onnx.Type, flat bool) []byte {
-	g := &onnx.Graph{Name: "linear"}
-	g.Input("x", kind, onnx.Batch, 4)
-	g.Floats("w", []float32{0.5, 2, -1, 4}, 4, 1)
-	g.Floats("b", []float32{1}, 1)
-	g.Node("Cast", []string{"x"}, []string{"f"}, onnx.Attr{Name: "to", Value: int64(onnx.Float)})
-	if !flat {
-		g.Node("Gemm", []string{"f", "w", "b"}, []string{"y"})
-		g.Output("y", onnx.Float, onnx.Batch, 1)
-		return g.Model()
-	}
-	g.Ints("axis", 1)
-	g.Node("Gemm", []string{"f", "w", "b"}, []string{"wide"})
-	g.Node("Squeeze", []string{"wide", "axis"}, []string{"y"})
-	g.Output("y", onnx.Float, onnx.Batch)
-	return g.Model()
-}
-
-// mixed takes four tensors of four types, two of them flat, and gives two outputs: their sum, and the third times two.
-func mixed() []byte {
-	g := &onnx.Graph{Name: "mixed"}
-	g.Input("a", onnx.Float, onnx.Batch, 1)
-	g.Input("b", onnx.Double, onnx.Batch)
-	g.Input("c", onnx.Int64, onnx.Batch)
-	g.Input("d", onnx.Bool, onnx.Batch, 1)
-	g.Ints("axis", 1)
-	g.Doubles("two", []float64{2})
-	cast := func(in, out string) {
-		g.Node("Cast", []string{in}, []string{out}, onnx.Attr{Name: "to", Value: int64(onnx.Double)})
-	}
-	node := func(op, out string, in ...string) { g.Node(op, in, []string{out}) }
-	cast("a", "a1")
-	node("Unsqueeze", "b1", "b", "axis")
-	cast("c", "c0")
-	node("Unsqueeze", "c1", "c0", "axis")
-	cast("d", "d1")
-	node("Add", "ab", "a1", "b1")
-	node("Add", "cd", "c1", "d1")
-	node("Add", "sum", "ab", "cd")
-	node("Mul", "double", "c1", "two")
-	g.Node("Concat", []string{"sum", "double"}, []string{"y"}, onnx.Attr{Name: "axis", Value: 1})
-	g.Output("y", onnx.Double, onnx.Batch, 2)
-	return g.Model()
-}
+func linear() []byte { return onnxtest.Linear(1, 0.5, 2, -1, 4) }
 
 // checked registers a model's file and loads it as a proxy would.
 func checked(t *testing.T, rt *udf.Runtime, content []byte) (udf.Model, *udf.Encoder) {
@@ -92,10 +49,11 @@ func TestModels(t *testing.T) {
 		rows      []float64
 		want      []float32
 	}{
-		"one float tensor":  {linear(onnx.Float, false), float4, "x float [N, 4] -> y float [N, 1]", []float64{1, 2, 3, 4, 0, 0, 0, nan}, []float32{18.5, float32(nan)}},
-		"one double tensor": {linear(onnx.Double, true), float4, "x double [N, 4] -> y float [N]", []float64{2, 0, 0, 0.25}, []float32{3}},
+		"one float tensor":  {linear(), float4, "x float [N, 4] -> y float [N, 1]", []float64{1, 2, 3, 4, 0, 0, 0, nan}, []float32{18.5, float32(nan)}},
+		"one double tensor": {onnxtest.Logistic(0, 1, 0.5, 0, 0), float4, "x double [N, 4] -> y float [N]", []float64{2, -4, 0, 0.25}, []float32{0.5}},
+		"a label":           {onnxtest.Classifier([3]float32{1, 1, 0.5}), float4[:3], "x float [N, 3] -> label int64 [N]", []float64{1, 2, 3, 0, 0, 1}, []float32{1, 2}},
 		"tensors of all kinds": {
-			mixed(),
+			onnxtest.Mixed(),
 			[]string{udf.KindFloat, udf.KindFloat, udf.KindInt, udf.KindBool},
 			"a float [N, 1], b double [N], c int64 [N], d bool [N, 1] -> y double [N, 2]",
 			[]float64{0.5, 0.25, 7, 1, -1, nan, -3, 0, 0, 0, 1 << 40, 1},
@@ -116,7 +74,7 @@ func TestModels(t *testing.T) {
 
 // A value that the type of its input does not have is an error, which does not say the value.
 func TestModelInputs(t *testing.T) {
-	_, e := checked(t, udftest.Runtime(t), mixed())
+	_, e := checked(t, udftest.Runtime(t), onnxtest.Mixed())
 	for _, row := range [][]float64{{0, 0, 0.5, 0}, {0, 0, math.NaN(), 0}, {0, 0, math.Inf(1), 0}, {0, 0, 0, 2}, {0, 0, 0, math.NaN()}, {0, 0, -1e19, 0}} {
 		if err := e.Encode(make([]float32, 2), row); !errors.Is(err, udf.ErrModelInput) {
 			t.Errorf("%v: %v", row, err)
@@ -127,19 +85,9 @@ func TestModelInputs(t *testing.T) {
 	}
 }
 
-// lookup picks a number by its input, which must be 0 to 2.
-func lookup() []byte {
-	g := &onnx.Graph{Name: "lookup"}
-	g.Input("i", onnx.Int64, onnx.Batch)
-	g.Floats("table", []float32{10, 20, 30}, 3)
-	g.Node("Gather", []string{"table", "i"}, []string{"y"})
-	g.Output("y", onnx.Float, onnx.Batch)
-	return g.Model()
-}
-
 // TestModelFails: a model that fails on a row does so without saying which.
 func TestModelFails(t *testing.T) {
-	_, e := checked(t, udftest.Runtime(t), lookup())
+	_, e := checked(t, udftest.Runtime(t), onnxtest.Lookup(10, 20, 30))
 	if got := encode(t, e, []float64{2, 0, 1}); !slices.Equal(got, []float32{30, 10, 20}) {
 		t.Error(got)
 	}
@@ -157,23 +105,16 @@ func graph(build func(g *onnx.Graph)) []byte {
 
 func TestUnfitModels(t *testing.T) {
 	rt := udftest.Runtime(t)
-	sound := linear(onnx.Float, false)
-	identity := func(kind onnx.Type, dims ...int) []byte {
-		return graph(func(g *onnx.Graph) {
-			g.Input("x", kind, dims...)
-			g.Node("Identity", []string{"x"}, []string{"y"})
-			g.Output("y", kind, dims...)
-		})
-	}
+	sound := linear()
 	for name, c := range map[string]struct {
 		content []byte
 		want    string
 	}{
-		"a text input":          {identity(onnx.String, onnx.Batch, 1), `Tensor "x"`},
-		"a batch of fixed size": {identity(onnx.Float, 1, 3), "the inputs of the model are of another shape or type"},
-		"three dimensions":      {identity(onnx.Float, onnx.Batch, 3, 3), "the inputs of the model are of another shape or type"},
-		"many integers":         {identity(onnx.Int64, onnx.Batch, 3), "the inputs of the model are of another shape or type"},
-		"too many inputs":       {identity(onnx.Float, onnx.Batch, 63), "the inputs of the model are of another shape or type"},
+		"a text input":          {onnxtest.Text(), `Tensor "x"`},
+		"a batch of fixed size": {onnxtest.Identity(onnx.Float, 1, 3), "the inputs of the model are of another shape or type"},
+		"three dimensions":      {onnxtest.Identity(onnx.Float, onnx.Batch, 3, 3), "the inputs of the model are of another shape or type"},
+		"many integers":         {onnxtest.Identity(onnx.Int64, onnx.Batch, 3), "the inputs of the model are of another shape or type"},
+		"too many inputs":       {onnxtest.Identity(onnx.Float, onnx.Batch, 63), "the inputs of the model are of another shape or type"},
 		"a text output": {graph(func(g *onnx.Graph) {
 			g.Input("x", onnx.Float, onnx.Batch)
 			g.Node("Cast", []string{"x"}, []string{"y"}, onnx.Attr{Name: "to", Value: int64(onnx.String)})
@@ -184,7 +125,7 @@ func TestUnfitModels(t *testing.T) {
 			g.Node("ReduceSum", []string{"x"}, []string{"y"}, onnx.Attr{Name: "keepdims", Value: 1})
 			g.Output("y", onnx.Float, onnx.Batch)
 		}), "no output of the model can be shown"},
-		"a sum over the batch": {columnSums(), "depends on the batch"},
+		"a sum over the batch": {onnxtest.Entangled(), "depends on the batch"},
 		"a vectorised operator": {graph(func(g *onnx.Graph) {
 			g.Input("x", onnx.Float, onnx.Batch)
 			g.Node("Softplus", []string{"x"}, []string{"y"})
@@ -208,7 +149,7 @@ func TestUnfitModels(t *testing.T) {
 		"a truncated file":  {sound[:len(sound)-9], "not a valid ONNX model"},
 		"an empty file":     {nil, "it is empty"},
 		"a text":            {[]byte("not a model, however long it goes on"), "not a valid ONNX model"},
-		"weights elsewhere": {external(sound), "weights in another file"},
+		"weights elsewhere": {onnxtest.External(sound, "/etc/hostname"), "weights in another file"},
 		"no graph":          {[]byte{8, 8}, "not a valid ONNX model"},
 		"an unknown operator": {graph(func(g *onnx.Graph) {
 			g.Input("x", onnx.Float, onnx.Batch)
@@ -229,16 +170,6 @@ func TestUnfitModels(t *testing.T) {
 			}
 		})
 	}
-}
-
-// external adds a tensor to a model whose values are those of another file, as an initializer of a graph that is merged with the first.
-func external(model []byte) []byte {
-	message := func(field byte, content []byte) []byte {
-		return append([]byte{field<<3 | 2, byte(len(content))}, content...)
-	}
-	entry := append(message(1, []byte("location")), message(2, []byte("/etc/hostname"))...)
-	tensor := append([]byte{1 << 3, 1, 2 << 3, 1, 14 << 3, 1}, append(message(8, []byte("t")), message(13, entry)...)...)
-	return append(slices.Clone(model), message(7, message(5, tensor))...)
 }
 
 // TestExternalAnywhere: weights of other files are found wherever a tensor can be.
@@ -262,7 +193,7 @@ func TestExternalAnywhere(t *testing.T) {
 			}
 		}
 	}
-	for _, content := range [][]byte{linear(onnx.Float, false), network(3, 8, 2), message([]byte{14 << 3, 0}, 7, 5)} {
+	for _, content := range [][]byte{linear(), network(3, 8, 2), message([]byte{14 << 3, 0}, 7, 5)} {
 		if found, err := onnx.External(content); found || err != nil {
 			t.Errorf("%v, %v", found, err)
 		}
@@ -272,7 +203,7 @@ func TestExternalAnywhere(t *testing.T) {
 // TestModelVersions: a model is what was registered.
 func TestModelIsRegistered(t *testing.T) {
 	rt := udftest.Runtime(t)
-	m, err := rt.CheckModel("m", 1, linear(onnx.Float, false))
+	m, err := rt.CheckModel("m", 1, linear())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,8 +214,8 @@ func TestModelIsRegistered(t *testing.T) {
 	}{
 		"other inputs":     {m.Content, 3, 1, udf.ErrModelSignature},
 		"other outputs":    {m.Content, 4, 2, udf.ErrModelSignature},
-		"no test vector":   {linear(onnx.Float, false), 4, 1, udf.ErrTestVector},
-		"another's vector": {append(mixed(), m.Content[len(linear(onnx.Float, false)):]...), 4, 2, udf.ErrTestVector},
+		"no test vector":   {linear(), 4, 1, udf.ErrTestVector},
+		"another's vector": {append(onnxtest.Mixed(), m.Content[len(linear()):]...), 4, 2, udf.ErrTestVector},
 	} {
 		spec := write(t, c.content, c.inputs, c.dims)
 		spec.Model = true
@@ -296,7 +227,7 @@ func TestModelIsRegistered(t *testing.T) {
 	if err != nil || !slices.Equal(again.Content, m.Content) {
 		t.Error(err)
 	}
-	if _, err := rt.CheckModel("m", 2, append(mixed(), m.Content[len(linear(onnx.Float, false)):]...)); err == nil {
+	if _, err := rt.CheckModel("m", 2, append(onnxtest.Mixed(), m.Content[len(linear()):]...)); err == nil {
 		t.Error("another's test vector is taken")
 	}
 }
