@@ -200,21 +200,21 @@ END $$;
 CREATE FUNCTION scrim.forget_model(model text, if_exists boolean) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    id bigint := (SELECT m.id FROM scrim_state.models m WHERE m.name = model);
+    doomed bigint := (SELECT m.id FROM scrim_state.models m WHERE m.name = model);
     users text;
 BEGIN
     PERFORM scrim.require_model_admin();
-    IF id IS NULL AND if_exists THEN
+    IF doomed IS NULL AND if_exists THEN
         RAISE NOTICE 'model "%" does not exist, skipping', model;
         RETURN;
     END IF;
     PERFORM scrim.require_model(model);
-    users := scrim.model_policies(id);
+    users := scrim.model_policies(doomed);
     IF users IS NOT NULL THEN
         RAISE EXCEPTION 'cannot drop model "%" because masking policies use it', model
             USING ERRCODE = 'dependent_objects_still_exist', DETAIL = 'masking policy ' || users, HINT = 'DROP MASKING POLICY first, or DROP MODEL ... CASCADE.';
     END IF;
-    DELETE FROM scrim_state.models m WHERE m.id = forget_model.id;
+    DELETE FROM scrim_state.models m WHERE m.id = doomed;
 END $$;
 
 -- Raises unless columns can be the inputs of a model. ONNX has no NULL: where an input is a float it is NaN, which models know as missing. Integers and booleans have
