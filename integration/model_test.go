@@ -597,6 +597,18 @@ func TestModelFiles(t *testing.T) {
 			t.Error(err)
 		}
 		sweep(1)
+
+		e.exec(t, owner, `BEGIN`, `ALTER MODEL m ADD VERSION 2 FROM 'good.onnx'`) // of two who add the same version one waits
+		go func() {
+			_, err := other.Exec(context.Background(), `ALTER MODEL m ADD VERSION 2 FROM 'good.onnx'`)
+			done <- err
+		}()
+		time.Sleep(200 * time.Millisecond)
+		e.exec(t, owner, `COMMIT`)
+		if err := <-done; code(err) != "42710" {
+			t.Error(explain(err))
+		}
+		later()
 		e.exec(t, owner, `DROP MODEL m`)
 		sweep(0)
 		if got := e.folder(t, "import"); len(got) != 1 {

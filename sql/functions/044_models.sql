@@ -117,6 +117,7 @@ DECLARE
     p scrim_state.publications;
     m scrim_state.models;
 BEGIN
+    SELECT x.* INTO m FROM scrim_state.models x WHERE x.name = model FOR NO KEY UPDATE;  -- of two who add the same version one waits, and is told
     PERFORM scrim.prepare_model(model, version, adds);
     DELETE FROM scrim_state.publications x WHERE x.token = register_model.token AND x.model = register_model.model AND x.version = register_model.version RETURNING * INTO p;
     IF NOT FOUND THEN
@@ -124,7 +125,6 @@ BEGIN
             HINT = 'CREATE MODEL and ALTER MODEL ... ADD VERSION through the proxy do it. If they have met this, try again.';
     END IF;
     IF adds THEN
-        SELECT x.* INTO STRICT m FROM scrim_state.models x WHERE x.name = model FOR NO KEY UPDATE;
         IF m.inputs <> p.inputs OR m.outputs <> p.outputs THEN
             RAISE EXCEPTION 'version % of model "%" would have other inputs or outputs', version, model USING ERRCODE = 'datatype_mismatch',
                 DETAIL = format('It has %s; the model takes %s and gives %s.', p.signature, array_to_string(m.inputs, ', '), m.outputs), HINT = 'Make another model of it.';
@@ -237,7 +237,8 @@ BEGIN
                 HINT = CASE bad.kind WHEN 'bool' THEN 'It takes boolean.' ELSE 'It takes smallint, integer, bigint and boolean.' END;
         END IF;
         RAISE EXCEPTION 'column "%" can be NULL and cannot be an input of type %', bad.attname, bad.kind USING ERRCODE = 'feature_not_supported',
-            HINT = format('Only inputs of type float know missing values, as NaN. ALTER TABLE %s ALTER COLUMN %I SET NOT NULL, or export the model with a float input.', relation, bad.attname);
+            HINT = format('Only inputs of type float know missing values, as NaN. %s the model with a float input.',
+                CASE WHEN (SELECT c.relkind IN ('r', 'p') FROM pg_class c WHERE c.oid = relation) THEN format('ALTER TABLE %s ALTER COLUMN %I SET NOT NULL, or export', relation, bad.attname) ELSE 'Export' END);
     END LOOP;
 END $$;
 
