@@ -245,6 +245,34 @@ func TestModelOutputs(t *testing.T) {
 	})
 }
 
+// TestModelBesides: with row security, beside an SQL mask and an encoder's policy, in the place of one, and disabled.
+func TestModelBesides(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		owner, reader := e.scoring(t), e.connect(t, analyst)
+		want := fmt.Sprintln(e.scores(t, 1)[3])
+		e.exec(t, owner, `CREATE MASKING POLICY codes ON customers (age) EXCEPT risk USING ENCODER enc`, `CREATE MASKING POLICY notes ON customers ("Note") EXCEPT risk USING ('x')`)
+		const query = `SELECT income FROM customers WHERE id = 3 AND "Note" = 'x' AND age IS NOT NULL`
+		if got := mustText(t, reader, query); got != want {
+			t.Errorf("%s, not %s", got, want)
+		}
+		e.exec(t, owner, `ALTER MASKING POLICY scores ON customers DISABLE`)
+		for _, q := range []string{query, `SELECT max(income) FROM customers`} {
+			if got, err := text(t, reader, q); code(err) != "42501" {
+				t.Errorf("disabled: %s %s", got, explain(err))
+			}
+		}
+		e.exec(t, owner, `ALTER MASKING POLICY scores ON customers ENABLE`, `DROP MASKING POLICY notes ON customers`, `DROP MASKING POLICY codes ON customers`, `DROP MASKING POLICY scores ON customers`,
+			`CREATE POLICY eu ON customers USING (id % 3 = 0)`, `ALTER TABLE customers ENABLE ROW LEVEL SECURITY`, `CREATE MASKING POLICY scores ON customers (income) USING ENCODER enc`)
+		before := mustText(t, reader, `SELECT income FROM customers WHERE id = 3`)
+		e.exec(t, owner, strings.Replace(scorePolicy, "CREATE", "CREATE OR REPLACE", 1))
+		for _, q := range []string{`SELECT income FROM customers WHERE id = 3`, `SELECT max(income) FROM customers WHERE id IN (3, 4)`} {
+			if got := mustText(t, reader, q); got != want || got == before {
+				t.Errorf("under row security: %s: %s, not %s", q, got, want)
+			}
+		}
+	})
+}
+
 // TestModelInputIsMissing: a model whose input cannot be missing is not given one. If the column can be NULL afterwards, such a row is an error, not a NULL.
 func TestModelInputIsMissing(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
