@@ -67,13 +67,14 @@ type TrainingJob struct {
 	FinishedAt    *time.Time
 }
 
-// PolicyDetails is a row of scrim.masking_policies. Encoder and Present are empty for an SQL mask, and Mask is empty for others.
+// PolicyDetails is a row of scrim.masking_policies. Of Encoder, Model and Mask all are empty but one; Present is empty for an SQL mask.
 type PolicyDetails struct {
 	Name      string
 	Relation  string
 	Columns   []string
 	Inputs    []string
 	Encoder   string
+	Model     string // with its version
 	Present   string
 	Mask      string
 	Except    []string
@@ -132,7 +133,7 @@ func ReadOverview(ctx context.Context, conn *pgx.Conn) (Overview, error) {
 		if o.Jobs, err = collect[TrainingJob](ctx, tx, selectJobs+` ORDER BY j.id DESC LIMIT 100`); err != nil {
 			return err
 		}
-		o.Policies, err = collect[PolicyDetails](ctx, tx, `SELECT p.name, p.relation::text, p.columns, p.inputs, coalesce(p.encoder, ''), coalesce(p.present, ''), coalesce(p.mask, ''), p.except_roles,
+		o.Policies, err = collect[PolicyDetails](ctx, tx, `SELECT p.name, p.relation::text, p.columns, p.inputs, coalesce(p.encoder, ''), coalesce(p.model || ' version ' || p.version, ''), coalesce(p.present, ''), coalesce(p.mask, ''), p.except_roles,
 				p.along_with::text, p.created_by, p.created_at
 			FROM scrim.masking_policies p ORDER BY 2, 1`)
 		return err

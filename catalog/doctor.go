@@ -31,17 +31,8 @@ const (
 // Checkup is what the database says of itself.
 type Checkup struct {
 	Findings []Finding
-	Encoders []Registered
+	Encoders []Encoder     // the default versions of encoders, and all versions of models
 	Ahead    time.Duration // of this machine's clock, by the server's
-}
-
-// Registered is the default version of an encoder.
-type Registered struct {
-	Name    string
-	Version int
-	SHA256  string
-	Inputs  int
-	Dims    int
 }
 
 // Right is one thing that a role may do.
@@ -60,10 +51,13 @@ func Doctor(ctx context.Context, conn *pgx.Conn) (Checkup, error) {
 	if err != nil {
 		return c, fmt.Errorf("doctor: %w", err)
 	}
-	rows, err = conn.Query(ctx, `SELECT e.name, v.version, v.sha256, pg_catalog.cardinality(e.feature_columns), e.latent_dims
-		FROM scrim.encoders e JOIN scrim.encoder_versions v ON v.encoder OPERATOR(pg_catalog.=) e.name AND v.active ORDER BY e.name`)
+	rows, err = conn.Query(ctx, `SELECT e.name, v.version, v.sha256, pg_catalog.cardinality(e.feature_columns), e.latent_dims, false
+		FROM scrim.encoders e JOIN scrim.encoder_versions v ON v.encoder OPERATOR(pg_catalog.=) e.name AND v.active
+		UNION ALL
+		SELECT m.name, v.version, v.sha256, pg_catalog.cardinality(m.inputs), m.outputs, true
+		FROM scrim.models m JOIN scrim.model_versions v ON v.model OPERATOR(pg_catalog.=) m.name ORDER BY 1, 2`)
 	if err == nil {
-		c.Encoders, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Registered])
+		c.Encoders, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Encoder])
 	}
 	if err != nil {
 		return c, fmt.Errorf("encoders: %w", err)

@@ -77,7 +77,7 @@ type Protection struct {
 	keyOwner uint32
 }
 
-// Policy is a masking policy on some columns of a relation: an encoder's, or an SQL mask.
+// Policy is a masking policy on some columns of a relation: an encoder's or a model's, or an SQL mask.
 type Policy struct {
 	ID         int32 // also the slot number inside its seals
 	Name       string
@@ -87,7 +87,7 @@ type Policy struct {
 	// Closed says why masked roles see nothing of the masked columns, "disabled" or "suspended"; empty if they do.
 	Closed string
 	// Expression is what an SQL mask shows in the columns' place, for people: PostgreSQL computes it in the masked view. Empty: the
-	// policy is an encoder's, and the rest is about that.
+	// policy is an encoder's or a model's, and the rest is about that.
 	Expression string
 
 	// Components has what each of Masked shows of the code, from 0.
@@ -99,7 +99,7 @@ type Policy struct {
 	Sealed  string // the masked view's column of seals
 }
 
-// Encodes tells whether the policy is an encoder's. If not, it is an SQL mask.
+// Encodes tells whether the policy shows codes: of an encoder, or predictions of a model. If not, it is an SQL mask.
 func (p *Policy) Encodes() bool { return p.Expression == "" }
 
 // Policy returns the policy that masks a column, or nil.
@@ -122,13 +122,23 @@ func (p *Protection) Column(num int16) Column {
 	return Column{}
 }
 
-// Encoder names one published version of an encoder.
+// Encoder names one published version of an encoder, or of a model, whose predictions are codes like an encoder's.
 type Encoder struct {
 	Name    string
 	Version int
 	SHA256  string
 	Inputs  int
 	Dims    int
+	Model   bool
+}
+
+// String names it for people.
+func (e Encoder) String() string {
+	kind := "encoder"
+	if e.Model {
+		kind = "model"
+	}
+	return fmt.Sprintf("%s %s version %d", kind, e.Name, e.Version)
 }
 
 // Relation is a protected table.
@@ -250,19 +260,22 @@ func load(ctx context.Context, q querier) (*Snapshot, error) {
 
 // loadProtections leaves out those whose table was dropped: nothing is left to protect.
 func loadProtections(ctx context.Context, q querier) ([]*Protection, error) {
-	rows, err := q.Query(ctx, `SELECT x.id, c.oid, n.nspname, c.relname, w.oid, w.relname, x.identity, x.seals_only, x.key_owner, x.features_of IS NOT NULL,
+	rows, err := q.Query(ctx, `SELECT x.id, c.oid, n.nspname, c.relname, m.oid, m.relname, x.identity, x.seals_only, x.key_owner, x.features_of IS NOT NULL,
 			p.id, p.name, p.columns, ARRAY(SELECT c - 1 FROM unnest(p.components) WITH ORDINALITY AS u(c, ord) ORDER BY ord), cardinality(p.inputs),
 			CASE WHEN x.suspended THEN 'suspended' WHEN NOT p.enabled THEN 'disabled' ELSE '' END,
-			coalesce(m.wording, ''), coalesce(p.present, ''), CASE WHEN m.id IS NULL THEN 'sealed_' || p.id ELSE '' END,
-			coalesce(e.name, ''), coalesce(v.version, 0), coalesce(v.sha256, ''), coalesce(cardinality(e.feature_columns), 0), coalesce(e.latent_dims, 0)
+			coalesce(q.wording, ''), coalesce(p.present, ''), CASE WHEN q.id IS NULL THEN 'sealed_' || p.id ELSE '' END,
+			coalesce(e.name, o.name, ''), coalesce(v.version, w.version, 0), coalesce(v.sha256, w.sha256, ''),
+			coalesce(cardinality(e.feature_columns), cardinality(o.inputs), 0), coalesce(e.latent_dims, o.outputs, 0), o.id IS NOT NULL
 		FROM scrim_state.protections x
 		JOIN scrim_state.policies p ON p.protection = x.id
-		LEFT JOIN scrim_state.sql_masks m ON m.id = p.sql_mask
+		LEFT JOIN scrim_state.sql_masks q ON q.id = p.sql_mask
 		LEFT JOIN scrim_state.encoders e ON e.id = p.encoder_id
 		LEFT JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version
+		LEFT JOIN scrim_state.models o ON o.id = p.model_id
+		LEFT JOIN scrim_state.model_versions w ON w.model_id = o.id AND w.version = coalesce(p.model_version, o.default_version)
 		JOIN pg_catalog.pg_class c ON c.oid = x.relation
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		JOIN pg_catalog.pg_class w ON w.oid = x.masked_view
+		JOIN pg_catalog.pg_class m ON m.oid = x.masked_view
 		ORDER BY x.id, p.id`)
 	if err != nil {
 		return nil, fmt.Errorf("read policies: %w", err)
@@ -273,7 +286,7 @@ func loadProtections(ctx context.Context, q querier) ([]*Protection, error) {
 		of, p := &Protection{}, &Policy{}
 		err := rows.Scan(&of.id, &of.Relation.OID, &of.Relation.Schema, &of.Relation.Name, &of.View.OID, &of.View.Name, &of.View.Identity, &of.View.SealsOnly, &of.keyOwner, &of.FeatureView,
 			&p.ID, &p.Name, &p.Masked, &p.Components, &p.Inputs, &p.Closed, &p.Expression, &p.Present, &p.Sealed,
-			&p.Encoder.Name, &p.Encoder.Version, &p.Encoder.SHA256, &p.Encoder.Inputs, &p.Encoder.Dims)
+			&p.Encoder.Name, &p.Encoder.Version, &p.Encoder.SHA256, &p.Encoder.Inputs, &p.Encoder.Dims, &p.Encoder.Model)
 		if err != nil {
 			return nil, fmt.Errorf("read policies: %w", err)
 		}

@@ -16,7 +16,7 @@ import (
 // asOtherProcess is what the test binary does when it was started to be a proxy: it serves until standard input ends.
 func asOtherProcess(ctx context.Context) (bool, error) {
 	args := strings.Fields(os.Getenv("SCRIM_TEST_PROXY"))
-	if len(args) != 3 {
+	if len(args) < 3 {
 		return false, nil
 	}
 	rt, err := openRuntime(ctx, native.Config{})
@@ -28,6 +28,11 @@ func asOtherProcess(ctx context.Context) (bool, error) {
 		return true, err
 	}
 	defer e.close()
+	e.library.Store().AtStep = func(step string) {
+		if len(args) > 3 && step == args[3] {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
+	}
 	fmt.Println("listening", e.addr)
 	_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 	return true, nil

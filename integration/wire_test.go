@@ -398,7 +398,7 @@ func TestCommands(t *testing.T) {
 			conn := e.connect(t, olga)
 			for statement, want := range map[string]string{
 				`CREATE ENCODER e2 ON customers (score, age) WITH (epochs = 1) WAIT`: "CREATE ENCODER",
-				`SHOW ENCODERS`: "SHOW", `SHOW MASKING POLICIES`: "SHOW", `SHOW VERSIONS IN ENCODER enc`: "SHOW",
+				`SHOW ENCODERS`: "SHOW", `SHOW MASKING POLICIES`: "SHOW", `SHOW VERSIONS IN ENCODER enc`: "SHOW", `SHOW MODELS`: "SHOW", `SHOW VERSIONS IN MODEL m`: "SHOW",
 			} {
 				tag, err := conn.Exec(t.Context(), statement, mode)
 				if err != nil || tag.String() != want {

@@ -76,6 +76,12 @@ func (f *frontend) action(ctx context.Context, cmd rewrite.Command) error {
 		return f.s.ask(ctx, false, `SELECT scrim.create_feature_view($1, $2, $3)`, []string{c.Name, c.Encoder, boolean(c.IfNotExists)}, nil)
 	case rewrite.DropFeatureView:
 		return f.s.ask(ctx, false, `SELECT scrim.drop_feature_view($1, $2, $3)`, []string{c.Name, boolean(c.IfExists), boolean(c.Cascade)}, nil)
+	case rewrite.ImportModel:
+		return f.importModel(ctx, c)
+	case rewrite.DropModelVersion:
+		return f.s.ask(ctx, false, `SELECT scrim.drop_model_version($1, $2)`, []string{c.Name, fmt.Sprint(c.Version)}, nil)
+	case rewrite.DropModel:
+		return f.s.ask(ctx, false, `SELECT scrim.drop_model($1, $2, $3)`, []string{c.Name, boolean(c.IfExists), boolean(c.Cascade)}, nil)
 	case rewrite.CreateMaskingPolicy:
 		return f.createMaskingPolicy(ctx, c)
 	case rewrite.DefineMaskingPolicy, rewrite.SetColumnMask, rewrite.UnsetColumnMask, rewrite.DropMaskDefinition, rewrite.SetMaskBody:
@@ -110,6 +116,14 @@ func (f *frontend) createMaskingPolicy(ctx context.Context, c rewrite.CreateMask
 				NULLIF($6::pg_catalog.text, ''), $7, $8, $9)`,
 			[]string{
 				c.Name, c.Table, textArray(c.Columns), textArray(c.Except), c.Expression, c.Condition,
+				boolean(c.IfNotExists), boolean(c.Cascade), boolean(c.OrReplace),
+			}, nil)
+	}
+	if c.Model != "" {
+		return f.s.ask(ctx, false, `SELECT scrim.create_model_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3, $4, $5, NULLIF($6::pg_catalog.int4, 0), $7,
+				NULLIF($8::pg_catalog.text, ''), $9, $10, $11)`,
+			[]string{
+				c.Name, c.Table, textArray(c.Columns), textArray(c.Except), c.Model, fmt.Sprint(c.ModelVersion), textArray(c.Inputs), c.Present,
 				boolean(c.IfNotExists), boolean(c.Cascade), boolean(c.OrReplace),
 			}, nil)
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/scrimdb/scrim/catalog"
 	"github.com/scrimdb/scrim/rewrite"
@@ -29,10 +30,10 @@ func Encoders(s *catalog.Snapshot) []udf.EncoderSpec {
 }
 
 func specOf(e catalog.Encoder) udf.EncoderSpec {
-	return udf.EncoderSpec{Name: e.Name, Version: e.Version, SHA256: e.SHA256, Inputs: e.Inputs, Dims: e.Dims}
+	return udf.EncoderSpec{Name: e.Name, Version: e.Version, SHA256: e.SHA256, Inputs: e.Inputs, Dims: e.Dims, Model: e.Model}
 }
 
-// encoder gets the model of a policy.
+// encoder gets what computes the codes of a policy.
 func (f *frontend) encoder(ctx context.Context, p *catalog.Policy) (*udf.Encoder, error) {
 	spec := specOf(p.Encoder)
 	if f.s.onLoop && !f.s.srv.library.Loaded(spec) {
@@ -46,19 +47,27 @@ func (f *frontend) encoder(ctx context.Context, p *catalog.Policy) (*udf.Encoder
 }
 
 func (f *frontend) cannotLoad(ctx context.Context, spec udf.EncoderSpec, err error, consequence string) error {
-	f.s.log.ErrorContext(ctx, "encoder cannot be loaded", "encoder", spec.Name, "version", spec.Version, "error", err)
+	f.s.log.ErrorContext(ctx, "a model cannot be loaded", "model", spec.String(), "error", err)
+	kind := "encoder"
+	if spec.Model {
+		kind = "model"
+	}
 	return &Error{
-		Code: codeSystemError, Message: fmt.Sprintf("encoder %q version %d cannot be loaded, %s", spec.Name, spec.Version, consequence),
-		Hint: "The proxy's log says why. Its --models folder must be the one that the encoder was published in." +
-			" ALTER ENCODER ... SET DEFAULT_VERSION goes back to a version that works.",
+		Code: codeSystemError, Message: fmt.Sprintf("%s cannot be loaded, %s", spec, consequence),
+		Hint: "The proxy's log says why. Its --models folder must be the one that the " + kind + " was published in." +
+			" ALTER " + strings.ToUpper(kind) + " ... SET DEFAULT_VERSION goes back to a version that works.",
 	}
 }
 
 // setDefaultVersion makes a version the default one if it can be loaded: one whose file is missing or damaged must not take the
 // place of one that works. What fails here aborts the client's transaction, and the change with it.
 func (f *frontend) setDefaultVersion(ctx context.Context, c rewrite.SetDefaultVersion) error {
-	spec := udf.EncoderSpec{Name: c.Name, Version: c.Version}
-	err := f.s.ask(ctx, false, `SELECT v.sha256, v.inputs, v.dims FROM scrim.set_default_version($1, $2) v`, []string{c.Name, fmt.Sprint(c.Version)},
+	spec := udf.EncoderSpec{Name: c.Name, Version: c.Version, Model: c.Model}
+	function := "scrim.set_default_version"
+	if c.Model {
+		function = "scrim.set_default_model_version"
+	}
+	err := f.s.ask(ctx, false, `SELECT v.sha256, v.inputs, v.dims FROM `+function+`($1, $2) v`, []string{c.Name, fmt.Sprint(c.Version)},
 		func(cells []cell) error {
 			spec.SHA256, spec.Inputs, spec.Dims = string(cells[0]), int(cellUint32(cells[1])), int(cellUint32(cells[2]))
 			return nil

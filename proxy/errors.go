@@ -28,7 +28,9 @@ const (
 	codeTooManyConnections    = "53300"
 	codeInvalidParameter      = "22023"
 	codeInvalidAuthorization  = "28000"
+	codeInvalidBinary         = "22P03"
 	codeSystemError           = "58000"
+	codeUndefinedFile         = "58P01"
 	codeDataCorrupted         = "XX001"
 	codeInternal              = "XX000"
 )

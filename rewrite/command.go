@@ -56,26 +56,30 @@ type DropFeatureView struct {
 	Cascade  bool // drop views over it too
 }
 
-// SetDefaultVersion is ALTER ENCODER ... SET DEFAULT_VERSION.
+// SetDefaultVersion is ALTER ENCODER, or ALTER MODEL, ... SET DEFAULT_VERSION.
 type SetDefaultVersion struct {
 	Name    string
 	Version int
+	Model   bool
 }
 
 // CreateMaskingPolicy is CREATE MASKING POLICY ... ON.
 type CreateMaskingPolicy struct {
-	Name        string
-	Table       string
-	Columns     []string
-	Except      []string
-	Encoder     string   // empty: an SQL mask
-	Inputs      []string // empty: the encoder's own features
-	Present     string   // empty: the default for the number of columns
-	Expression  string   // of an SQL mask
-	Condition   string   // by which it masks a row; empty: always
-	IfNotExists bool
-	Cascade     bool // mask the copies in views too
-	OrReplace   bool
+	Name    string
+	Table   string
+	Columns []string
+	Except  []string
+	Encoder string
+	Model   string
+	// ModelVersion is 0 for whatever is the default.
+	ModelVersion int
+	Inputs       []string // empty: the encoder's own features
+	Present      string   // empty: the default for the number of columns
+	Expression   string   // of an SQL mask; empty: there is an encoder or a model
+	Condition    string   // by which it masks a row; empty: always
+	IfNotExists  bool
+	Cascade      bool // mask the copies in views too
+	OrReplace    bool
 }
 
 // DropMaskingPolicy is DROP MASKING POLICY.
@@ -132,7 +136,12 @@ type Wait struct{ Query }
 func (DropEncoder) Tag() string { return "DROP ENCODER" }
 
 // Tag implements Command.
-func (SetDefaultVersion) Tag() string { return "ALTER ENCODER" }
+func (c SetDefaultVersion) Tag() string {
+	if c.Model {
+		return "ALTER MODEL"
+	}
+	return "ALTER ENCODER"
+}
 
 // Tag implements Command.
 func (CreateFeatureView) Tag() string { return "CREATE FEATURE VIEW" }
@@ -201,11 +210,11 @@ var leads = []lead{
 		FROM scrim.training_jobs ORDER BY id`)},
 	{"EXPLAIN MASKING", (*parser).explainMasking},
 	{"ALTER TABLE", (*parser).alterTable},
-	{"CREATE MODEL", nil},
-	{"ALTER MODEL", nil},
-	{"DROP MODEL", nil},
-	{"SHOW MODELS", nil},
-	{"SHOW VERSIONS IN MODEL", nil},
+	{"CREATE MODEL", (*parser).createModel},
+	{"ALTER MODEL", (*parser).alterModel},
+	{"DROP MODEL", (*parser).dropModel},
+	{"SHOW MODELS", show(`SELECT * FROM scrim.models ORDER BY name`)},
+	{"SHOW VERSIONS IN MODEL", (*parser).showModelVersions},
 	{"SHOW FUNCTIONS IN MODEL", nil},
 	{"CREATE DYNAMIC TABLE", nil},
 	{"ALTER DYNAMIC TABLE", nil},
@@ -684,29 +693,29 @@ func (p *parser) createMaskingPolicy() Command {
 		c.Except = p.idents("a role name")
 	}
 	p.need("USING")
-	if at := p.next; p.try("MODEL") {
-		refuse(codeFeatureNotSupported, p.offset(at), "USING ENCODER and USING (expression) are supported.", "masks by a model are not supported yet")
-	}
-	if p.spell(p.next) == "(" {
+	switch {
+	case p.spell(p.next) == "(":
 		c.Expression = p.parenthesized()
 		if p.try("WHEN") {
 			c.Condition = p.parenthesized()
 		}
-	} else {
-		p.usingEncoder(&c)
+	case p.try("MODEL"):
+		p.usingModel(&c)
+		p.present(&c)
+	case p.try("ENCODER"):
+		c.Encoder = p.ident("an encoder name")
+		if p.spell(p.next) == "(" {
+			c.Inputs = p.columns()
+		}
+		p.present(&c)
+	default:
+		p.fail("ENCODER, MODEL or an expression in parentheses")
 	}
 	c.Cascade = p.try("CASCADE")
 	return c
 }
 
-func (p *parser) usingEncoder(c *CreateMaskingPolicy) {
-	if !p.try("ENCODER") {
-		p.fail("ENCODER or an expression in parentheses")
-	}
-	c.Encoder = p.ident("an encoder name")
-	if p.spell(p.next) == "(" {
-		c.Inputs = p.columns()
-	}
+func (p *parser) present(c *CreateMaskingPolicy) {
 	if p.try("PRESENT", "AS") {
 		switch {
 		case p.try("VECTOR"):

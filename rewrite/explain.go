@@ -171,9 +171,10 @@ type explainedRelation struct {
 type explainedColumn struct {
 	Name       string `json:"Column"`
 	Policy     string `json:"Policy"`
-	Shows      string `json:"Shows"`               // code, component, or SQL mask
+	Shows      string `json:"Shows"`               // code, component, prediction, or SQL mask
 	Component  int    `json:"Component,omitempty"` // from 1
 	Encoder    string `json:"Encoder,omitempty"`
+	Model      string `json:"Model,omitempty"`
 	Version    int    `json:"Version,omitempty"`
 	Expression string `json:"Expression,omitempty"`
 	Type       string `json:"Type"`
@@ -304,7 +305,7 @@ func (m Mention) explained(plan *Plan) explainedRelation {
 		r.Columns = append(r.Columns, explainColumn(p, num))
 		codes = codes || p.Policy(num).Encodes()
 	}
-	r.Reads = whatIsRead(codes, slices.ContainsFunc(r.Columns, func(c explainedColumn) bool { return c.Encoder == "" }))
+	r.Reads = whatIsRead(codes, slices.ContainsFunc(r.Columns, func(c explainedColumn) bool { return c.Expression != "" }))
 	if r.Listed = plan.Staged() && codes; r.Listed {
 		r.Conditions = m.Conditions
 	}
@@ -325,6 +326,9 @@ func explainColumn(p *catalog.Protection, num int16) explainedColumn {
 		c.Shows, c.Type = "code", "real[]"
 	}
 	c.Encoder, c.Version = policy.Encoder.Name, policy.Encoder.Version
+	if policy.Encoder.Model {
+		c.Shows, c.Encoder, c.Model = "prediction", "", policy.Encoder.Name
+	}
 	return c
 }
 

@@ -268,8 +268,7 @@ func (p *Plan) notes(out []outColumn) []string {
 		}
 	}
 	for _, s := range p.Stages {
-		lines = append(lines, fmt.Sprintf("Codes of %s: encoder %s version %d (policy %s), staged: %s",
-			s.Policy.Protection.Relation.Name, s.Policy.Encoder.Name, s.Policy.Encoder.Version, s.Policy.Name, p.Reasons[0].Text))
+		lines = append(lines, fmt.Sprintf("Codes of %s: %s (policy %s), staged: %s", s.Policy.Protection.Relation.Name, s.Policy.Encoder, s.Policy.Name, p.Reasons[0].Text))
 	}
 	return lines
 }
@@ -279,16 +278,21 @@ func (p *Plan) shows(o Output) string {
 	return showsOf(p.Seals[o.Seal].Policy, o.Component)
 }
 
-// showsOf says what a masked column shows: of an encoder's policy a component of a code, or with -1 the whole code.
+// showsOf says what a masked column shows: of an encoder's or model's policy a component of a code, or with -1 the whole code.
 func showsOf(policy *catalog.Policy, component int) string {
 	if !policy.Encodes() {
 		return fmt.Sprintf("SQL mask %s (policy %s)", policy.Expression, policy.Name)
 	}
 	shows := "code"
-	if component >= 0 {
+	switch {
+	case policy.Encoder.Model && (component < 0 || policy.Encoder.Dims == 1):
+		shows = "prediction"
+	case policy.Encoder.Model:
+		shows = fmt.Sprintf("output %d", component+1)
+	case component >= 0:
 		shows = fmt.Sprintf("component %d", component+1)
 	}
-	return fmt.Sprintf("%s of encoder %s version %d (policy %s)", shows, policy.Encoder.Name, policy.Encoder.Version, policy.Name)
+	return fmt.Sprintf("%s of %s (policy %s)", shows, policy.Encoder, policy.Name)
 }
 
 // Format prints the plan with all its texts, for goldens. What EXPLAIN MASKING says is in explain.go.
@@ -299,7 +303,7 @@ func (p *Plan) Format() string {
 		fmt.Fprintf(&b, "staged: %s\n", p.Reasons[0].Text)
 	}
 	for i, s := range p.Stages {
-		fmt.Fprintf(&b, "list %d: codes of encoder %s version %d (policy %s) for\n  %s", i+1, s.Policy.Encoder.Name, s.Policy.Encoder.Version, s.Policy.Name, s.SQL)
+		fmt.Fprintf(&b, "list %d: codes of %s (policy %s) for\n  %s", i+1, s.Policy.Encoder, s.Policy.Name, s.SQL)
 		for at, number := range s.Params {
 			fmt.Fprintf(&b, "; $%d is the client's $%d", at+1, number)
 		}

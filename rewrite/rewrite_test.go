@@ -26,6 +26,7 @@ import (
 //	users(id, region, email*, born*, age*, income*, wealth*)
 //	                                                       email and born have SQL masks, age and income are masked by components, wealth by
 //	                                                       the whole code of another encoder
+//	loans(id, rate*, grade*, odds*)                        rate and grade are masked by the one output of a model, odds by all of another's
 //	orders(id, customer_id, amount, region)
 //	regions(region, name)
 //
@@ -126,6 +127,18 @@ var (
 			ID: 16, Name: "rich", Masked: []int16{7}, Components: []int{0}, Inputs: 1, Present: catalog.Vector,
 			Encoder: catalog.Encoder{Name: "bal", Version: 1, Inputs: 1, Dims: 2},
 		})
+	loans = protection(catalog.Relation{OID: 107, Schema: "public", Name: "loans", Columns: []catalog.Column{
+		{Num: 1, Name: "id", Type: "integer"},
+		{Num: 2, Name: "rate", Type: "numeric"},
+		{Num: 3, Name: "grade", Type: "integer"},
+		{Num: 4, Name: "odds", Type: "numeric"},
+	}}, catalog.View{OID: 907, Name: "loans_107", Identity: catalog.Place, Open: []catalog.ViewColumn{{Num: 1, Name: "id", Base: 1}}}, &catalog.Policy{
+		ID: 17, Name: "rates", Masked: []int16{2, 3}, Components: []int{0, 0}, Inputs: 2, Present: catalog.Components,
+		Encoder: catalog.Encoder{Name: "risk", Version: 3, Inputs: 2, Dims: 1, Model: true},
+	}, &catalog.Policy{
+		ID: 18, Name: "chances", Masked: []int16{4}, Components: []int{0}, Inputs: 2, Present: catalog.Vector,
+		Encoder: catalog.Encoder{Name: "classes", Version: 1, Inputs: 2, Dims: 3, Model: true},
+	})
 	// Views with the invoker's rights. spending reads masked columns, summary by way of it; renamed has no names of its own, odd
 	// has a WITH and relations without a schema; regional reads no masked column; greedy and rows cannot be expanded; mailing reads an
 	// SQL mask, counted a feature view.
@@ -142,7 +155,7 @@ var (
 	rows     = rewrite.NewView(` SELECT c.id, c.*::public.customers AS c FROM public.customers c;`, 17)
 	mailing  = rewrite.NewView(` SELECT users.id, users.email, users.income FROM public.users WHERE ((users.email)::text ~~ 'a%'::text);`, 19)
 	counted  = rewrite.NewView(` SELECT t.region, count(*) AS n FROM scrim_runtime.traits t GROUP BY t.region;`, 18)
-	snapshot = &catalog.Snapshot{Protections: map[uint32]*catalog.Protection{100: customers, 101: accounts, 102: tenants, 103: events, 104: people, 105: traits, 106: users}}
+	snapshot = &catalog.Snapshot{Protections: map[uint32]*catalog.Protection{100: customers, 101: accounts, 102: tenants, 103: events, 104: people, 105: traits, 106: users, 107: loans}}
 	key      = []string{"id"}
 	world    = map[rewrite.Name]rewrite.Relation{
 		{Relation: "customers"}:                                  {OID: 100, Columns: names(customers), Key: key},
@@ -155,6 +168,7 @@ var (
 		{Relation: "mailing"}:                                    {OID: 308, Columns: []string{"id", "email", "income"}, View: mailing},
 		{Schema: "public", Relation: "users"}:                    {OID: 106, Columns: names(users), Key: key},
 		{Relation: "users"}:                                      {OID: 106, Columns: names(users), Key: key},
+		{Relation: "loans"}:                                      {OID: 107, Columns: names(loans), Key: key},
 		{Relation: "people"}:                                     {OID: 104, Columns: names(people)},
 		{Schema: "scrim_runtime", Relation: "traits"}:            {OID: 105, Columns: names(traits)},
 		{Relation: "traits"}:                                     {OID: 105, Columns: names(traits)},
@@ -200,7 +214,7 @@ func protectedName(n rewrite.Name) bool {
 		return n.Relation == "traits"
 	}
 	return rewrite.NamesColumns(n) || slices.Contains([]string{
-		"customers", "accounts", "tenants", "events", "people", "users", "customers_100", "spending", "summary", "renamed", "regional", "Odd", "greedy", "rows", "traits", "counted", "mailing",
+		"customers", "accounts", "tenants", "events", "people", "users", "loans", "customers_100", "spending", "summary", "renamed", "regional", "Odd", "greedy", "rows", "traits", "counted", "mailing",
 	}, n.Relation)
 }
 

@@ -75,7 +75,10 @@ func (rt *Runtime) Device(d Device) (err error) {
 // runtimeWords cuts off the place in ONNX Runtime's source, the class and the number that stand before what an error says.
 func runtimeWords(err error) string {
 	text := err.Error()
-	return text[strings.LastIndex(text, " : ")+len(" : "):]
+	if at := strings.LastIndex(text, " : "); at >= 0 {
+		text = text[at+len(" : "):]
+	}
+	return text
 }
 
 // appendCUDA adds the provider. TF32 would round the factors of products to ten bits. Nothing may be left to the CPU:

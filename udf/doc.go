@@ -23,6 +23,12 @@
 // the test vector was computed on the device, and must come out the same at every
 // load, in all places of a chunk. What does not reproduce it refuses to load.
 //
+// # Models
+//
+// An [Encoder] can also be any other model that takes rows of numbers and gives a row for each (EncoderSpec.Model): what goes in and
+// comes out is read from its file, and the lane converts. [Runtime.CheckModel] decides at registration whether a file is fit, by trying it:
+// graphs of other people's making may use operators that are not stable. The predictions are its codes.
+//
 // # Life cycle
 //
 // [NewRuntime] loads the library and is called once, early. [Runtime.LoadEncoder]

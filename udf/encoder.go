@@ -1,8 +1,6 @@
 package udf
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,6 +23,12 @@ var (
 	// Besides these, a *DeviceError: this process cannot compute on the device that the model was made for.
 )
 
+// Why rows were not encoded.
+var (
+	ErrModelFailed = errors.New("the model could not compute a batch")
+	ErrModelInput  = errors.New("a value is none of its input's type: NULL or NaN or a fraction for an integer, say")
+)
+
 // The names of an encoder's one input, double [N, Inputs], and one output,
 // float [N, Dims].
 const (
@@ -40,11 +44,23 @@ type EncoderSpec struct {
 	SHA256  string // hexadecimal
 	Inputs  int
 	Dims    int
+	// Model means that it is any model with rows in and out (see CheckModel), not an encoder of Scrim's making.
+	Model bool
 }
 
-// Encoder is a loaded, checked and warmed model.
+// String names what is loaded.
+func (s EncoderSpec) String() string {
+	if s.Model {
+		return fmt.Sprintf("model %q version %d", s.Name, s.Version)
+	}
+	return fmt.Sprintf("encoder %q version %d", s.Name, s.Version)
+}
+
+// Encoder is a loaded, checked and warmed model: an encoder, or any other whose predictions then are the codes.
 type Encoder struct {
 	spec    EncoderSpec
+	inputs  []port // their widths are Inputs together
+	output  port
 	device  Device
 	session *ort.DynamicAdvancedSession
 	release func() error
@@ -68,7 +84,7 @@ type Encoder struct {
 func (rt *Runtime) LoadEncoder(spec EncoderSpec) (*Encoder, error) {
 	e, err := rt.loadEncoder(spec)
 	if err != nil {
-		return nil, fmt.Errorf("encoder %q version %d: %w", spec.Name, spec.Version, err)
+		return nil, fmt.Errorf("%s: %w", spec, err)
 	}
 	return e, nil
 }
@@ -89,26 +105,19 @@ func (rt *Runtime) loadEncoder(spec EncoderSpec) (*Encoder, error) {
 }
 
 // openEncoder makes an encoder of bytes that still have to prove themselves.
-func (rt *Runtime) openEncoder(spec EncoderSpec, model []byte) (*Encoder, error) {
+func (rt *Runtime) openEncoder(spec EncoderSpec, model []byte) (_ *Encoder, err error) {
 	release, err := rt.Hold()
 	if err != nil {
 		return nil, err
 	}
-	session, device, err := rt.openSession(spec, model)
-	if err != nil {
+	e := &Encoder{spec: spec, release: release, tokens: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	if err := rt.openSession(e, model); err != nil {
 		return nil, errors.Join(err, release())
-	}
-	e := &Encoder{
-		spec:    spec,
-		device:  device,
-		session: session,
-		release: release,
-		tokens:  make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	for range cap(e.tokens) {
 		e.tokens <- struct{}{}
 	}
-	if device == CUDA {
+	if e.device == CUDA {
 		e.smallest = laneSizes - 1
 	}
 	return e, nil
@@ -158,46 +167,58 @@ func readModel(path, hash string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read model: %w", err)
 	}
-	sum := sha256.Sum256(model)
-	if got := hex.EncodeToString(sum[:]); !strings.EqualFold(got, hash) {
+	if got := Hash(model); !strings.EqualFold(got, hash) {
 		return nil, fmt.Errorf("%w: %s has %s, registered is %q", ErrModelHash, path, got, hash)
 	}
 	return model, nil
 }
 
-// openSession makes a session on the device that the model was made for.
-func (rt *Runtime) openSession(spec EncoderSpec, model []byte) (*ort.DynamicAdvancedSession, Device, error) {
+// openSession makes a session on the device that the model was made for, and learns what goes in and comes out.
+func (rt *Runtime) openSession(e *Encoder, model []byte) (err error) {
 	if len(model) == 0 {
-		return nil, "", fmt.Errorf("%w: it is empty", ErrModelCorrupt)
+		return fmt.Errorf("%w: it is empty", ErrModelCorrupt)
 	}
 	inputs, outputs, err := ort.GetInputOutputInfoWithONNXData(model)
 	if err != nil {
-		return nil, "", fmt.Errorf("%w: %w", ErrModelCorrupt, err)
+		return fmt.Errorf("%w: %s", ErrModelCorrupt, runtimeWords(err))
+	}
+	if e.device, err = modelDevice(model); err != nil {
+		return fmt.Errorf("%w: %w", ErrModelCorrupt, err)
+	}
+	if e.spec.Model {
+		return rt.openModel(e, model, inputs, outputs)
 	}
 	err = errors.Join(
-		checkSignature("input", inputs, InputName, ort.TensorElementDataTypeDouble, spec.Inputs),
-		checkSignature("output", outputs, OutputName, ort.TensorElementDataTypeFloat, spec.Dims),
+		checkSignature("input", inputs, InputName, ort.TensorElementDataTypeDouble, e.spec.Inputs),
+		checkSignature("output", outputs, OutputName, ort.TensorElementDataTypeFloat, e.spec.Dims),
 	)
 	if err != nil {
-		return nil, "", err
+		return err
 	}
-	device, err := modelDevice(model)
+	e.inputs = []port{{name: InputName, kind: ort.TensorElementDataTypeDouble, width: e.spec.Inputs}}
+	e.output = port{name: OutputName, kind: ort.TensorElementDataTypeFloat, width: e.spec.Dims}
+	e.session, err = rt.newSession(e.device, model, e.inputs, e.output.name)
+	return err
+}
+
+// newSession makes a session for one output.
+func (rt *Runtime) newSession(d Device, model []byte, inputs []port, output string) (*ort.DynamicAdvancedSession, error) {
+	if err := rt.Device(d); err != nil {
+		return nil, err
+	}
+	options, err := NewSessionOptions(d)
 	if err != nil {
-		return nil, "", fmt.Errorf("%w: %w", ErrModelCorrupt, err)
+		return nil, err
 	}
-	if err := rt.Device(device); err != nil {
-		return nil, "", err
+	names := make([]string, len(inputs))
+	for i, p := range inputs {
+		names[i] = p.name
 	}
-	options, err := NewSessionOptions(device)
+	session, err := ort.NewDynamicAdvancedSessionWithONNXData(model, names, []string{output}, options)
 	if err != nil {
-		return nil, "", err
+		return nil, errors.Join(fmt.Errorf("%w: %s", ErrModelCorrupt, runtimeWords(err)), options.Destroy())
 	}
-	session, err := ort.NewDynamicAdvancedSessionWithONNXData(model,
-		[]string{InputName}, []string{OutputName}, options)
-	if err != nil {
-		return nil, "", errors.Join(fmt.Errorf("%w: %w", ErrModelCorrupt, err), options.Destroy())
-	}
-	return session, device, options.Destroy()
+	return session, options.Destroy()
 }
 
 func checkSignature(kind string, got []ort.InputOutputInfo, name string, t ort.TensorElementDataType, width int) error {

@@ -25,9 +25,10 @@ type modelKey struct {
 	name    string
 	version int
 	sha256  string
+	model   bool
 }
 
-func (s EncoderSpec) key() modelKey { return modelKey{s.Name, s.Version, s.SHA256} }
+func (s EncoderSpec) key() modelKey { return modelKey{s.Name, s.Version, s.SHA256, s.Model} }
 
 // slot is an encoder that is loaded or being loaded. Who made the slot loads; others wait for done.
 type slot struct {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -55,11 +56,16 @@ func (s *Store) Path(model string, version int, sha256 string) string {
 
 func (s *Store) path(f File) string { return filepath.Join(s.dir, f.Model, f.Name) }
 
+// Hash returns the SHA-256 of a file in hexadecimal.
+func Hash(content []byte) string {
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
+}
+
 // Publish writes a model file durably and returns its SHA-256 in hexadecimal. After a crash at any moment the file is
 // there whole or not at all; the caller registers it only after Publish returned.
 func (s *Store) Publish(model string, version int, content []byte) (string, error) {
-	sum := sha256.Sum256(content)
-	hash := hex.EncodeToString(sum[:])
+	hash := Hash(content)
 	path := s.Path(model, version, hash)
 	s.at("begin")
 	if err := s.write(path, content); err != nil {
@@ -98,6 +104,48 @@ func (s *Store) write(path string, content []byte) error {
 	return err
 }
 
+// importFolder is the folder of the store's from which models are imported. Whatever else lies in the store is not for
+// everybody who may register a model: encoders belong to somebody.
+const importFolder = "import"
+
+// maxModel bounds the size of a file that is imported. A protobuf message can have 2 GiB.
+const maxModel = 1 << 30
+
+// ErrImportPath means that a path does not name a file below the folder of imports.
+var ErrImportPath = errors.New("not a file below the folder of imports")
+
+// Import reads a file that somebody has put into the store's folder of imports. No path and no link leads out of it.
+func (s *Store) Import(path string) ([]byte, error) {
+	if !filepath.IsLocal(path) {
+		return nil, ErrImportPath
+	}
+	root, err := os.OpenRoot(filepath.Join(s.dir, importFolder))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrModelMissing, err)
+	}
+	defer func() { _ = root.Close() }()
+	file, err := root.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would wait for somebody to write
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", ErrModelMissing, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrImportPath, err)
+	}
+	defer func() { _ = file.Close() }()
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return nil, ErrImportPath
+	}
+	if info.Size() > maxModel {
+		return nil, unfit("Import a smaller one.", "the file has %d bytes, more than %d", info.Size(), maxModel)
+	}
+	content, err := io.ReadAll(io.LimitReader(file, maxModel))
+	if err != nil {
+		return nil, fmt.Errorf("read model: %w", err)
+	}
+	return content, nil
+}
+
 func (s *Store) at(step string) {
 	if s.AtStep != nil {
 		s.AtStep(step)
@@ -128,7 +176,7 @@ func (s *Store) Claim(owner string) error {
 		s.dir, found, owner, path)
 }
 
-// folderName and fileName are what names of encoders (scrim.check_encoder_name) make of folders and files.
+// folderName and fileName are what names of encoders and models (scrim.check_encoder_name) make of folders and files.
 var (
 	folderName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$-]{0,62}$`)
 	fileName   = regexp.MustCompile(`^(.+)_v[1-9][0-9]*-[0-9a-f]{16}\.onnx$`)
@@ -143,7 +191,7 @@ func (s *Store) List() ([]File, error) {
 	}
 	var list []File
 	for _, folder := range folders {
-		if !folder.IsDir() || !folderName.MatchString(folder.Name()) {
+		if !folder.IsDir() || !folderName.MatchString(folder.Name()) || folder.Name() == importFolder {
 			continue
 		}
 		entries, err := os.ReadDir(filepath.Join(s.dir, folder.Name()))

@@ -39,8 +39,12 @@ func (rt *Runtime) AddTestVector(model []byte, d Device, inputs, dims int, rows 
 	if err := errors.Join(e.encode(codes, rows, n), e.Close()); err != nil {
 		return nil, err
 	}
-	model = onnx.AppendMeta(model, metaTestFeatures, formatFloats(rows, 64))
-	return onnx.AppendMeta(model, metaTestCode, formatFloats(codes, 32)), nil
+	return appendVector(model, rows, codes), nil
+}
+
+func appendVector(model []byte, rows []float64, codes []float32) []byte {
+	model = onnx.AppendMeta(model[:len(model):len(model)], metaTestFeatures, formatFloats(rows, 64))
+	return onnx.AppendMeta(model, metaTestCode, formatFloats(codes, 32))
 }
 
 // modelDevice reads for which device a model was made.

@@ -81,8 +81,8 @@ func clockFindings(ahead time.Duration) []catalog.Finding {
 	}}
 }
 
-// modelFindings looks whether ONNX Runtime loads, and each default version does and gives the codes that it gave when it was trained.
-func modelFindings(ctx context.Context, folder string, encoders []catalog.Registered, progress io.Writer) ([]catalog.Finding, error) {
+// modelFindings looks whether ONNX Runtime loads, and each default version of an encoder and version of a model does, and gives the codes that it gave when it was published.
+func modelFindings(ctx context.Context, folder string, encoders []catalog.Encoder, progress io.Writer) ([]catalog.Finding, error) {
 	if folder == "" {
 		return []catalog.Finding{{
 			Severity: catalog.SeverityNote, Kind: "models", Why: "model files and ONNX Runtime were not looked at", Remedy: "scrim doctor --models DIR",
@@ -116,7 +116,7 @@ func modelFindings(ctx context.Context, folder string, encoders []catalog.Regist
 	var found []catalog.Finding
 	for _, e := range encoders {
 		encoder, err := runtime.LoadEncoder(udf.EncoderSpec{
-			Name: e.Name, Version: e.Version, Path: store.Path(e.Name, e.Version, e.SHA256), SHA256: e.SHA256, Inputs: e.Inputs, Dims: e.Dims,
+			Name: e.Name, Version: e.Version, Path: store.Path(e.Name, e.Version, e.SHA256), SHA256: e.SHA256, Inputs: e.Inputs, Dims: e.Dims, Model: e.Model,
 		})
 		if err == nil {
 			err = encoder.Close()
@@ -127,6 +127,9 @@ func modelFindings(ctx context.Context, folder string, encoders []catalog.Regist
 		f := catalog.Finding{
 			Severity: catalog.SeverityError, Kind: "model", Object: e.Name, Why: err.Error(), Path: store.Path(e.Name, e.Version, e.SHA256),
 			Remedy: "bring the file back from a backup, or TRAIN ENCODER " + pgx.Identifier{e.Name}.Sanitize(),
+		}
+		if e.Model {
+			f.Remedy = "bring the file back from a backup, or import it as another version and SET DEFAULT_VERSION"
 		}
 		if deviceErr := (*udf.DeviceError)(nil); errors.As(err, &deviceErr) { // another machine may have one
 			f.Severity, f.Remedy = catalog.SeverityWarning, deviceErr.Hint

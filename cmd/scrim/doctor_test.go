@@ -17,6 +17,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/scrimdb/scrim/catalog"
+	"github.com/scrimdb/scrim/native"
+	"github.com/scrimdb/scrim/udf"
+	"github.com/scrimdb/scrim/udf/onnxtest"
 )
 
 // protected is a database with a trained encoder and a policy that uses it.
@@ -124,6 +127,14 @@ func TestDoctor(t *testing.T) {
 	exec(`REVOKE SELECT ON numbers FROM PUBLIC`)
 	expect("closed", 0, "Errors: 0, warnings: 0", "--strict")
 
+	file := imported(t, conn, models)
+	expect("a model", 0, "Errors: 0, warnings: 0", "--strict")
+	if err := os.WriteFile(file, []byte("no model"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect("another model", 1, "error    model scorer: model \"scorer\" version 3: model file does not have the registered SHA-256")
+	exec(`SELECT scrim.drop_model('scorer')`)
+
 	files, err := filepath.Glob(filepath.Join(models, "numbers", "*.onnx"))
 	if err != nil || len(files) != 1 {
 		t.Fatal(files, err)
@@ -143,6 +154,37 @@ func TestDoctor(t *testing.T) {
 	if out, _, status := asked(t, "--catalog", dsn); status != 0 || !strings.Contains(out, "were not looked at") {
 		t.Errorf("without --models: %d\n%s", status, out)
 	}
+}
+
+// imported registers a model as a proxy does, and returns its file.
+func imported(t *testing.T, conn *pgx.Conn, models string) string {
+	t.Helper()
+	library, err := native.ONNXRuntime(t.Context(), native.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime, err := udf.NewRuntime(library)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = runtime.Close() }()
+	model, err := runtime.CheckModel("scorer", 3, onnxtest.Linear(1, 2, 3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := udf.NewStore(models)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, err := store.Publish("scorer", 3, model.Content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = conn.Exec(t.Context(), `SELECT scrim.register_model('scorer', 3, false, scrim.begin_publication('scorer', 3, $1, $2, $3, $4))`, hash, model.Inputs, model.Dims, model.Signature)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store.Path("scorer", 3, hash)
 }
 
 // TestInitSays: whoever runs init sees what it has granted.

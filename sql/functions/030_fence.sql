@@ -294,7 +294,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT 3, p.id, 1, NULL, 'sealed_' || p.id,
                CASE WHEN p.enabled THEN scrim.sealed_column(p.id, x.relation, p.inputs, x.identity, x.key_owner)
                     ELSE format('(SELECT NULL::scrim_runtime.sealed WHERE scrim_runtime.masks_closed(%L::text, %s::oid, false))', p.name, x.relation) END
-          FROM x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.encoder_id IS NOT NULL
+          FROM x JOIN scrim_state.policies p ON p.protection = x.id WHERE p.sql_mask IS NULL
         UNION ALL
         SELECT 4, NULL, s.ord, NULL, s.name, 't.' || s.name
           FROM x, unnest(CASE x.identity WHEN 'PLACE' THEN ARRAY['ctid', 'xmin'] WHEN 'TABLE AND PLACE' THEN ARRAY['ctid', 'xmin', 'tableoid'] END) WITH ORDINALITY AS s(name, ord))
@@ -336,13 +336,14 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT ARRAY(SELECT e.num::smallint FROM jsonb_array_elements_text(list) WITH ORDINALITY AS e(num, ord) ORDER BY e.ord)
 $$;
 
--- The policies on a relation, as the functions below hand them on: name, columns, components, inputs, encoder, present, mask (a row of sql_masks), except (OIDs as texts), enabled. Columns that were
+-- The policies on a relation, as the functions below hand them on: name, columns, components, inputs, encoder or model and version, present, mask (a row of sql_masks), except (OIDs as texts), enabled. Columns that were
 -- dropped are left out, and policies that have none left.
 CREATE FUNCTION scrim.policy_definitions(relation regclass) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(jsonb_agg(jsonb_build_object('name', p.name, 'columns', live.columns, 'components', live.components, 'inputs', p.inputs, 'encoder', e.name, 'present', p.present, 'mask', p.sql_mask,
+    SELECT coalesce(jsonb_agg(jsonb_build_object('name', p.name, 'columns', live.columns, 'components', live.components, 'inputs', p.inputs, 'encoder', e.name, 'model', m.name, 'version', p.model_version,
+                                                 'present', p.present, 'mask', p.sql_mask,
                                                  'places', live.places, 'except', p.except_roles::text[], 'enabled', p.enabled) ORDER BY p.id), '[]')
-      FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id LEFT JOIN scrim_state.encoders e ON e.id = p.encoder_id,
+      FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id LEFT JOIN scrim_state.encoders e ON e.id = p.encoder_id LEFT JOIN scrim_state.models m ON m.id = p.model_id,
            LATERAL (SELECT array_agg(c.num ORDER BY c.ord) AS columns, array_agg(c.component ORDER BY c.ord) AS components, array_agg(c.ord ORDER BY c.ord) AS places
                       FROM unnest(p.columns, p.components) WITH ORDINALITY AS c(num, component, ord)
                       JOIN pg_attribute a ON a.attrelid = policy_definitions.relation AND a.attnum = c.num AND NOT a.attisdropped) live
@@ -355,29 +356,51 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(array_agg(c.num::smallint), '{}') FROM jsonb_array_elements(policies) p, jsonb_array_elements_text(p -> 'columns') c(num) WHERE NOT p -> 'except' ? role::text
 $$;
 
+-- Raises unless the session's role may have a policy with this encoder or model on a relation, of these inputs; returns how many inputs and outputs it has. Of what the relation's
+-- policies had before this change nobody is asked.
+CREATE FUNCTION scrim.check_use(relation regclass, encoder text, model text, version integer, nums smallint[], OUT inputs integer, OUT dims integer)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    enc scrim_state.encoders;
+    mod scrim_state.models;
+BEGIN
+    SELECT e.* INTO enc FROM scrim_state.encoders e WHERE e.name = encoder;
+    SELECT m.* INTO mod FROM scrim_state.models m WHERE m.name = model;
+    IF NOT EXISTS (SELECT 1 FROM scrim_state.kept_uses u WHERE u.relation = check_use.relation AND (u.encoder_id = enc.id OR u.model_id = mod.id) AND u.xact = pg_current_xact_id_if_assigned()) THEN
+        PERFORM scrim.require_encoder(encoder) WHERE encoder IS NOT NULL;
+        PERFORM scrim.require_model_version(model, version) WHERE model IS NOT NULL;
+    END IF;
+    IF encoder IS NOT NULL AND model IS NULL THEN
+        PERFORM scrim.check_features(relation, nums);
+        PERFORM scrim.require_trained(enc);
+        inputs := cardinality(enc.feature_columns);
+        dims := enc.latent_dims;
+    ELSIF encoder IS NULL THEN
+        PERFORM scrim.check_model_inputs(relation, nums, mod.inputs, true);
+        inputs := cardinality(mod.inputs);
+        dims := mod.outputs;
+    END IF;
+END $$;
+
 -- Raises unless policies that fence_publish is given are what the functions above make: it can be called alone.
 CREATE FUNCTION scrim.check_definitions(relation regclass, policies jsonb) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     p record;
-    enc scrim_state.encoders;
+    used record;
     all_masked smallint[] := '{}';
 BEGIN
     FOR p IN SELECT d ->> 'name' AS name, scrim.nums(d -> 'columns') AS columns, scrim.nums(d -> 'components') AS components, scrim.nums(d -> 'inputs') AS inputs,
-                    d ->> 'encoder' AS encoder, d ->> 'present' AS present, (d ->> 'mask')::bigint AS mask FROM jsonb_array_elements(policies) d LOOP
-        IF p.encoder IS NULL THEN
+                    d ->> 'encoder' AS encoder, d ->> 'model' AS model, (d ->> 'version')::int AS version, d ->> 'present' AS present, (d ->> 'mask')::bigint AS mask
+               FROM jsonb_array_elements(policies) d LOOP
+        IF p.encoder IS NULL AND p.model IS NULL THEN
             IF NOT EXISTS (SELECT 1 FROM scrim_state.sql_masks m WHERE m.id = p.mask AND m.relation = check_definitions.relation AND cardinality(m.masks) = cardinality(p.columns) AND m.inputs = p.inputs) THEN
                 RAISE EXCEPTION 'inconsistent mask' USING ERRCODE = 'invalid_parameter_value';
             END IF;
         ELSE
-            SELECT e.* INTO enc FROM scrim_state.encoders e WHERE e.name = p.encoder;
-            IF NOT EXISTS (SELECT 1 FROM scrim_state.kept_uses u WHERE u.relation = check_definitions.relation AND u.encoder_id = enc.id AND u.xact = pg_current_xact_id_if_assigned()) THEN
-                PERFORM scrim.require_encoder(p.encoder);  -- else the policy had it before this change
-            END IF;
-            PERFORM scrim.check_features(relation, p.inputs);
-            PERFORM scrim.require_trained(enc);
-            IF cardinality(p.inputs) IS DISTINCT FROM cardinality(enc.feature_columns) OR cardinality(p.components) IS DISTINCT FROM cardinality(p.columns)
-               OR (p.present = 'COMPONENTS' AND (1 <= ALL (p.components) AND enc.latent_dims >= ALL (p.components)) IS NOT TRUE) THEN
+            SELECT * INTO used FROM scrim.check_use(relation, p.encoder, p.model, p.version, p.inputs);
+            IF cardinality(p.inputs) IS DISTINCT FROM used.inputs OR cardinality(p.components) IS DISTINCT FROM cardinality(p.columns)
+               OR (p.present = 'COMPONENTS' AND (1 <= ALL (p.components) AND used.dims >= ALL (p.components)) IS NOT TRUE) THEN
                 RAISE EXCEPTION 'inconsistent columns' USING ERRCODE = 'invalid_parameter_value';
             END IF;
         END IF;
@@ -416,10 +439,10 @@ BEGIN
                  ELSE 'PLACE' END,
             fence_publish.along_with, 0, rel.relowner)
     RETURNING * INTO x;
-    INSERT INTO scrim_state.policies (protection, name, columns, components, inputs, encoder_id, present, sql_mask, except_roles, enabled, created_by)
-    SELECT x.id, d ->> 'name', scrim.nums(d -> 'columns'), scrim.nums(d -> 'components'), scrim.nums(d -> 'inputs'), e.id, d ->> 'present', (d ->> 'mask')::bigint,
+    INSERT INTO scrim_state.policies (protection, name, columns, components, inputs, encoder_id, model_id, model_version, present, sql_mask, except_roles, enabled, created_by)
+    SELECT x.id, d ->> 'name', scrim.nums(d -> 'columns'), scrim.nums(d -> 'components'), scrim.nums(d -> 'inputs'), e.id, m.id, (d ->> 'version')::int, d ->> 'present', (d ->> 'mask')::bigint,
            ARRAY(SELECT r::oid FROM jsonb_array_elements_text(d -> 'except') r), true, session_user
-      FROM jsonb_array_elements(policies) WITH ORDINALITY AS l(d, ord) LEFT JOIN scrim_state.encoders e ON e.name = d ->> 'encoder' ORDER BY l.ord;
+      FROM jsonb_array_elements(policies) WITH ORDINALITY AS l(d, ord) LEFT JOIN scrim_state.encoders e ON e.name = d ->> 'encoder' LEFT JOIN scrim_state.models m ON m.name = d ->> 'model' ORDER BY l.ord;
     PERFORM scrim.make_masked_view(x.id);
     INSERT INTO scrim_state.protection_grants (protection, change, attnum, grantor, grantee, privilege, grantable)
     SELECT x.id, c.change, (c.entry ->> 'attnum')::smallint, (c.entry ->> 'grantor')::oid, (c.entry ->> 'grantee')::oid,
@@ -875,8 +898,7 @@ BEGIN
     ELSE
         PERFORM scrim.drop_views(x.masked_view || ARRAY(SELECT v.view FROM scrim_state.replaced_views v WHERE v.relation = x.relation));
     END IF;
-    INSERT INTO scrim_state.kept_uses (relation, encoder_id) SELECT DISTINCT x.relation, p.encoder_id FROM scrim_state.policies p WHERE p.protection = x.id AND p.encoder_id IS NOT NULL
-    ON CONFLICT ON CONSTRAINT kept_uses_pkey DO UPDATE SET xact = excluded.xact;
+    INSERT INTO scrim_state.kept_uses (relation, encoder_id, model_id) SELECT DISTINCT x.relation, p.encoder_id, p.model_id FROM scrim_state.policies p WHERE p.protection = x.id AND p.sql_mask IS NULL;
     DELETE FROM scrim_state.protections p WHERE p.id = x.id;
     RETURN jsonb_build_object('grants', remembered, 'key_owner', x.key_owner);
 END $$;

@@ -236,6 +236,8 @@ BEGIN
             END IF;
             IF p.encoder_id IS NOT NULL THEN
                 PERFORM scrim.check_features(x.relation, p.inputs);
+            ELSIF p.model_id IS NOT NULL THEN
+                PERFORM scrim.check_model_inputs(x.relation, p.inputs, m.inputs, x.along_with IS NOT NULL) FROM scrim_state.models m WHERE m.id = p.model_id;
             END IF;
         END LOOP;
         UPDATE scrim_state.protections y SET suspended = false WHERE y.id = x.id;

@@ -23,7 +23,7 @@ BEGIN
     END IF;
     SELECT string_agg(format('%I on %s', p.name, x.relation::regclass), ', ' ORDER BY p.id) INTO others
       FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id
-     WHERE x.key_owner = owner AND (x.relation, p.name) <> (rotate_key.relation, policy_name) AND x.along_with IS NULL AND p.encoder_id IS NOT NULL;
+     WHERE x.key_owner = owner AND (x.relation, p.name) <> (rotate_key.relation, policy_name) AND x.along_with IS NULL AND p.sql_mask IS NULL;
     IF others IS NOT NULL THEN
         RAISE NOTICE 'the new key is also that of %', others USING HINT = 'Policies on tables of one owner share a key.';
     END IF;

@@ -16,19 +16,19 @@ CREATE VIEW scrim.encoder_versions AS
     SELECT e.name AS encoder, v.version, v.version = e.default_version AS active, scrim.if_admin(v.sha256) AS sha256, scrim.if_admin(v.trained_on) AS trained_on, scrim.if_admin(v.loss) AS loss, v.created_at
       FROM scrim_state.encoder_versions v JOIN scrim_state.encoders e ON e.id = v.encoder_id;
 
--- mask is the expression of an SQL mask, as it was typed; encoder and present are those of others.
+-- mask is the expression of an SQL mask, as it was typed; the others have an encoder or a model, and present. version is what they show now, and pinned if the policy names it.
 CREATE VIEW scrim.masking_policies AS
     SELECT p.name, x.relation::regclass AS relation,
            (SELECT array_agg(a.attname::text ORDER BY c.ord) FROM unnest(p.columns) WITH ORDINALITY AS c(num, ord)
               JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = c.num) AS columns,
            (SELECT array_agg(a.attname::text ORDER BY c.ord) FROM unnest(p.inputs) WITH ORDINALITY AS c(num, ord)
               JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = c.num) AS inputs,
-           e.name AS encoder, p.present, m.wording AS mask,
+           e.name AS encoder, o.name AS model, coalesce(p.model_version, o.default_version, e.default_version) AS version, p.model_version IS NOT NULL AS pinned, p.present, m.wording AS mask,
            ARRAY(SELECT r.rolname::text FROM pg_roles r WHERE r.oid = ANY (p.except_roles) ORDER BY 1) AS except_roles,
            (SELECT f.relation::regclass FROM scrim_state.protections f WHERE f.id = x.along_with) AS along_with,
            p.created_by, p.created_at, p.enabled, x.suspended
       FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id
-      LEFT JOIN scrim_state.encoders e ON e.id = p.encoder_id LEFT JOIN scrim_state.sql_masks m ON m.id = p.sql_mask
+      LEFT JOIN scrim_state.encoders e ON e.id = p.encoder_id LEFT JOIN scrim_state.models o ON o.id = p.model_id LEFT JOIN scrim_state.sql_masks m ON m.id = p.sql_mask
      WHERE EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = x.relation) AND x.features_of IS NULL;
 
 -- Raises unless the session's role may train.
@@ -42,12 +42,12 @@ BEGIN
     PERFORM scrim.require_home();
 END $$;
 
-CREATE FUNCTION scrim.check_encoder_name(encoder text) RETURNS void
+CREATE FUNCTION scrim.check_encoder_name(encoder text, what text DEFAULT 'encoder') RETURNS void
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF (encoder ~ '^[A-Za-z_][A-Za-z0-9_$-]{0,62}$') IS NOT TRUE THEN
-        RAISE EXCEPTION 'encoder name "%" is not allowed', encoder USING ERRCODE = 'invalid_name',
-            HINT = 'It names a folder too: letters, digits, _, $ and -, at most 63.';
+    IF (encoder ~ '^[A-Za-z_][A-Za-z0-9_$-]{0,62}$' AND encoder <> 'import') IS NOT TRUE THEN
+        RAISE EXCEPTION '% name "%" is not allowed', what, encoder USING ERRCODE = 'invalid_name',
+            HINT = 'It names a folder too: letters, digits, _, $ and -, at most 63, and not import.';
     END IF;
 END $$;
 

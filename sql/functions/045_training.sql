@@ -175,6 +175,7 @@ BEGIN
     VALUES (encoder, source, source::text, features, coalesce(passthrough, '{}'), latent_dims, epochs, batch_size, seed, device, allow_identifiers,
             max_leakage, target, session_user, requester)
     RETURNING id INTO new_id;
+    PERFORM scrim.check_one_name(encoder);
     RETURN scrim.enqueue_training(new_id, requester, 'statement');
 END $$;
 

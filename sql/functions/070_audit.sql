@@ -13,7 +13,7 @@ CREATE FUNCTION scrim.audit_image(kind text, relation oid, name text) RETURNS js
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE kind
         WHEN 'masking policy' THEN (
-            SELECT jsonb_strip_nulls(jsonb_build_object('columns', p.columns, 'inputs', p.inputs, 'encoder', p.encoder, 'present', p.present, 'mask', p.mask, 'except', p.except_roles,
+            SELECT jsonb_strip_nulls(jsonb_build_object('columns', p.columns, 'inputs', p.inputs, 'encoder', p.encoder, 'model', p.model, 'version', CASE WHEN p.pinned THEN p.version END, 'present', p.present, 'mask', p.mask, 'except', p.except_roles,
                                                         'enabled', p.enabled, 'suspended', p.suspended))
               FROM scrim.masking_policies p WHERE p.relation = audit_image.relation AND p.name = audit_image.name AND p.along_with IS NULL)
         WHEN 'mask' THEN (  -- defined to be attached to columns
@@ -29,6 +29,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                        'version', e.default_version, 'sha256', v.sha256))
               FROM scrim_state.encoders e LEFT JOIN scrim_state.encoder_versions v ON v.encoder_id = e.id AND v.version = e.default_version
              WHERE e.name = audit_image.name)
+        WHEN 'model' THEN (
+            SELECT jsonb_build_object('inputs', m.inputs, 'outputs', m.outputs, 'version', m.default_version,
+                                      'versions', (SELECT coalesce(jsonb_object_agg(v.version, v.sha256), '{}') FROM scrim_state.model_versions v WHERE v.model_id = m.id))
+              FROM scrim_state.models m WHERE m.name = audit_image.name)
         WHEN 'schedule' THEN (
             SELECT jsonb_strip_nulls(jsonb_build_object('schedule', s.schedule, 'row_growth', s.row_growth))
               FROM scrim_state.training_schedules s JOIN scrim_state.encoders e ON e.id = s.encoder_id WHERE e.name = audit_image.name)
@@ -55,6 +59,10 @@ BEGIN
             SELECT 'mask', 0, r ->> 'name' WHERE TG_TABLE_NAME = 'mask_definitions'
             UNION ALL
             SELECT 'encoder', 0, r ->> 'name' WHERE TG_TABLE_NAME = 'encoders'
+            UNION ALL
+            SELECT 'model', 0, m.name FROM scrim_state.models m WHERE m.id = CASE TG_TABLE_NAME WHEN 'model_versions' THEN (r ->> 'model_id')::bigint END
+            UNION ALL
+            SELECT 'model', 0, r ->> 'name' WHERE TG_TABLE_NAME = 'models'
             UNION ALL
             SELECT 'schedule', 0, e.name FROM scrim_state.encoders e WHERE TG_TABLE_NAME = 'training_schedules' AND e.id = (r ->> 'encoder_id')::bigint
             UNION ALL
@@ -129,7 +137,7 @@ DO $$
 DECLARE
     t record;
 BEGIN
-    FOR t IN SELECT * FROM (VALUES ('policies', 'INSERT OR UPDATE OR DELETE'), ('protections', 'UPDATE OF suspended OR DELETE'), ('mask_definitions', 'INSERT OR UPDATE OR DELETE'), ('encoders', 'INSERT OR UPDATE OR DELETE'),
+    FOR t IN SELECT * FROM (VALUES ('policies', 'INSERT OR UPDATE OR DELETE'), ('protections', 'UPDATE OF suspended OR DELETE'), ('mask_definitions', 'INSERT OR UPDATE OR DELETE'), ('encoders', 'INSERT OR UPDATE OR DELETE'), ('models', 'INSERT OR UPDATE OR DELETE'), ('model_versions', 'INSERT OR UPDATE OR DELETE'),
                                    ('training_schedules', 'INSERT OR UPDATE OF schedule, row_growth OR DELETE'), ('training_jobs', 'INSERT OR UPDATE OF cancel'),
                                    ('retired_keys', 'INSERT'), ('audit_settings', 'INSERT OR UPDATE OR DELETE')) AS v(name, events) LOOP
         EXECUTE format('CREATE TRIGGER audit_row BEFORE %s ON scrim_state.%I FOR EACH ROW EXECUTE FUNCTION scrim.audit_row()', t.events, t.name);

@@ -146,6 +146,7 @@ DECLARE
     roles jsonb := moves -> 'roles';
 BEGIN
     UPDATE scrim_state.encoders e SET source = coalesce(scrim.moved(e.source, moves -> 'relations'), 0), creator = coalesce(scrim.moved(e.creator, roles), 0);
+    UPDATE scrim_state.models m SET creator = coalesce(scrim.moved(m.creator, roles), 0);
     UPDATE scrim_state.mask_definitions d SET creator = coalesce(scrim.moved(d.creator, roles), 0);
     UPDATE scrim_state.training_schedules s SET requester = coalesce(scrim.moved(s.requester, roles), 0);
     UPDATE scrim_state.training_jobs j SET requester = coalesce(scrim.moved(j.requester, roles), 0);
@@ -156,6 +157,7 @@ BEGIN
     UPDATE scrim_state.trainers SET role = role;
     DELETE FROM scrim_state.replaced_views;
     DELETE FROM scrim_state.kept_uses;
+    DELETE FROM scrim_state.publications;
 END $$;
 
 -- Keys of masks go with their owners, since hashes are joined with what was hashed before. Those that seal are new: a dump has the old ones.

@@ -5,6 +5,9 @@ GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA scrim TO scrim_admin;
 GRANT EXECUTE ON FUNCTION scrim.require_policy_admin(regclass), scrim.require_trainer(), scrim.drop_encoder(text, boolean, boolean), scrim.train_encoder(text), scrim.cancel_training_job(bigint),
     scrim.create_encoder(text, regclass, text[], text[], int, int, int, bigint, text, boolean, float8, text, boolean, boolean),
     scrim.set_default_version(text, integer),
+    scrim.require_model_admin(), scrim.prepare_model(text, integer, boolean, boolean), scrim.register_model(text, integer, boolean, uuid), scrim.set_default_model_version(text, integer),
+    scrim.drop_model_version(text, integer), scrim.drop_model(text, boolean, boolean),
+    scrim.create_model_masking_policy(text, regclass, text[], text[], text, integer, text[], text, boolean, boolean, boolean),
     scrim.create_masking_policy(text, regclass, text[], text[], text, text[], text, boolean, boolean, boolean), scrim.create_sql_masking_policy(text, regclass, text[], text[], text, text, boolean, boolean, boolean),
     scrim.define_masking_policy(text, text[], text[], text, text, boolean, boolean), scrim.set_masking_policy_body(text, text), scrim.drop_masking_policy_definition(text, boolean), scrim.require_definer(),
     scrim.set_column_masking_policy(regclass, text, text, text[], boolean), scrim.unset_column_masking_policy(regclass, text),
@@ -23,11 +26,12 @@ GRANT SELECT ON scrim.training_jobs TO scrim_admin;
 REVOKE SELECT ON scrim.audit FROM scrim_user;
 GRANT SELECT ON scrim.audit TO scrim_admin;
 REVOKE EXECUTE ON FUNCTION scrim.audit_image(text, oid, text), scrim.audit_row(), scrim.audit_write(), scrim.audit_change(scrim_state.audit_before, jsonb, text), scrim.prune_audit(integer) FROM scrim_admin;
--- Workers', doctor's and init's own parts, for the role that ran `scrim init` alone.
+-- Workers', proxies', doctor's and init's own parts, for the role that ran `scrim init` alone.
 REVOKE EXECUTE ON FUNCTION scrim.prepare_trainer(oid), scrim.close_trainers(), scrim.end_reading(bigint), scrim.begin_training(bigint, int, text),
     scrim.training_progress(bigint, text, int, float8, float8, float8), scrim.publish_version(bigint, int, text, bigint, float8, jsonb, jsonb), scrim.release_slot(bigint),
     scrim.end_training(bigint, int, text, text, text, boolean), scrim.rescue_training(), scrim.enqueue_scheduled(bigint, text),
     scrim.run_schedule(bigint, text, timestamptz, timestamptz), scrim.due_schedules(), scrim.run_growth(),
+    scrim.begin_publication(text, integer, text, text[], integer, text), scrim.models_in_publication(), scrim.model_policies(bigint, integer),
     scrim.policy_openings(scrim_state.policies), scrim.policy_notes(scrim_state.policies), scrim.doctor_roles(), scrim.doctor_own(), scrim.doctor_rows(),
     scrim.doctor_event_triggers(), scrim.forget_dropped(), scrim.touched_relations(), scrim.is_serialized(), scrim.on_ddl(), scrim.on_drop(),
     scrim.rebind(), scrim.rebind_policies(jsonb), scrim.rebind_others(jsonb), scrim.rebind_keys(jsonb), scrim.rebind_view_owners(jsonb, boolean), scrim.regrant_source(oid, text),

@@ -20,10 +20,12 @@ const Batch = -1
 // Type is TensorProto.DataType.
 type Type uint64
 
-// The element types that Scrim's graphs use.
+// The element types that Scrim's graphs, and those of its tests, use.
 const (
 	Float  Type = 1
 	Int64  Type = 7
+	String Type = 8
+	Bool   Type = 9
 	Double Type = 11
 )
 
