@@ -2,6 +2,15 @@
 -- them. The parts that write Scrim's state and make the masked view are SECURITY DEFINER, take no expression of the
 -- caller's, and check session_user again: they can be called alone, but only against one's own table.
 
+-- With standard_conforming_strings off, the text of our own functions and what they print of constants would be read another way.
+CREATE FUNCTION scrim.require_standard_strings() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('standard_conforming_strings') <> 'on' THEN
+        RAISE EXCEPTION 'masking policies cannot be changed with standard_conforming_strings off' USING ERRCODE = 'feature_not_supported', HINT = 'SET standard_conforming_strings = on.';
+    END IF;
+END $$;
+
 CREATE FUNCTION scrim.require_policy_admin(relation regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -14,6 +23,7 @@ BEGIN
     IF NOT pg_has_role(session_user, owner, 'USAGE') THEN
         RAISE EXCEPTION 'must be owner of table %', relation USING ERRCODE = 'insufficient_privilege';
     END IF;
+    PERFORM scrim.require_standard_strings();
 END $$;
 
 CREATE FUNCTION scrim.require_protectable(relation regclass) RETURNS void
@@ -265,7 +275,7 @@ $$;
 
 -- Makes the masked view of a protection, readable by nobody yet.
 CREATE FUNCTION scrim.make_masked_view(protection_id integer) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET IntervalStyle = 'postgres' SET DateStyle = 'ISO' SET lc_monetary = 'C' AS $$
 DECLARE
     x scrim_state.protections;
     view_name text;
@@ -825,7 +835,7 @@ BEGIN
         PERFORM scrim.drop_views(x.masked_view || ARRAY(SELECT v.view FROM scrim_state.replaced_views v WHERE v.relation = x.relation));
     END IF;
     INSERT INTO scrim_state.kept_uses (relation, encoder_id) SELECT DISTINCT x.relation, p.encoder_id FROM scrim_state.policies p WHERE p.protection = x.id AND p.encoder_id IS NOT NULL
-    ON CONFLICT (relation, encoder_id) DO UPDATE SET xact = excluded.xact;
+    ON CONFLICT ON CONSTRAINT kept_uses_pkey DO UPDATE SET xact = excluded.xact;
     DELETE FROM scrim_state.protections p WHERE p.id = x.id;
     RETURN jsonb_build_object('grants', remembered, 'key_owner', x.key_owner);
 END $$;
