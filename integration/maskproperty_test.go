@@ -3,7 +3,6 @@ package integration_test
 import (
 	"strings"
 	"testing"
-	"time"
 )
 
 // hostileSQL makes a table whose columns, two of each type, have values that an error could print, and that are at the edges of
@@ -121,12 +120,12 @@ var triedSQL = []string{
 	`SELECT count(property.try(format('pg_catalog.%I(%s)', p.proname, (SELECT string_agg('c_' || property.stands(a), ', ' ORDER BY n) FROM unnest(p.proargtypes) WITH ORDINALITY u(a, n)))))
 		FROM pg_proc p WHERE p.pronamespace = 'pg_catalog'::regnamespace AND (scrim.is_discreet(p.oid, false) OR p.proname = 'pg_has_role') AND p.pronargs > 0
 		 AND (SELECT bool_and(property.stands(a) IS NOT NULL) FROM unnest(p.proargtypes) a)`,
-	`SELECT count(property.try(format('pg_catalog.%I(%s)', p.proname, (
+	`SELECT count(property.try(e)) FROM (SELECT DISTINCT format('pg_catalog.%I(%s)', p.proname, (
 			SELECT string_agg(CASE WHEN n = k THEN 'd_' || property.stands(a) ELSE format('%L::%s', CASE property.stands(a) WHEN 'interval' THEN '1 hour' WHEN 'oid' THEN '10' WHEN 'int4' THEN '2' WHEN 'int8' THEN '2' WHEN 'bytea' THEN '\x' ELSE constant END, property.stands(a)) END, ', ' ORDER BY n)
-			  FROM unnest(p.proargtypes) WITH ORDINALITY u(a, n)))))
-		FROM pg_proc p, generate_series(1, p.pronargs) k, unnest('{day,century,timezone,julian,epoch,UTC,hex,escape,g,EST,LMT,Europe/Berlin,postgres,usage}'::text[]) constant
+			  FROM unnest(p.proargtypes) WITH ORDINALITY u(a, n))) AS e
+		FROM pg_proc p, generate_series(1, p.pronargs) k, unnest('{day,timezone,UTC,hex,EST,Europe/Berlin,postgres}'::text[]) constant
 		WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname IN ('age', 'date_trunc', 'date_part', 'extract', 'timezone', 'pg_has_role', 'encode', 'regexp_replace', 'regexp_like', 'regexp_substr', 'regexp_count', 'to_char', 'to_date', 'to_number', 'decode', 'convert_from', 'set_bit', 'get_byte', 'make_date', 'chr')
-		 AND (SELECT bool_and(property.stands(a) IS NOT NULL) FROM unnest(p.proargtypes) a)`,
+		 AND (SELECT bool_and(property.stands(a) IS NOT NULL) FROM unnest(p.proargtypes) a)) x`,
 	`SELECT count(property.try(e)) FROM unnest(ARRAY['pg_has_role(session_user, ''postgres'', ''usage'')', 'now() > c_timestamptz', 'c_jsonb[c_text]', 'c__int4[c_int4]', 'greatest(c_numeric, d_numeric)', 'least(c_text, d_text)',
 		'nullif(c_float8, d_float8)', 'c_text IS DISTINCT FROM d_text', 'c_int4 = ANY (c__int4)', 'c_text LIKE d_text', 'c_text SIMILAR TO d_text', 'substring(c_text FROM d_text)', 'c_text COLLATE "C" < d_text', 'CASE c_int4 WHEN d_int4 THEN c_text ELSE d_text END',
 		'coalesce(c_date, d_date)', 'c_float8 * 0.5', 'c_float4 * 0.5', 'scrim.partial(c_text, c_int4, d_text, d_int4)', 'scrim.email(c_text)', 'scrim.bucket(c_int4, d_int4)', 'scrim.bucket(c_int8, d_int8)', 'scrim.bucket(c_numeric, d_numeric)',
@@ -142,8 +141,7 @@ func TestMasksPrintNothing(t *testing.T) {
 		admin := e.admin(t)
 		e.exec(t, admin, hostileSQL)
 		for _, q := range triedSQL {
-			began := time.Now()
-			t.Log(strings.TrimSpace(mustText(t, admin, q)), time.Since(began))
+			mustText(t, admin, q)
 		}
 		if wrong := mustText(t, admin, `SELECT expression, wrong FROM property.tried WHERE wrong IS NOT NULL`); wrong != "" {
 			t.Errorf("allowed in a mask:\n%s", wrong)

@@ -249,9 +249,9 @@ BEGIN
     EXECUTE format('CREATE TEMP TABLE scrim_probe (%s)', (SELECT string_agg(format('%I %s', a.name, a.type), ', ' ORDER BY a.ord) FROM unnest(arguments, types) WITH ORDINALITY AS a(name, type, ord)));
     FOR att IN SELECT a.attname, scrim.base_type(a.atttypid) AS atttypid, format_type(a.atttypid, NULL) AS type, format_type(scrim.base_type(a.atttypid), NULL) AS base, scrim.column_type(relation, a.attnum) AS whole, c.ord
                  FROM unnest(masked) WITH ORDINALITY AS c(num, ord) JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = c.num ORDER BY c.ord LOOP
-        -- NULL and constants take the column's type, as in a CASE.
+        -- NULL and constants take the column's type, as in a CASE; of a domain what it is made of.
         BEGIN
-            EXECUTE format(E'CREATE TEMP VIEW %I AS SELECT CASE WHEN true THEN (%s\n) ELSE NULL::%s END AS mask FROM pg_temp.scrim_probe t', 'scrim_mask_' || att.ord, expression, att.type);
+            EXECUTE format(E'CREATE TEMP VIEW %I AS SELECT CASE WHEN true THEN (%s\n) ELSE NULL::%s END AS mask FROM pg_temp.scrim_probe t', 'scrim_mask_' || att.ord, expression, att.base);
         EXCEPTION WHEN datatype_mismatch OR cannot_coerce THEN
             RAISE EXCEPTION 'the mask of column "%" is not of type %', att.attname, att.type USING ERRCODE = 'datatype_mismatch', DETAIL = SQLERRM, HINT = 'A masked column keeps its type: cast the mask, or show NULL.';
         END;
@@ -263,7 +263,7 @@ BEGIN
                 HINT = 'A masked column keeps its type: cast the mask, or show NULL.';
         END IF;
         PERFORM scrim.refuse_mask(views[att.ord], owner, format('the mask of column "%s"', att.attname));
-        EXECUTE format('CREATE TEMP VIEW scrim_cast AS SELECT CAST(t.mask AS %s) AS mask FROM %s t', att.whole, views[att.ord]);
+        EXECUTE format('CREATE TEMP VIEW scrim_cast AS SELECT t.mask::%s AS mask FROM %s t', att.whole, views[att.ord]);
         PERFORM scrim.refuse_mask('pg_temp.scrim_cast', owner, format('the mask of column "%s", cast to the type of that,', att.attname), true);
         DROP VIEW pg_temp.scrim_cast;
     END LOOP;
