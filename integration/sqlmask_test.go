@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
@@ -408,23 +409,22 @@ func checkDescription(t *testing.T, owner, reader *pgx.Conn, query string) {
 func TestMaskTypes(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		admin, owner, reader := e.admin(t), e.connect(t, olga), e.connect(t, analyst)
-		e.exec(t, admin, `CREATE DOMAIN address AS varchar(40) CHECK (value LIKE '%@%')`)
 		e.exec(t, admin, asOlga(`CREATE TYPE mood AS ENUM ('sad', 'happy')`,
-			`CREATE TABLE kinds (id integer PRIMARY KEY, num numeric(12,2), v varchar(5), c char(3), ctext text COLLATE "C", m mood, a text[], d timestamptz(0), dom address, j jsonb, f real, n name, b bit(3), u uuid)`,
-			`INSERT INTO kinds VALUES (1, 12.345, 'abcde', 'ab', 'x', 'happy', '{a,b}', '2024-05-17 12:00:00.7Z', 'a@b.c', '{"ssn": 1, "x": 2}', 1.25, 'nm', B'101', gen_random_uuid())`,
+			`CREATE TABLE kinds (id integer PRIMARY KEY, num numeric(12,2), v varchar(5), c char(3), ctext text COLLATE "C", m mood, a text[], d timestamptz(0), j jsonb, f real, n name, b bit(3), u uuid)`,
+			`INSERT INTO kinds VALUES (1, 12.345, 'abcde', 'ab', 'x', 'happy', '{a,b}', '2024-05-17 12:00:00.7Z', '{"ssn": 1, "x": 2}', 1.25, 'nm', B'101', gen_random_uuid())`,
 			`GRANT SELECT ON kinds TO analyst`)...)
 		for column, mask := range map[string]string{
-			"num": "num * 10 / 3", "v": "scrim.hash(v)", "c": "'xyzzy'", "ctext": "upper(ctext)", "m": "'sad'", "a": "ARRAY['*']", "d": "scrim.generalize(d, 'year')", "dom": "scrim.email(dom) || '@'", "j": "j - 'ssn'", "f": "floor(f)", "n": "'*'", "b": "B'000'", "u": "scrim.hash(u)",
+			"num": "num * 10 / 3", "v": "scrim.hash(v)", "c": "'xyzzy'", "ctext": "upper(ctext)", "m": "'sad'", "a": "ARRAY['*']", "d": "scrim.generalize(d, 'year')", "j": "j - 'ssn'", "f": "floor(f)", "n": "'*'", "b": "B'000'", "u": "scrim.hash(u)",
 		} {
 			e.exec(t, owner, fmt.Sprintf(`CREATE MASKING POLICY %[1]s ON kinds (%[1]s) USING (%[2]s)`, column, mask))
 		}
 		checkDescription(t, owner, reader, `SELECT * FROM kinds`)
-		if got := mustText(t, reader, `SELECT num, length(v), c, ctext, m, a, d AT TIME ZONE 'UTC', dom, j, f, n, b, pg_collation_for(ctext) FROM kinds`); got !=
-			`41.17|5|xyz|X|sad|{*}|2024-01-01 00:00:00|a*****@b*****.c@|{"x": 2}|1|*|000|"C"`+"\n" {
+		if got := mustText(t, reader, `SELECT num, length(v), c, ctext, m, a, d AT TIME ZONE 'UTC', j, f, n, b, pg_collation_for(ctext) FROM kinds`); got !=
+			`41.17|5|xyz|X|sad|{*}|2024-01-01 00:00:00|{"x": 2}|1|*|000|"C"`+"\n" {
 			t.Error(got)
 		}
 		e.exec(t, owner, `CREATE OR REPLACE MASKING POLICY m ON kinds (m) USING (NULL)`)
-		for column, mask := range map[string]string{"num": "'x'::text", "v": "5", "m": "'x'::text", "a": "'x'::text", "d": "1.5", "j": "'{}'::text", "u": "'x'::text", "b": "true", "dom": "5"} {
+		for column, mask := range map[string]string{"num": "'x'::text", "v": "5", "m": "'x'::text", "a": "'x'::text", "d": "1.5", "j": "'{}'::text", "u": "'x'::text", "b": "true"} {
 			if _, err := text(t, owner, fmt.Sprintf(`CREATE OR REPLACE MASKING POLICY %[1]s ON kinds (%[1]s) USING (%[2]s)`, column, mask)); code(err) != "42804" {
 				t.Errorf("%s masked by %s: %v", column, mask, explain(err))
 			}
@@ -436,6 +436,166 @@ func TestMaskTypes(t *testing.T) {
 		for column, mask := range map[string]string{"f": "num", "d": "'2024-01-01'::date", "v": "d::text"} {
 			if _, err := text(t, owner, fmt.Sprintf(`CREATE OR REPLACE MASKING POLICY %[1]s ON kinds (%[1]s) USING (%[2]s)`, column, mask)); code(err) != "0A000" || !strings.Contains(explain(err), "cast") {
 				t.Errorf("%s masked by %s: %v", column, mask, explain(err))
+			}
+		}
+	})
+}
+
+// TestMaskRefusals: what a mask may not be made of. Each names what is wrong.
+func TestMaskRefusals(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		admin, owner := e.admin(t), e.connect(t, olga)
+		other := extraRole(t, e, "scrim_user")
+		t.Cleanup(func() { _ = e.superuser(context.Background(), e.database, `DROP FUNCTION pinned_of_others CASCADE`) })
+		e.exec(t, admin, `GRANT CREATE ON SCHEMA public TO `+other, `CREATE FUNCTION pinned_of_others(text) RETURNS text LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT $1'`, `ALTER FUNCTION pinned_of_others OWNER TO `+other,
+			`CREATE FUNCTION super(text) RETURNS text LANGUAGE sql IMMUTABLE RETURN upper($1)`)
+		e.exec(t, admin, asOlga(
+			`CREATE TABLE r (id integer PRIMARY KEY, txt text, num numeric, f float8, d date, ts timestamp, tz timestamptz, i integer, by bytea, j jsonb, iv interval, dbl real, spare text, "scrim.hash(" text, "it's ""odd""" text)`,
+			`GRANT SELECT ON r TO analyst`,
+			`CREATE FUNCTION unpinned(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1'`,
+			`CREATE FUNCTION wide(text) RETURNS text LANGUAGE sql IMMUTABLE SET search_path = public AS 'SELECT $1'`,
+			`CREATE FUNCTION users_first(text) RETURNS text LANGUAGE sql IMMUTABLE SET search_path = "$user", pg_catalog, pg_temp AS 'SELECT $1'`,
+			`CREATE FUNCTION no_temp(text) RETURNS text LANGUAGE sql IMMUTABLE SET search_path = pg_catalog AS 'SELECT $1'`,
+			`CREATE FUNCTION pinned(text) RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN left($1, 1); END'`,
+			`CREATE FUNCTION body(v text) RETURNS text LANGUAGE sql STABLE RETURN pinned(v) || '.'`,
+			`CREATE FUNCTION body_of_unpinned(text) RETURNS text LANGUAGE sql IMMUTABLE RETURN upper(unpinned($1))`,
+			`CREATE FUNCTION body_twice(text) RETURNS text LANGUAGE sql IMMUTABLE RETURN upper(body_of_unpinned($1))`,
+			`CREATE FUNCTION body_of_others(text) RETURNS text LANGUAGE sql IMMUTABLE RETURN upper(pinned_of_others($1))`,
+			`CREATE FUNCTION moody(text) RETURNS text LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS 'SELECT $1'`,
+			`CREATE FUNCTION definer(text) RETURNS text LANGUAGE sql IMMUTABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'SELECT $1'`,
+			`REVOKE EXECUTE ON FUNCTION definer FROM PUBLIC`,
+			`CREATE FUNCTION several(text) RETURNS SETOF text LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS 'SELECT $1'`,
+			`CREATE OPERATOR public.=== (LEFTARG = text, RIGHTARG = text, FUNCTION = texteq)`,
+			`CREATE DOMAIN short AS text CHECK (value <> 'x')`)...)
+		refusals := map[string][]string{ // by what they name
+			"a subquery":           {"txt|(SELECT txt)", "txt|(SELECT rolpassword FROM pg_authid LIMIT 1)", "i|CASE WHEN EXISTS (SELECT 1) THEN 1 END"},
+			"it depends on a":      {"txt|current_user", "txt|user::text", "txt|current_role", "d|current_date", "txt|current_schema", "txt|current_catalog", "tz|CURRENT_TIMESTAMP", "ts|localtimestamp", "i|CASE WHEN current_user = 'analyst' THEN i END"},
+			"the whole row":        {"txt|CASE WHEN t IS NULL THEN 'x' END", "i|CASE WHEN t.ctid = '(0,1)' THEN 1 END", "i|CASE WHEN xmin IS NULL THEN 1 END"},
+			"the cast":             {"d|tz::date", "txt|f::text", "txt|d::text", "txt|tz::text", "txt|by::text", "txt|iv::text", "i|txt::int", "num|txt::numeric", "d|txt::date", "j|txt::jsonb", "dbl|num::real", "f|num::float8", "dbl|num", "f|num * 2", "tz|ts", "ts|tz", "txt|j::text", "i|length(txt::json::text)", "i|j::int"},
+			"function":             {"num|to_number(txt, '999')", "d|to_date(txt, 'YYYY')", "txt|chr(i)", "d|make_date(i, 1, 1)", "txt|format('%s', txt)", "txt|set_config('scrim.x', txt, false)", "txt|current_setting(txt)", "txt|to_char(d, 'Mon')", "txt|to_char(i, '999')", "txt|convert_from(by, 'UTF8')", "by|decode(txt, 'hex')", "by|convert_to(txt, 'UTF8')", "tz|age(tz, tz) + tz", "iv|age(tz, tz)", "tz|timezone('UTC', ts)", "ts|tz AT TIME ZONE 'UTC'", "tz|date_trunc('day', tz)", "i|date_part('day', tz)::int", "txt|concat(d, f)", "txt|quote_literal(txt)", "txt|pg_read_file(txt)", "f|random()", "i|nextval(txt)", "txt|query_to_xml(txt, true, true, '')::text", "j|to_jsonb(d)", "j|jsonb_build_object('a', txt)", "txt|pg_describe_object(i, i, i)", "txt|pg_get_expr(txt::pg_node_tree, 1)", "txt|lo_get(i::oid)::text"},
+			"takes constants":      {"ts|date_trunc(txt, ts)", "f|date_part(txt, ts)", "txt|encode(by, txt)", "txt|regexp_replace(txt, 'a', 'b', spare)", "d|scrim.generalize(d, txt)", "ts|timezone(iv, tz)"},
+			"pg_has_role takes":    {"i|CASE WHEN pg_has_role(txt::name, 'olga', 'usage') THEN i END", "i|CASE WHEN pg_has_role('analyst', 'olga', 'usage') THEN i END", "i|CASE WHEN pg_has_role(session_user, txt::name, 'usage') THEN i END"},
+			"must be the table":    {"txt|public.unpinned(txt)", "txt|public.wide(txt)", "txt|public.users_first(txt)", "txt|public.no_temp(txt)", "txt|public.pinned_of_others(txt)", "txt|public.body_of_unpinned(txt)", "txt|public.body_twice(txt)", "txt|public.body_of_others(txt)", "txt|public.moody(txt)", "txt|public.definer(txt)", "txt|scrim.needs_key()::text"},
+			"operator":             {"i|CASE WHEN txt OPERATOR(public.===) txt THEN 1 END", "tz|tz + iv", "j|j #- ARRAY[txt]", "txt|txt || d", "i|CASE WHEN d < tz THEN i END", "i|CASE WHEN j @? '$.a' THEN i END", "i|CASE WHEN txt @@ 'x' THEN i END"},
+			"a cast to a domain":   {"txt|txt::public.short"},
+			"a constant in a mask": {"txt|'scrim.hash('", "txt|left('scrim.x', i)"},
+			"is one expression":    {"txt|E'\\001'", "txt|txt) ELSE NULL END AS mask FROM pg_temp.scrim_probe t UNION ALL SELECT CASE WHEN true THEN (txt"},
+			"character of code 1":  {"txt|'\x01'"},
+		}
+		for naming, list := range refusals {
+			for n, c := range list {
+				column, expression, _ := strings.Cut(c, "|")
+				statements := []string{fmt.Sprintf(`SELECT scrim.create_sql_masking_policy('p', 'r', ARRAY[%s], NULL, %s)`, quoteLiteral(column), quoteLiteral(expression))}
+				if n == 0 && naming != "is one expression" {
+					statements = append(statements, fmt.Sprintf(`SELECT scrim.create_sql_masking_policy('p', 'r', '{spare}', NULL, 'NULL', %s)`, quoteLiteral("("+expression+") IS NULL")))
+				}
+				for _, statement := range statements {
+					if _, err := text(t, owner, statement); err == nil || code(err) == "0A000" && !strings.Contains(explain(err), naming) {
+						t.Errorf("%s: %v, want %q", statement, explain(err), naming)
+						e.exec(t, owner, `SELECT scrim.drop_masking_policy('p', 'r', true)`)
+					} else if code(err) != "0A000" {
+						t.Logf("%s: %v", statement, explain(err))
+					}
+				}
+			}
+		}
+		for expression, want := range map[string]string{
+			"max(txt)": "0A000", "(row_number() OVER ())::text": "0A000", "unnest(ARRAY[txt])": "0A000", "public.several(txt)": "0A000", "generate_series(1, i)::text": "0A000", "ROW(txt)": "42804", "txt) ELSE NULL END AS mask, CASE WHEN true THEN (txt": "42701", "$1": "42P02", "nosuch": "42703", "nosuch(txt)": "42883", "txt +": "42601",
+		} {
+			if _, err := text(t, owner, fmt.Sprintf(`SELECT scrim.create_sql_masking_policy('p', 'r', '{txt}', NULL, %s)`, quoteLiteral(expression))); code(err) != want {
+				t.Errorf("%s: %v, want %s", expression, explain(err), want)
+			}
+		}
+		// Through the proxy the text must be one expression before it goes anywhere.
+		for _, using := range []string{`txt), (SELECT 1`, `1) FROM pg_authid --`, `txt)) ELSE ((txt`, `txt; SELECT 1`, `txt /*`, `SELECT 1`, `txt AS a`, `txt FROM r`, `$$a$$ $$b$$`, `WITH x AS (SELECT 1) SELECT 1`, ``} {
+			for _, statement := range []string{`CREATE MASKING POLICY p ON r (txt) USING (` + using + `)`, `CREATE MASKING POLICY p ON r (txt) USING (NULL) WHEN (` + using + `)`, `CREATE MASKING POLICY p AS (txt text) RETURNS text -> (` + using + `)`} {
+				if _, err := text(t, owner, statement); code(err) != "42601" && code(err) != "42804" {
+					t.Errorf("%s: %v", statement, explain(err))
+				}
+			}
+		}
+		// What is allowed.
+		reader := e.connect(t, analyst)
+		for _, c := range []string{"txt|public.pinned(txt)", "txt|public.body(txt)", "txt|public.super(txt)", "txt|$$a'$$ || txt -- ) comment", `txt|"scrim.hash(" || scrim.hash("scrim.hash(")`, `txt|"it's ""odd""" || '\1'`, "tz|now()", "txt|session_user", "i|CASE WHEN pg_has_role(session_user, 'analyst', 'member') THEN NULL ELSE i END",
+			"ts|timezone(interval '0', tz)", "ts|tz AT TIME ZONE interval '2 hours'", "f|f * 0.9 + 1", "num|round(num, -3)", "num|f::numeric", "j|j - 'ssn'", "txt|regexp_replace(txt, '\\d', 'x', 'g')", "txt|t.txt", "d|d - i", "txt|E'\\t'", "i|CASE WHEN tz > now() THEN i END", "dbl|1.5"} {
+			column, expression, _ := strings.Cut(c, "|")
+			if _, err := text(t, owner, fmt.Sprintf(`CREATE MASKING POLICY p ON r (%s) USING (%s%s)`, column, expression, "\n")); err != nil {
+				t.Errorf("%s: %v", expression, explain(err))
+				continue
+			}
+			if _, err := text(t, reader, `SELECT * FROM r`); err != nil {
+				t.Errorf("%s: %v", expression, explain(err))
+			}
+			e.exec(t, owner, `DROP MASKING POLICY p ON r`)
+		}
+	})
+}
+
+func quoteLiteral(s string) string {
+	return "E'" + strings.NewReplacer("'", "''", `\`, `\\`).Replace(s) + "'"
+}
+
+// TestHostileMasks: the functions that write masks down can be called alone, by whoever may make policies, with what statements never give them.
+// Nothing of it is run with more rights than the caller's.
+func TestHostileMasks(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		admin, owner := e.admin(t), e.directly(t, olga)
+		e.exec(t, admin, asOlga(`CREATE TABLE odd (id integer PRIMARY KEY, a text, "x'||pg_catalog.version()||'" text)`, `GRANT SELECT ON odd TO analyst`)...)
+		probe := func(columns, expression string) {
+			t.Helper()
+			e.exec(t, owner, `DROP TABLE IF EXISTS pg_temp.scrim_probe CASCADE`, `CREATE TEMP TABLE scrim_probe (`+columns+`)`, `CREATE TEMP VIEW hostile AS SELECT `+expression+` AS mask FROM pg_temp.scrim_probe t`)
+		}
+		// A constant that looks like what a column is called while a mask is written down stays a constant.
+		probe(`a text, b text`, `'scrim_00000000000000000000000000000000_2_' || a || 't.scrim_00000000000000000000000000000000_2_'`)
+		mustText(t, owner, `SELECT scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '[[2,3]]', false, 'x')`)
+		if got := mustText(t, admin, `SELECT masks[1] FROM scrim_state.sql_masks`); strings.Count(got, "\x01") != 2 {
+			t.Errorf("%q", got)
+		}
+		for _, c := range []struct{ columns, expression, call, want string }{
+			{`a text`, `(SELECT a)`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '[[2]]', false, 'x')`, "0A000"},
+			{`a text`, `a`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '[[2]]', false, '')`, "23514"},
+			{`a text`, `a`, `scrim.keep_mask('odd', ARRAY['pg_catalog.pg_roles'::regclass], NULL, '[[2]]', false, 'x')`, "0A000"},
+			{`a text`, `a`, `scrim.keep_mask('scrim_state.policies', ARRAY['pg_temp.hostile'::regclass], NULL, '[[2]]', false, 'x')`, "42501"},
+			{`a text`, `a`, `scrim.keep_definition('d', 'pg_catalog.pg_roles', 'x')`, "0A000"},
+		} {
+			probe(c.columns, c.expression)
+			if _, err := text(t, owner, `SELECT `+c.call); code(err) != c.want {
+				t.Errorf("%s: %v, want %s", c.call, explain(err), c.want)
+			}
+		}
+
+		// Whoever attaches another's definition runs what the server has printed of it.
+		for _, body := range []string{`v) ELSE NULL END AS mask FROM pg_temp.scrim_probe t; CREATE ROLE evil; SELECT (NULL`, `v)::text ELSE NULL END AS mask FROM pg_temp.scrim_probe t; SET ROLE olga; SELECT (NULL`} {
+			_, err := text(t, owner, `SELECT scrim.define_masking_policy('trojan', '{v}', '{text}', 'text', `+quoteLiteral(body)+`)`)
+			e.exec(t, admin, `CREATE TABLE supers (id integer PRIMARY KEY, s text)`)
+			if err == nil {
+				_, err = text(t, admin, `SELECT scrim.set_column_masking_policy('supers', 's', 'trojan')`)
+			}
+			if got := mustText(t, admin, `SELECT count(*) FROM pg_roles WHERE rolname = 'evil'`); got != "0\n" {
+				t.Errorf("another's text was run: %v", explain(err))
+			}
+			e.exec(t, admin, `DROP TABLE supers`)
+		}
+		probe(`v text`, `upper(v)`)
+		mustText(t, owner, `SELECT scrim.keep_definition('kept', 'pg_temp.hostile', 'lower(v); DROP TABLE odd')`)
+		if got := mustText(t, admin, `SELECT arguments, types, expression FROM scrim_state.mask_definitions WHERE name = 'kept'`); got != "{v}|{text}|upper(v)\n" && got != "{v}|{text}|upper(t.v)\n" {
+			t.Error(got)
+		}
+
+		// Constants are printed so that they mean the same in another session; without that strings of the standard's kind, nothing is made.
+		e.exec(t, admin, asOlga(`CREATE TABLE dated (id integer PRIMARY KEY, d date, f float8, iv interval, b bytea, tz timestamptz)`, `GRANT SELECT ON dated TO analyst`, `INSERT INTO dated VALUES (1, now(), 1, '1 day', '', now())`)...)
+		e.exec(t, owner, `SET DateStyle = 'SQL, DMY'`, `SET IntervalStyle = 'sql_standard'`, `SET extra_float_digits = -15`, `SET bytea_output = 'escape'`, `SET TimeZone = 'UTC5:13'`)
+		for column, mask := range map[string]string{"d": `DATE '2024-03-02'`, "f": `0.1234567890123::float8`, "iv": `INTERVAL '-1 day -02:00'`, "b": `'\x5c00ff'::bytea`, "tz": `TIMESTAMPTZ '2024-03-02 01:00Z'`} {
+			e.exec(t, owner, fmt.Sprintf(`SELECT scrim.create_sql_masking_policy('%[1]s', 'dated', '{%[1]s}', NULL, %[2]s)`, column, quoteLiteral(mask)))
+		}
+		e.exec(t, owner, `SET DateStyle = 'SQL, MDY'`, `SELECT scrim.suspend('dated')`, `SELECT scrim.resume('dated')`)
+		if got := mustText(t, e.connect(t, analyst), `SELECT d, f, iv, b, tz AT TIME ZONE interval '0' FROM dated`); got != `2024-03-02|0.1234567890123|-1 days -02:00:00|\x5c00ff|2024-03-02 01:00:00`+"\n" {
+			t.Error(got)
+		}
+		e.exec(t, owner, `SET standard_conforming_strings = off`)
+		for _, call := range []string{`scrim.create_sql_masking_policy('p', 'odd', '{a}', NULL, 'NULL')`, `scrim.define_masking_policy('p', '{v}', '{text}', 'text', 'v')`, `scrim.suspend('dated')`, `scrim.drop_masking_policy('d', 'dated')`} {
+			if _, err := text(t, owner, `SELECT `+call); code(err) != "0A000" {
+				t.Errorf("with standard_conforming_strings off: %s: %v", call, explain(err))
 			}
 		}
 	})

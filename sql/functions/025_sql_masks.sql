@@ -247,16 +247,16 @@ BEGIN
     END IF;
     PERFORM scrim.drop_probe();
     EXECUTE format('CREATE TEMP TABLE scrim_probe (%s)', (SELECT string_agg(format('%I %s', a.name, a.type), ', ' ORDER BY a.ord) FROM unnest(arguments, types) WITH ORDINALITY AS a(name, type, ord)));
-    FOR att IN SELECT a.attname, scrim.base_type(a.atttypid) AS atttypid, format_type(a.atttypid, NULL) AS type, format_type(scrim.base_type(a.atttypid), NULL) AS base, scrim.column_type(relation, a.attnum) AS whole, c.ord
+    FOR att IN SELECT a.attname, a.atttypid, format_type(a.atttypid, NULL) AS type, scrim.column_type(relation, a.attnum) AS whole, c.ord
                  FROM unnest(masked) WITH ORDINALITY AS c(num, ord) JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = c.num ORDER BY c.ord LOOP
-        -- NULL and constants take the column's type, as in a CASE; of a domain what it is made of.
+        -- NULL and constants take the column's type, as in a CASE.
         BEGIN
-            EXECUTE format(E'CREATE TEMP VIEW %I AS SELECT CASE WHEN true THEN (%s\n) ELSE NULL::%s END AS mask FROM pg_temp.scrim_probe t', 'scrim_mask_' || att.ord, expression, att.base);
+            EXECUTE format(E'CREATE TEMP VIEW %I AS SELECT CASE WHEN true THEN (%s\n) ELSE NULL::%s END AS mask FROM pg_temp.scrim_probe t', 'scrim_mask_' || att.ord, expression, att.type);
         EXCEPTION WHEN datatype_mismatch OR cannot_coerce THEN
             RAISE EXCEPTION 'the mask of column "%" is not of type %', att.attname, att.type USING ERRCODE = 'datatype_mismatch', DETAIL = SQLERRM, HINT = 'A masked column keeps its type: cast the mask, or show NULL.';
         END;
         views := views || format('pg_temp.%I', 'scrim_mask_' || att.ord)::regclass;
-        SELECT scrim.base_type(a.atttypid) AS atttypid, format_type(a.atttypid, NULL) AS type INTO shown FROM pg_attribute a WHERE a.attrelid = views[att.ord] AND a.attnum = 1;
+        SELECT a.atttypid, format_type(a.atttypid, NULL) AS type INTO shown FROM pg_attribute a WHERE a.attrelid = views[att.ord] AND a.attnum = 1;
         IF shown.atttypid <> att.atttypid
            AND NOT EXISTS (SELECT 1 FROM pg_cast c WHERE c.castsource = shown.atttypid AND c.casttarget = att.atttypid AND c.castcontext IN ('i', 'a') AND c.castmethod IN ('f', 'b')) THEN
             RAISE EXCEPTION 'the mask of column "%" is not of type %', att.attname, att.type USING ERRCODE = 'datatype_mismatch', DETAIL = format('It is of type %s.', shown.type),
@@ -264,7 +264,7 @@ BEGIN
         END IF;
         PERFORM scrim.refuse_mask(views[att.ord], owner, format('the mask of column "%s"', att.attname));
         EXECUTE format('CREATE TEMP VIEW scrim_cast AS SELECT t.mask::%s AS mask FROM %s t', att.whole, views[att.ord]);
-        PERFORM scrim.refuse_mask('pg_temp.scrim_cast', owner, format('the mask of column "%s", cast to the type of that,', att.attname), true);
+        PERFORM scrim.refuse_mask('pg_temp.scrim_cast', owner, format('the mask of column "%s", cast to the type of that,', att.attname));
         DROP VIEW pg_temp.scrim_cast;
     END LOOP;
     IF condition IS NOT NULL THEN
@@ -285,18 +285,11 @@ BEGIN
     DROP TABLE IF EXISTS pg_temp.scrim_probe CASCADE;
 END $$;
 
--- What a domain is made of; any other type is itself.
-CREATE FUNCTION scrim.base_type(type oid) RETURNS oid
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    WITH RECURSIVE t(oid, base) AS (SELECT y.oid, y.typbasetype FROM pg_type y WHERE y.oid = type UNION ALL SELECT y.oid, y.typbasetype FROM t JOIN pg_type y ON y.oid = t.base)
-    SELECT t.oid FROM t WHERE t.base = 0
-$$;
-
--- Raises if a mask may not be what it is. In the end it may be cast to a domain, whose checks see no more than the reader.
-CREATE FUNCTION scrim.refuse_mask(view regclass, owner oid, what text, to_domain boolean DEFAULT false) RETURNS void
+-- Raises if a mask may not be what it is.
+CREATE FUNCTION scrim.refuse_mask(view regclass, owner oid, what text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    faults text := (SELECT string_agg(f, E'\n' ORDER BY f) FROM scrim.mask_faults(view, owner) f WHERE NOT (to_domain AND f = 'a cast to a domain is not allowed in it'));
+    faults text := (SELECT string_agg(f, E'\n' ORDER BY f) FROM scrim.mask_faults(view, owner) f);
 BEGIN
     IF faults IS NOT NULL THEN
         RAISE EXCEPTION '% could show raw values, or be bent by whoever reads it', what USING ERRCODE = 'feature_not_supported', DETAIL = faults,

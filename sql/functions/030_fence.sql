@@ -486,7 +486,7 @@ BEGIN
             EXECUTE format('GRANT %s (%s) ON %s TO %s %s', e ->> 'privilege', open_columns, relation, scrim.role_name((e ->> 'grantee')::oid),
                            CASE WHEN (e ->> 'grantable')::boolean THEN 'WITH GRANT OPTION' END);
         ELSIF (e ->> 'attnum')::smallint = ANY (hidden) AND e ->> 'privilege' = 'SELECT' AND (SELECT c.relkind <> 'v' FROM pg_class c WHERE c.oid = relation) THEN
-            EXECUTE format('GRANT SELECT (ctid, xmin) ON %s TO %s', relation, scrim.role_name((e ->> 'grantee')::oid));
+            EXECUTE format('GRANT SELECT (ctid, xmin, tableoid) ON %s TO %s', relation, scrim.role_name((e ->> 'grantee')::oid));
         END IF;
     END LOOP;
     FOR g IN SELECT x AS role, scrim.hidden_from(x, policies) AS hidden FROM unnest(readers) x WHERE NOT has_table_privilege(x, relation, 'SELECT') LOOP
