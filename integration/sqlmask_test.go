@@ -600,3 +600,16 @@ func TestHostileMasks(t *testing.T) {
 		}
 	})
 }
+
+// TestSQLMaskIndex: conditions on unmasked columns reach their indexes through an SQL mask, and the mask is all that is computed.
+func TestSQLMaskIndex(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.exec(t, e.connect(t, olga), `CREATE MASKING POLICY p ON customers ("Note") USING (scrim.partial("Note", 6, '**', 1))`)
+		reader := e.connect(t, analyst)
+		for _, q := range []string{`SELECT "Note" FROM customers WHERE id = 7`, `SELECT max("Note") FROM customers WHERE id < 5 AND "Note" LIKE 'n%'`, `SELECT "Note" FROM customers ORDER BY id LIMIT 3`} {
+			if plan := mustText(t, reader, `EXPLAIN (COSTS OFF) `+q); !strings.Contains(plan, "customers_pkey") || strings.Contains(plan, "Subquery Scan") {
+				t.Errorf("%s:\n%s", q, plan)
+			}
+		}
+	})
+}
