@@ -33,8 +33,10 @@ func TestOracleSQLMasks(t *testing.T) {
 		{"alone", -1, nil, maskedBySQL("age", "income", "score", `"Note"`), `age integer, income numeric(12,2), score float8`, `bucket(c.age, 10), round(c.income, -3), floor(c.score / 50) * 50`},
 		{"beside codes", -1, nil, append(maskedBySQL("score", `"Note"`), fmt.Sprintf(codes, risk)), `age float8, income float8, score float8`, `s.age, s.income, floor(c.score / 50) * 50`},
 		{"beside what is raw", -1, nil, append(maskedBySQL("score", `"Note"`), fmt.Sprintf(codes, analyst)), `age integer, income numeric(12,2), score float8`, `c.age, c.income, floor(c.score / 50) * 50`},
-		{"row security", -1, asOlga(`ALTER TABLE customers ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY`, `CREATE POLICY thirds ON customers FOR SELECT TO analyst USING (id % 3 <> 1)`, `CREATE POLICY rest ON customers TO olga, risk USING (true)`),
-			append(maskedBySQL("score", `"Note"`), fmt.Sprintf(codes, risk)), `age float8, income float8, score float8`, `s.age, s.income, floor(c.score / 50) * 50`},
+		{
+			"row security", -1, asOlga(`ALTER TABLE customers ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY`, `CREATE POLICY thirds ON customers FOR SELECT TO analyst USING (id % 3 <> 1)`, `CREATE POLICY rest ON customers TO olga, risk USING (true)`),
+			append(maskedBySQL("score", `"Note"`), fmt.Sprintf(codes, risk)), `age float8, income float8, score float8`, `s.age, s.income, floor(c.score / 50) * 50`,
+		},
 		{"partitioned", 0, nil, append(maskedBySQL("score", `"Note"`), fmt.Sprintf(codes, risk)), `age float8, income float8, score float8`, `s.age, s.income, floor(c.score / 50) * 50`},
 		{"view", 3, nil, maskedBySQL("age", "income", "score", `"Note"`), `age integer, income numeric(12,2), score float8`, `bucket(c.age, 10), round(c.income, -3), floor(c.score / 50) * 50`},
 		{"materialized view", 2, nil, maskedBySQL("age", "income", "score", `"Note"`), `age integer, income numeric(12,2), score float8`, `bucket(c.age, 10), round(c.income, -3), floor(c.score / 50) * 50`},

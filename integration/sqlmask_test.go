@@ -360,7 +360,7 @@ func checkHashes(t *testing.T, e *env, admin, reader *pgx.Conn) {
 		v := strings.Split(raw[i], "|")
 		want := fmt.Sprintf("%x|%d|%d|%s", mac(v[0]), int32(binary.BigEndian.Uint32(mac(v[1]))), int64(binary.BigEndian.Uint64(mac(v[2]))), hex.EncodeToString(mac(v[3])[:16]))
 		if shown[i] != want {
-			t.Errorf("%s: the hashes are\n%s, not\n%s", e.world.name, shown[i], want)
+			t.Errorf("%s: the hashes are\n%s, not\n%s", e.name, shown[i], want)
 		}
 	}
 	if got := mustText(t, reader, `SELECT htext, hint, hbig, huuid FROM lib WHERE id = 4`); got != "∅|∅|∅|∅\n" {
@@ -516,8 +516,10 @@ func TestMaskRefusals(t *testing.T) {
 		}
 		// What is allowed.
 		reader := e.connect(t, analyst)
-		for _, c := range []string{"txt|public.pinned(txt)", "txt|public.body(txt)", "txt|public.super(txt)", "txt|$$a'$$ || txt -- ) comment", `txt|"scrim.hash(" || scrim.hash("scrim.hash(")`, `txt|"it's ""odd""" || '\1'`, "tz|now()", "txt|session_user", "i|CASE WHEN pg_has_role(session_user, 'analyst', 'member') THEN NULL ELSE i END",
-			"ts|timezone(interval '0', tz)", "ts|tz AT TIME ZONE interval '2 hours'", "f|f * 0.9 + 1", "num|round(num, -3)", "num|f::numeric", "j|j - 'ssn'", "txt|regexp_replace(txt, '\\d', 'x', 'g')", "txt|t.txt", "d|d - i", "txt|E'\\t'", "i|CASE WHEN tz > now() THEN i END", "dbl|1.5"} {
+		for _, c := range []string{
+			"txt|public.pinned(txt)", "txt|public.body(txt)", "txt|public.super(txt)", "txt|$$a'$$ || txt -- ) comment", `txt|"scrim.hash(" || scrim.hash("scrim.hash(")`, `txt|"it's ""odd""" || '\1'`, "tz|now()", "txt|session_user", "i|CASE WHEN pg_has_role(session_user, 'analyst', 'member') THEN NULL ELSE i END",
+			"ts|timezone(interval '0', tz)", "ts|tz AT TIME ZONE interval '2 hours'", "f|f * 0.9 + 1", "num|round(num, -3)", "num|f::numeric", "j|j - 'ssn'", "txt|regexp_replace(txt, '\\d', 'x', 'g')", "txt|t.txt", "d|d - i", "txt|E'\\t'", "i|CASE WHEN tz > now() THEN i END", "dbl|1.5",
+		} {
 			column, expression, _ := strings.Cut(c, "|")
 			if _, err := text(t, owner, fmt.Sprintf(`CREATE MASKING POLICY p ON r (%s) USING (%s%s)`, column, expression, "\n")); err != nil {
 				t.Errorf("%s: %v", expression, explain(err))
@@ -610,6 +612,50 @@ func TestSQLMaskIndex(t *testing.T) {
 			if plan := mustText(t, reader, `EXPLAIN (COSTS OFF) `+q); !strings.Contains(plan, "customers_pkey") || strings.Contains(plan, "Subquery Scan") {
 				t.Errorf("%s:\n%s", q, plan)
 			}
+		}
+	})
+}
+
+// TestSQLMaskCascade: copies in views are masked along, by the same expression over the view's own columns, and go with it.
+func TestSQLMaskCascade(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		admin, owner, reader := e.admin(t), e.connect(t, olga), e.connect(t, analyst)
+		e.exec(t, admin, asOlga(`CREATE VIEW copies AS SELECT region AS area, "Note" AS remark, id AS number, score FROM customers`, `CREATE VIEW again AS SELECT number, remark, area AS "Note" FROM copies`,
+			`CREATE VIEW lacking AS SELECT id, "Note" FROM customers`, `CREATE MATERIALIZED VIEW stored AS SELECT id, region, "Note" FROM customers`, `GRANT SELECT ON copies, again, stored TO analyst`)...)
+		const policy = `CREATE MASKING POLICY p ON customers ("Note") EXCEPT risk USING (region || scrim.partial("Note", 6, '**', 1)) WHEN (region <> 'EU')`
+		if _, err := text(t, owner, policy); code(err) != "55000" || !strings.Contains(explain(err), "copies") {
+			t.Errorf("without CASCADE: %v", explain(err))
+		}
+		e.exec(t, owner, policy+` CASCADE`, `CREATE MASKING POLICY q ON customers (score) USING (scrim.bucket(score, 100)) CASCADE`)
+		for query, want := range map[string]string{
+			`SELECT remark, area, score FROM copies WHERE number = 10`:                  "US**|US|600\n",
+			`SELECT remark, "Note" FROM again WHERE number IN (10, 15) ORDER BY number`: "US**|US\nnote 15|EU\n",
+			`SELECT "Note" FROM stored WHERE id IN (10, 15) ORDER BY id`:                "US**\nnote 15\n",
+			`SELECT "Note" FROM customers WHERE id IN (10, 15) ORDER BY id`:             "US**\nnote 15\n",
+		} {
+			if got := mustText(t, reader, query); got != want {
+				t.Errorf("%s: %s, not %s", query, got, want)
+			}
+		}
+		for _, q := range []string{`SELECT remark FROM copies`, `SELECT remark FROM again`, `SELECT "Note" FROM stored`, `SELECT score FROM copies`} {
+			if _, err := text(t, e.directly(t, analyst), q); code(err) != "42501" {
+				t.Errorf("around the proxy: %s: %v", q, explain(err))
+			}
+		}
+		e.exec(t, owner, `ALTER MASKING POLICY p ON customers DISABLE`)
+		if _, err := text(t, reader, `SELECT remark FROM again`); code(err) != "42501" {
+			t.Errorf("disabled: %v", explain(err))
+		}
+		if got := mustText(t, reader, `SELECT score FROM copies WHERE number = 10`); got != "600\n" {
+			t.Error(got)
+		}
+		e.exec(t, owner, `DROP MASKING POLICY p ON customers`)
+		if got := mustText(t, reader, `SELECT remark, score FROM copies WHERE number = 10`); got != "note 10|600\n" {
+			t.Error(got)
+		}
+		e.exec(t, owner, `DROP MASKING POLICY q ON customers`)
+		if got := mustText(t, e.directly(t, analyst), `SELECT remark, score FROM copies WHERE number = 10`); got != "note 10|610.5\n" {
+			t.Error(got)
 		}
 	})
 }
