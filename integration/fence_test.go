@@ -303,7 +303,7 @@ func TestHostilePublish(t *testing.T) {
 			`'{3}', '{1}', '{3,4}', 'enc', 'VECTOR'`:                         "22023",
 			`'{3}', '{1}', '{3,4,5,6}', 'missing', 'VECTOR'`:                 "42704",
 			`'{3}', '{1}', '{3,4,5,6}', 'enc', 'SOMETHING'`:                  "23514",
-			`'{{3}}', '{1}', '{3,4,5,6}', 'enc', 'VECTOR'`:                   "23514",
+			`'{{3}}', '{1}', '{3,4,5,6}', 'enc', 'VECTOR'`:                   "22P02",
 		} {
 			_, err := text(t, owner, `SELECT scrim.fence_publish('customers', `+definition(args)+`, NULL, false, '[]', '[]')`)
 			if code(err) != want {

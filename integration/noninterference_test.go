@@ -57,7 +57,7 @@ func (d dialogue) String() string {
 // mean. So there are three classes of raw values with one code each. The training data makes their borders exact.
 const trainingSQL = `
 CREATE TABLE people (id integer PRIMARY KEY, region text NOT NULL, age integer, income numeric(12,2), score double precision, vip boolean,
-	note text) WITH (autovacuum_enabled = off);
+	note text, phone text, born date, paid integer) WITH (autovacuum_enabled = off);
 ALTER TABLE people ALTER note SET STORAGE PLAIN;
 INSERT INTO people SELECT i, 'EU', 40 + (i & 1) * 20 - 10, 50000 + (i & 2) * 10000 - 10000, 500 + (i & 4) * 50 - 100, i & 8 = 0 FROM generate_series(1, 256) i;
 CREATE TABLE wages (id integer PRIMARY KEY, person integer, amount numeric, memo text) WITH (autovacuum_enabled = off);
@@ -77,6 +77,9 @@ var trainingScrim = []string{
 	`CREATE ENCODER wages ON wages (amount) WITH (latent_dims = 3, epochs = 2, batch_size = 64, seed = 1) WAIT`,
 	`TRUNCATE people, wages`,
 	`CREATE MASKING POLICY people ON people (age, income, score) EXCEPT risk USING ENCODER people`,
+	`CREATE MASKING POLICY phones ON people (phone) USING (scrim.partial(phone, 2, '**', 1))`,
+	`CREATE MASKING POLICY others ON people (born) EXCEPT risk USING (scrim.generalize(born, 'month'))`,
+	`CREATE MASKING POLICY paid ON people (paid) USING (scrim.bucket(paid, 100))`,
 	`CREATE MASKING POLICY wages ON wages (amount) EXCEPT risk USING ENCODER wages`,
 	`CREATE FEATURE VIEW traits FOR ENCODER people`,
 	`CREATE FEATURE VIEW paid FOR ENCODER wages`,
@@ -116,14 +119,22 @@ func fill(shared, own *rand.Rand) string {
 	var b strings.Builder
 	for i := 1; i <= 60; i++ {
 		age, income, score := strconv.Itoa(shared.IntN(100)), strconv.Itoa(shared.IntN(90000)), strconv.Itoa(shared.IntN(900))
-		fmt.Fprintf(&b, "INSERT INTO people VALUES (%d, '%s', %s, %s, %s, %t, 'note %d');\n", i, []string{"EU", "US", "APAC"}[shared.IntN(3)],
-			of(ages, age), of(incomes, income), of(scores, score), shared.IntN(2) == 0, shared.IntN(100))
+		fmt.Fprintf(&b, "INSERT INTO people VALUES (%d, '%s', %s, %s, %s, %t, 'note %d', %s);\n", i, []string{"EU", "US", "APAC"}[shared.IntN(3)],
+			of(ages, age), of(incomes, income), of(scores, score), shared.IntN(2) == 0, shared.IntN(100), underSQLMasks(shared, own))
 		if i%2 == 0 {
 			fmt.Fprintf(&b, "INSERT INTO wages VALUES (%d, %d, %s);\n", i, shared.IntN(80), of(amounts, strconv.Itoa(shared.IntN(9000))))
 		}
 		fmt.Fprintf(&b, "INSERT INTO people (id, region, note) VALUES (-%d, '', repeat('x', 5000));\nINSERT INTO wages (id, memo) VALUES (-%d, repeat('x', 5000));\n", i, i)
 	}
 	return b.String() + "DELETE FROM people WHERE id < 0;\nDELETE FROM wages WHERE id < 0;"
+}
+
+// underSQLMasks makes a phone number, a day of birth and a sum, of which the masks leave some digits, the month and the hundreds.
+func underSQLMasks(shared, own *rand.Rand) string {
+	if shared.IntN(9) == 0 {
+		return "NULL, NULL, NULL"
+	}
+	return fmt.Sprintf("'%d%06d%d', '2020-%02d-%02d', %d", 10+shared.IntN(20), own.IntN(1000000), shared.IntN(3), 1+shared.IntN(12), 1+own.IntN(28), (shared.IntN(8)-3)*100+own.IntN(100))
 }
 
 // compareTwins sends dialogues to both twins and compares what they answer.
@@ -202,7 +213,7 @@ func parting(a, b string) string {
 type sibling struct {
 	layout  string      // seen by the superuser
 	codes   string      // seen by the masked role
-	raw     [4][]string // of each masked column
+	raw     [7][]string // of each masked column
 	answers []answer
 }
 
@@ -234,7 +245,7 @@ func (w *world) runSibling(t *testing.T, base *env, name string, seed uint64, di
 	tw := &sibling{
 		layout: mustText(t, admin, `SELECT ctid, id FROM people`) + mustText(t, admin, `SELECT ctid, id FROM wages`) + mustText(t, admin, `SELECT relpages, reltuples, oid FROM pg_class WHERE oid > 16383 ORDER BY oid`),
 	}
-	for i, q := range []string{`SELECT age FROM people`, `SELECT income FROM people`, `SELECT score FROM people`, `SELECT amount FROM wages`} {
+	for i, q := range []string{`SELECT age FROM people`, `SELECT income FROM people`, `SELECT score FROM people`, `SELECT amount FROM wages`, `SELECT phone FROM people`, `SELECT born FROM people`, `SELECT paid FROM people`} {
 		tw.raw[i] = strings.Split(mustText(t, admin, q), "\n")
 	}
 	s := &speaker{e: e}

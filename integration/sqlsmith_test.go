@@ -19,7 +19,7 @@ func TestNonInterferenceSqlsmith(t *testing.T) {
 
 // standInSQL has what the masked role sees, with the types that it sees: sqlsmith looks for operators that fit.
 const standInSQL = `
-CREATE TABLE people (id integer PRIMARY KEY, region text NOT NULL, age double precision, income double precision, score double precision, vip boolean, note text);
+CREATE TABLE people (id integer PRIMARY KEY, region text NOT NULL, age double precision, income double precision, score double precision, vip boolean, note text, phone text, born date, paid integer);
 CREATE TABLE wages (id integer PRIMARY KEY, person integer, amount real[], memo text);
 CREATE TABLE orders (id integer PRIMARY KEY, customer_id integer, amount numeric, region text);
 GRANT SELECT ON people, wages, orders TO analyst`

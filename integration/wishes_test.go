@@ -249,7 +249,9 @@ func (g *wisher) aggregate() string {
 
 func (g *wisher) num(depth int) string {
 	if depth == 0 || g.IntN(3) == 0 {
-		return g.pick(func() string { return g.one("p.age", "p.income", "p.score", "p.income", "p.id", "p.id % 7") }, func() string { return g.value("float8", "0.3", "-0.1", "7") })
+		return g.pick(func() string {
+			return g.one("p.age", "p.income", "p.score", "p.income", "p.id", "p.id % 7", "p.paid", "p.paid")
+		}, func() string { return g.value("float8", "0.3", "-0.1", "7") })
 	}
 	d := depth - 1
 	return g.pick(
@@ -274,7 +276,7 @@ func (g *wisher) num(depth int) string {
 
 func (g *wisher) text(depth int) string {
 	if depth == 0 || g.IntN(3) == 0 {
-		return g.one("p.region", "p.note", "p.region || p.note", "p.income::text")
+		return g.one("p.region", "p.note", "p.region || p.note", "p.income::text", "p.phone", "p.born::text")
 	}
 	d := depth - 1
 	return g.pick(
@@ -293,7 +295,7 @@ func (g *wisher) text(depth int) string {
 func (g *wisher) cond(depth int) string {
 	if depth == 0 || g.IntN(3) == 0 {
 		return g.one("p.income > 0.1", "p.age <= 0.5", "p.id < 40", "p.region = 'EU'", "p.vip", "p.score BETWEEN -0.3 AND 0.3", "p.id % 3 = 1", "p.income IS NOT NULL", "p.age IS NULL", "p.income IS DISTINCT FROM p.score",
-			"p.note LIKE 'note 1%'", "true", "p.income::text LIKE '%1%'", "(p.age, p.income) > (0.1, 0.2)", "p.id IN (3, 5, 8, 40)")
+			"p.note LIKE 'note 1%'", "true", "p.income::text LIKE '%1%'", "(p.age, p.income) > (0.1, 0.2)", "p.paid > 100", "p.phone LIKE '1%'", "p.born < '2020-06-01'", "p.id IN (3, 5, 8, 40)")
 	}
 	d := depth - 1
 	return g.pick(
@@ -317,7 +319,7 @@ func afterAnalyze() []dialogue {
 	var list []dialogue
 	for _, q := range []string{
 		`SELECT * FROM pg_stats WHERE tablename IN ('people', 'wages') ORDER BY tablename, attname`, `SELECT * FROM pg_stats_ext`, `SELECT * FROM pg_stats_ext_exprs`, `SELECT * FROM pg_statistic`, `SELECT * FROM pg_statistic_ext_data`,
-		`SELECT relname, relpages, reltuples FROM pg_class WHERE relname ~ 'people|wages' ORDER BY relname`, `SELECT * FROM people ORDER BY id`, `SELECT income, count(*) FROM people GROUP BY income ORDER BY 1`,
+		`SELECT relname, relpages, reltuples FROM pg_class WHERE relname ~ 'people|wages' ORDER BY relname`, `SELECT * FROM people ORDER BY id`, `SELECT income, count(*) FROM people GROUP BY income ORDER BY 1`, `SELECT paid, count(*) FROM people GROUP BY paid ORDER BY 1`, `EXPLAIN (COSTS OFF) SELECT id FROM people WHERE paid = 100 AND phone > '1'`,
 		`SELECT p.id, w.id FROM people p JOIN wages w ON w.amount[1] > p.income ORDER BY 1, 2`, `EXPLAIN SELECT id FROM people WHERE region = 'EU'`,
 	} {
 		list = append(list, dialogue{messages: []string{q}})

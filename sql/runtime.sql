@@ -267,22 +267,25 @@ LANGUAGE sql STABLE PARALLEL SAFE RETURN ('x' || encode(substring(scrim_runtime.
 CREATE OR REPLACE FUNCTION scrim_runtime.hash(inner_key bytea, outer_key bytea, value uuid) RETURNS uuid
 LANGUAGE sql STABLE PARALLEL SAFE RETURN encode(substring(scrim_runtime.keyed_digest(inner_key, outer_key, value::text) FOR 16), 'hex')::uuid;
 
+-- The lower bound of the multiple of width that a value is in. What is no number, or infinite, is itself.
 CREATE OR REPLACE FUNCTION scrim_runtime.bucket(value integer, width integer) RETURNS integer
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN value - mod(mod(value, width) + width, width);
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN value - mod(value, width) - CASE WHEN mod(value, width) <> 0 AND (mod(value, width) < 0) <> (width < 0) THEN width ELSE 0 END;
 CREATE OR REPLACE FUNCTION scrim_runtime.bucket(value bigint, width bigint) RETURNS bigint
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN value - mod(mod(value, width) + width, width);
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN value - mod(value, width) - CASE WHEN mod(value, width) <> 0 AND (mod(value, width) < 0) <> (width < 0) THEN width ELSE 0 END;
 CREATE OR REPLACE FUNCTION scrim_runtime.bucket(value numeric, width numeric) RETURNS numeric
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN floor(value / width) * width;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN value IN ('NaN', 'Infinity', '-Infinity') THEN value
+            ELSE trim_scale(value - mod(value, width) - CASE WHEN mod(value, width) <> 0 AND (mod(value, width) < 0) <> (width < 0) THEN width ELSE 0 END) END;
 CREATE OR REPLACE FUNCTION scrim_runtime.bucket(value double precision, width double precision) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN floor(value / width) * width;
 
--- In UTC: whoever could move the time zone could find the value by where it crosses a boundary.
+-- In UTC: whoever could move the time zone could find the value by where it crosses a boundary. Not by that name, which TimeZone can give a meaning of its own from PostgreSQL 18 on.
 CREATE OR REPLACE FUNCTION scrim_runtime.generalize(value date, unit text) RETURNS date
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN date_trunc(unit, value::timestamp)::date;
 CREATE OR REPLACE FUNCTION scrim_runtime.generalize(value timestamp, unit text) RETURNS timestamp
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN date_trunc(unit, value);
 CREATE OR REPLACE FUNCTION scrim_runtime.generalize(value timestamptz, unit text) RETURNS timestamptz
-LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN timezone('UTC', date_trunc(unit, timezone('UTC', value)));
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN timezone(interval '0', date_trunc(unit, timezone(interval '0', value)));
 
 -- A number from -1 to 1 that a row's key decides.
 CREATE OR REPLACE FUNCTION scrim_runtime.draw(inner_key bytea, outer_key bytea, row_key text) RETURNS double precision
@@ -294,7 +297,7 @@ LANGUAGE sql STABLE PARALLEL SAFE RETURN value + amplitude * scrim_runtime.draw(
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value double precision, amplitude double precision, row_key bigint) RETURNS double precision
 LANGUAGE sql STABLE PARALLEL SAFE RETURN value + amplitude * scrim_runtime.draw(inner_key, outer_key, row_key::text);
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value numeric, amplitude numeric, row_key text) RETURNS numeric
-LANGUAGE sql STABLE PARALLEL SAFE RETURN value + trim_scale(round(amplitude * scrim_runtime.draw(inner_key, outer_key, row_key)::numeric, scale(value)));
+LANGUAGE sql STABLE PARALLEL SAFE RETURN value + trim_scale(round(amplitude * scrim_runtime.draw(inner_key, outer_key, row_key)::numeric, coalesce(scale(value), 0)));
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value numeric, amplitude numeric, row_key bigint) RETURNS numeric
 LANGUAGE sql STABLE PARALLEL SAFE RETURN scrim_runtime.noise(inner_key, outer_key, value, amplitude, row_key::text);
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value bigint, amplitude bigint, row_key text) RETURNS bigint

@@ -32,31 +32,59 @@ CREATE FUNCTION scrim.noise(value bigint, amplitude bigint, row_key bigint) RETU
 CREATE FUNCTION scrim.noise(value integer, amplitude integer, row_key text) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::integer';
 CREATE FUNCTION scrim.noise(value integer, amplitude integer, row_key bigint) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::integer';
 
--- Whether a function that is not PostgreSQL's may be called by masks of a table owner's: his own, or a superuser's, that cannot be bent by the search_path of whoever reads.
+-- Whether a function that is not PostgreSQL's may be called by masks of a table owner's: his own, or a superuser's, that whoever reads cannot bend by search_path or temporary objects. Types are looked for in pg_temp
+-- first where it is not named, and what a body that PostgreSQL has parsed calls has to be as good as itself.
 CREATE FUNCTION scrim.may_mask_with(function oid, owner oid) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT EXISTS (
-        SELECT 1 FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner
-         WHERE p.oid = function
+    WITH RECURSIVE called(oid) AS (
+        SELECT function
+        UNION
+        SELECT CASE WHEN d.refclassid = 'pg_operator'::regclass THEN (SELECT o.oprcode::oid FROM pg_operator o WHERE o.oid = d.refobjid) ELSE d.refobjid END
+          FROM called c JOIN pg_proc p ON p.oid = c.oid AND p.prosqlbody IS NOT NULL AND p.pronamespace NOT IN ('scrim'::regnamespace, 'scrim_runtime'::regnamespace)
+          JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass))
+    SELECT bool_and(EXISTS (
+        SELECT 1 FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner JOIN pg_language l ON l.oid = p.prolang
+         WHERE p.oid = c.oid
            AND CASE WHEN p.pronamespace IN ('scrim'::regnamespace, 'scrim_runtime'::regnamespace)
                     THEN p.proname IN ('partial', 'email', 'hash', 'bucket', 'generalize', 'noise')
                     ELSE (p.proowner = owner OR r.rolsuper) AND p.provolatile <> 'v' AND NOT p.prosecdef AND NOT p.proretset
-                         AND (p.prosqlbody IS NOT NULL OR EXISTS (SELECT 1 FROM unnest(p.proconfig) c WHERE c LIKE 'search_path=%')) END)
+                         AND NOT EXISTS (SELECT 1 FROM pg_depend d JOIN pg_type t ON t.oid = d.refobjid AND t.typtype = 'd'
+                                          WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_type'::regclass)
+                         AND (p.prosqlbody IS NOT NULL OR c.oid <> function AND r.rolsuper AND l.lanname IN ('c', 'internal')
+                              OR EXISTS (SELECT 1 FROM unnest(p.proconfig) s WHERE s ~ '^search_path="?pg_catalog"?, ?"?pg_temp"?$')) END))
+      FROM called c
 $$;
 
--- Functions of PostgreSQL's whose errors print none of their arguments, or only such as have to be constants (constant_args).
+-- Functions of PostgreSQL's whose errors print none of their arguments, or only such as have to be constants (mask_faults). Some that are declared IMMUTABLE go by a setting all the same: names of time
+-- zones are looked for among the abbreviations of timezone_abbreviations and, from PostgreSQL 18 on, of TimeZone; age of timestamptz reckons in TimeZone. A numeric too large for a float is printed.
 CREATE FUNCTION scrim.is_discreet(function oid, is_cast boolean) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT p.provolatile = 'i' AND p.prokind = 'f' AND NOT p.proretset AND CASE
                WHEN is_cast THEN p.proargtypes[0] = ANY (t.types) AND p.prorettype = ANY (t.types)
+                                 AND NOT (p.proargtypes[0] = 'numeric'::regtype AND p.prorettype IN ('float4'::regtype, 'float8'::regtype))
+               WHEN p.proname = 'age' THEN p.proargtypes[0] = 'timestamp'::regtype
+               WHEN p.proname = 'timezone' THEN p.proargtypes[0] = 'interval'::regtype
+               WHEN p.proname = 'date_trunc' THEN p.pronargs = 2
                ELSE p.proname IN ('left', 'right', 'substring', 'substr', 'upper', 'lower', 'initcap', 'btrim', 'ltrim', 'rtrim', 'replace', 'translate', 'repeat', 'lpad', 'rpad',
                                   'length', 'char_length', 'character_length', 'octet_length', 'bit_length', 'split_part', 'strpos', 'position', 'reverse', 'overlay', 'ascii', 'starts_with',
                                   'similar_to_escape', 'like_escape', 'regexp_replace', 'regexp_like', 'regexp_substr', 'regexp_count', 'md5', 'sha224', 'sha256', 'sha384', 'sha512', 'encode', 'to_hex',
-                                  'floor', 'ceil', 'ceiling', 'round', 'trunc', 'abs', 'sign', 'mod', 'div', 'width_bucket', 'sqrt', 'cbrt', 'ln', 'log', 'exp', 'power', 'scale', 'trim_scale', 'greatest', 'least',
-                                  'date_trunc', 'date_part', 'extract', 'timezone', 'age', 'isfinite', 'hashtext', 'hashint4', 'hashint8', 'array_length', 'cardinality') END
-        OR p.proname IN ('now', 'pg_has_role')
-      FROM pg_proc p, LATERAL (SELECT '{int2,int4,int8,float4,float8,numeric,bool,date,timestamp,text,varchar,bpchar,name}'::regtype[]::oid[] AS types) t
+                                  'floor', 'ceil', 'ceiling', 'round', 'trunc', 'abs', 'sign', 'mod', 'div', 'width_bucket', 'sqrt', 'cbrt', 'ln', 'log', 'exp', 'power', 'scale', 'trim_scale',
+                                  'date_part', 'extract', 'isfinite', 'hashtext', 'hashint4', 'hashint8', 'array_length', 'cardinality') END
+        OR p.proname = 'now' OR p.proname = 'pg_has_role' AND p.pronargs = 3
+      FROM pg_proc p, LATERAL (SELECT '{int2,int4,int8,float4,float8,numeric,bool,date,time,timestamp,timestamptz,interval,text,varchar,bpchar,name,bit,varbit,bytea,uuid}'::regtype[]::oid[] AS types) t
      WHERE p.oid = function AND p.pronamespace = 'pg_catalog'::regnamespace
+$$;
+
+-- The same for operators, by the types that they take. Of those on JSON some print what they were given.
+CREATE FUNCTION scrim.is_discreet_operator(operator oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT o.oprnamespace = 'pg_catalog'::regnamespace AND p.provolatile = 'i'
+           AND (o.oprleft = ANY (t.types || 0::oid) AND o.oprright = ANY (t.types)
+                OR o.oprleft IN ('json'::regtype, 'jsonb'::regtype) AND o.oprname IN ('->', '->>', '#>', '#>>', '@>', '<@', '?', '?|', '?&', '=', '<>', '-', '||'))
+      FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode,
+           LATERAL (SELECT '{bool,int2,int4,int8,float4,float8,numeric,oid,text,varchar,bpchar,name,bytea,bit,varbit,uuid,date,time,timestamp,timestamptz,interval,inet,cidr,macaddr,macaddr8,
+                             anyarray,anyelement,anyenum,anynonarray,anycompatible,anycompatiblearray,anycompatiblenonarray}'::regtype[]::oid[] AS types) t
+     WHERE o.oid = operator
 $$;
 
 -- What is wrong with the expression of a mask, which stands alone in a view: a line for each thing that it may not use.
@@ -83,22 +111,25 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     UNION
     SELECT 'the whole row, or a system column, is not allowed in it' FROM q WHERE q.node = 'VAR' AND q.piece !~ ':varattno [1-9]'
     UNION
-    SELECT format('operator %s is not PostgreSQL''s, or depends on a setting', o.oid::regoperator)
+    SELECT format('operator %s is not PostgreSQL''s, may fail with a value in its error, or depends on a setting', o.oid::regoperator)
       FROM q JOIN pg_operator o ON q.node IN ('OPEXPR', 'SCALARARRAYOPEXPR', 'DISTINCTEXPR', 'NULLIFEXPR') AND o.oid = substring(q.piece FROM ':opno (\d+)')::oid
-      JOIN pg_proc p ON p.oid = o.oprcode
-     WHERE o.oprnamespace <> 'pg_catalog'::regnamespace OR p.provolatile <> 'i'
+     WHERE scrim.is_discreet_operator(o.oid) IS NOT TRUE
     UNION
     SELECT CASE WHEN c.is_cast THEN format('the cast %s may fail with a value in its error, or depends on a setting', c.oid::regprocedure)
                 ELSE format('function %s may fail with a value in its error, or depends on a setting', c.oid::regprocedure) END
-      FROM call c WHERE c.builtin AND NOT scrim.is_discreet(c.oid, c.is_cast)
+      FROM call c JOIN pg_proc p ON p.oid = c.oid
+     WHERE c.builtin AND scrim.is_discreet(c.oid, c.is_cast) IS NOT TRUE AND NOT (c.is_cast AND p.provolatile = 'i' AND (SELECT bool_and(a.node = 'CONST') FROM argument a WHERE a.ord = c.ord))
     UNION
-    SELECT format('function %s must be the table owner''s, neither VOLATILE nor SECURITY DEFINER, with an SQL-standard body or SET search_path', c.oid::regprocedure)
+    SELECT format('function %s must be the table owner''s, neither VOLATILE nor SECURITY DEFINER, with SET search_path = pg_catalog, pg_temp or an SQL-standard body that calls none but such', c.oid::regprocedure)
       FROM call c WHERE NOT c.builtin AND NOT scrim.may_mask_with(c.oid, owner)
     UNION  -- their errors print these arguments
-    SELECT format('%s takes constants but for the value', c.proname)
+    SELECT CASE c.proname WHEN 'pg_has_role' THEN 'pg_has_role takes session_user and constants' ELSE format('%s takes constants but for the value', c.proname) END
       FROM call c JOIN argument a ON a.ord = c.ord AND a.node <> 'CONST'
      WHERE CASE WHEN c.proname IN ('timezone', 'date_trunc', 'date_part', 'extract') AND c.builtin THEN a.place = 1
-                WHEN c.proname IN ('encode', 'regexp_replace', 'regexp_like', 'regexp_substr', 'regexp_count') AND c.builtin OR c.proname = 'generalize' AND NOT c.builtin THEN a.place > 1 END
+                WHEN c.proname IN ('encode', 'regexp_replace', 'regexp_like', 'regexp_substr', 'regexp_count') AND c.builtin OR c.proname = 'generalize' AND NOT c.builtin THEN a.place > 1
+                WHEN c.proname = 'pg_has_role' AND c.builtin THEN a.place > 1 OR a.node <> 'SQLVALUEFUNCTION' END
+    UNION  -- so that SET ROLE does not matter
+    SELECT 'pg_has_role takes session_user and constants' FROM call c JOIN argument a ON a.ord = c.ord AND a.place = 1 AND a.node = 'CONST' WHERE c.proname = 'pg_has_role' AND c.builtin
     UNION  -- a cast by output and input functions: what is printed may go by a setting, what is read may fail
     SELECT format('the cast from %s to %s may fail with a value in its error, or depends on a setting', coalesce(nullif(f.source, 0)::regtype::text, 'it'), f.target::regtype)
       FROM q JOIN q a ON q.node = 'COERCEVIAIO' AND a.ord = (SELECT min(n.ord) FROM q n WHERE n.ord > q.ord),
@@ -111,7 +142,8 @@ $$;
 
 -- The expression that stands alone in a view over scrim_probe, as the server prints it: with everything in it qualified, it can stand in no other place than an expression.
 CREATE FUNCTION scrim.probed(view regclass) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off SET standard_conforming_strings = on AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off SET standard_conforming_strings = on
+SET DateStyle = 'ISO' SET IntervalStyle = 'postgres' SET TimeZone = 'UTC' SET extra_float_digits = 3 SET bytea_output = 'hex' SET lc_monetary = 'C' AS $$
 DECLARE
     printed text := pg_get_viewdef(view);
     head text := ' SELECT ';
@@ -126,21 +158,23 @@ BEGIN
     RETURN substr(printed, length(head) + 1, length(printed) - length(head) - length(tail));
 END $$;
 
--- Writes the masks of columns down: what the views show, which are made over a table whose columns are called marker and a number. stand_for has, for each view, the relation's columns that these stand for.
--- Text never comes from the caller, only what the server prints of views that were made under the caller's own rights.
-CREATE FUNCTION scrim.keep_mask(relation regclass, views regclass[], condition regclass, marker text, stand_for jsonb, attached boolean, wording text) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- Writes the masks of columns down: what the views over pg_temp.scrim_probe show. stand_for has, for each view, the relation's columns that those of scrim_probe stand for.
+-- Text never comes from the caller, only what the server prints of views that were made under the caller's own rights. What a column is called in it is drawn here, so that nothing else can look like it.
+CREATE FUNCTION scrim.keep_mask(relation regclass, views regclass[], condition regclass, stand_for jsonb, attached boolean, wording text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
+    marker text := format('scrim_%s_', replace(gen_random_uuid()::text, '-', ''));
     masks text[] := '{}';
     printed text;
+    att record;
     nums smallint[];
     read smallint[] := '{}';
     kept bigint;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
-    IF (marker ~ '^scrim_[0-9a-f]{32}_$') IS NOT TRUE OR cardinality(views) = 0 THEN
-        RAISE EXCEPTION 'inconsistent mask' USING ERRCODE = 'invalid_parameter_value';
-    END IF;
+    FOR att IN SELECT a.attname, a.attnum FROM pg_attribute a WHERE a.attrelid = to_regclass('pg_temp.scrim_probe') AND a.attnum > 0 AND NOT a.attisdropped LOOP
+        EXECUTE format('ALTER TABLE pg_temp.scrim_probe RENAME COLUMN %I TO %I', att.attname, marker || att.attnum || '_');
+    END LOOP;
     FOR v IN 1..cardinality(views) + num_nonnulls(condition) LOOP
         printed := scrim.probed(coalesce(views[v], condition));
         nums := scrim.nums(stand_for -> (least(v, cardinality(views)) - 1));
@@ -186,15 +220,14 @@ LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
       FROM string_to_table(template, chr(1)) WITH ORDINALITY AS s(part, n)
 $$;
 
--- A mask as it stands in a masked view that reads relation as t, or with the columns' bare names, for people.
+-- A mask as it stands in a masked view that reads relation as t, or with the columns' bare names, for people. Names of the library's functions are replaced first: a column may be called like one.
 CREATE FUNCTION scrim.spell_mask(template text, relation oid, key_owner oid, legible boolean DEFAULT false) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT CASE WHEN legible THEN e.text
-                ELSE regexp_replace(regexp_replace(e.text, '\mscrim\.(hash|noise)\(', format('scrim_runtime.\1((SELECT k.inner_key FROM scrim_state.%1$I k WHERE k.only_row), (SELECT k.outer_key FROM scrim_state.%1$I k WHERE k.only_row), ',
-                                                                                    'mask_key_' || key_owner), 'g'), '\mscrim\.', 'scrim_runtime.', 'g') END
-      FROM (SELECT string_agg(CASE WHEN s.n % 2 = 1 THEN s.part ELSE format(CASE WHEN legible THEN '%I' ELSE 't.%I' END, a.attname) END, '' ORDER BY s.n)
-              FROM string_to_table(template, chr(1)) WITH ORDINALITY AS s(part, n)
-              LEFT JOIN pg_attribute a ON s.n % 2 = 0 AND a.attrelid = relation AND a.attnum = CASE WHEN s.n % 2 = 0 THEN s.part::smallint END) e(text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+    SELECT string_agg(CASE WHEN s.n % 2 = 1 THEN s.part ELSE format(CASE WHEN legible THEN '%I' ELSE 't.%I' END, a.attname) END, '' ORDER BY s.n)
+      FROM string_to_table(CASE WHEN legible THEN template ELSE
+               regexp_replace(regexp_replace(template, '\mscrim\.(hash|noise)\(', format('scrim_runtime.\1((SELECT k.inner_key FROM scrim_state.%1$I k WHERE k.only_row), (SELECT k.outer_key FROM scrim_state.%1$I k WHERE k.only_row), ',
+                                                                                         'mask_key_' || key_owner), 'g'), '\mscrim\.', 'scrim_runtime.', 'g') END, chr(1)) WITH ORDINALITY AS s(part, n)
+      LEFT JOIN pg_attribute a ON s.n % 2 = 0 AND a.attrelid = relation AND a.attnum = CASE WHEN s.n % 2 = 0 THEN s.part::smallint END
 $$;
 
 -- Makes the mask of columns of a relation by an expression over arguments, and returns its number. attached has, for each of the columns, the relation's columns that the arguments stand for; NULL: all
@@ -202,19 +235,19 @@ $$;
 CREATE FUNCTION scrim.make_mask(relation regclass, masked smallint[], arguments text[], types text[], attached jsonb, expression text, condition text, wording text) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, scrim, pg_temp SET client_min_messages = warning AS $$
 DECLARE
-    marker text := format('scrim_%s_', replace(gen_random_uuid()::text, '-', ''));
     views regclass[] := '{}';
     condition_view regclass;
     att record;
     shown record;
+    kept bigint;
     owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
 BEGIN
     IF strpos(concat(expression, condition), chr(1)) > 0 THEN
         RAISE EXCEPTION 'a mask has a character of code 1' USING ERRCODE = 'feature_not_supported';
     END IF;
-    DROP TABLE IF EXISTS pg_temp.scrim_probe CASCADE;
+    PERFORM scrim.drop_probe();
     EXECUTE format('CREATE TEMP TABLE scrim_probe (%s)', (SELECT string_agg(format('%I %s', a.name, a.type), ', ' ORDER BY a.ord) FROM unnest(arguments, types) WITH ORDINALITY AS a(name, type, ord)));
-    FOR att IN SELECT a.attname, a.atttypid, format_type(a.atttypid, NULL) AS type, c.ord
+    FOR att IN SELECT a.attname, a.atttypid, format_type(a.atttypid, NULL) AS type, scrim.column_type(relation, a.attnum) AS whole, c.ord
                  FROM unnest(masked) WITH ORDINALITY AS c(num, ord) JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = c.num ORDER BY c.ord LOOP
         -- NULL and constants take the column's type, as in a CASE.
         BEGIN
@@ -230,17 +263,26 @@ BEGIN
                 HINT = 'A masked column keeps its type: cast the mask, or show NULL.';
         END IF;
         PERFORM scrim.refuse_mask(views[att.ord], owner, format('the mask of column "%s"', att.attname));
+        EXECUTE format('CREATE TEMP VIEW scrim_cast AS SELECT t.mask::%s AS mask FROM %s t', att.whole, views[att.ord]);
+        PERFORM scrim.refuse_mask('pg_temp.scrim_cast', owner, format('the mask of column "%s", cast to the type of that,', att.attname));
+        DROP VIEW pg_temp.scrim_cast;
     END LOOP;
     IF condition IS NOT NULL THEN
         EXECUTE format(E'CREATE TEMP VIEW scrim_condition AS SELECT CASE WHEN true THEN (%s\n) ELSE NULL::boolean END AS mask FROM pg_temp.scrim_probe t', condition);
         condition_view := 'pg_temp.scrim_condition'::regclass;
         PERFORM scrim.refuse_mask(condition_view, owner, 'the condition of WHEN');
     END IF;
-    FOR att IN SELECT a.name, a.ord FROM unnest(arguments) WITH ORDINALITY AS a(name, ord) LOOP
-        EXECUTE format('ALTER TABLE pg_temp.scrim_probe RENAME COLUMN %I TO %I', att.name, marker || att.ord || '_');
-    END LOOP;
-    RETURN scrim.keep_mask(relation, views, condition_view, marker,
+    kept := scrim.keep_mask(relation, views, condition_view,
         coalesce(attached, (SELECT jsonb_agg((SELECT jsonb_agg(a.attnum ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped)) FROM unnest(masked))), attached IS NOT NULL, wording);
+    PERFORM scrim.drop_probe();
+    RETURN kept;
+END $$;
+
+-- Drops what masks are read in.
+CREATE FUNCTION scrim.drop_probe() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $$
+BEGIN
+    DROP TABLE IF EXISTS pg_temp.scrim_probe CASCADE;
 END $$;
 
 -- Raises if a mask may not be what it is.

@@ -2,6 +2,15 @@
 -- them. The parts that write Scrim's state and make the masked view are SECURITY DEFINER, take no expression of the
 -- caller's, and check session_user again: they can be called alone, but only against one's own table.
 
+-- With standard_conforming_strings off, the text of our own functions and what they print of constants would be read another way.
+CREATE FUNCTION scrim.require_standard_strings() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('standard_conforming_strings') <> 'on' THEN
+        RAISE EXCEPTION 'masking policies cannot be changed with standard_conforming_strings off' USING ERRCODE = 'feature_not_supported', HINT = 'SET standard_conforming_strings = on.';
+    END IF;
+END $$;
+
 CREATE FUNCTION scrim.require_policy_admin(relation regclass) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -14,6 +23,7 @@ BEGIN
     IF NOT pg_has_role(session_user, owner, 'USAGE') THEN
         RAISE EXCEPTION 'must be owner of table %', relation USING ERRCODE = 'insufficient_privilege';
     END IF;
+    PERFORM scrim.require_standard_strings();
 END $$;
 
 CREATE FUNCTION scrim.require_protectable(relation regclass) RETURNS void
@@ -309,7 +319,7 @@ $$;
 
 -- Makes the masked view of a protection, readable by nobody yet.
 CREATE FUNCTION scrim.make_masked_view(protection_id integer) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET IntervalStyle = 'postgres' SET DateStyle = 'ISO' SET lc_monetary = 'C' AS $$
 DECLARE
     x scrim_state.protections;
     view_name text;
@@ -547,7 +557,7 @@ BEGIN
             EXECUTE format('GRANT %s (%s) ON %s TO %s %s', e ->> 'privilege', open_columns, relation, scrim.role_name((e ->> 'grantee')::oid),
                            CASE WHEN (e ->> 'grantable')::boolean THEN 'WITH GRANT OPTION' END);
         ELSIF (e ->> 'attnum')::smallint = ANY (hidden) AND e ->> 'privilege' = 'SELECT' AND (SELECT c.relkind <> 'v' FROM pg_class c WHERE c.oid = relation) THEN
-            EXECUTE format('GRANT SELECT (ctid, xmin) ON %s TO %s', relation, scrim.role_name((e ->> 'grantee')::oid));
+            EXECUTE format('GRANT SELECT (ctid, xmin, tableoid) ON %s TO %s', relation, scrim.role_name((e ->> 'grantee')::oid));
         END IF;
     END LOOP;
     FOR g IN SELECT x AS role, scrim.hidden_from(x, policies) AS hidden FROM unnest(readers) x WHERE NOT has_table_privilege(x, relation, 'SELECT') LOOP

@@ -1,7 +1,7 @@
 -- Snowflake's spelling of SQL masks: a policy is defined once, as a function of its first argument, and then attached to columns. Attached, it is a policy of the table like any other, of the same name.
 
 CREATE VIEW scrim.mask_definitions AS
-    SELECT d.name, d.arguments, d.types, d.body, d.created_by, d.created_at FROM scrim_state.mask_definitions d;
+    SELECT d.name, d.arguments, d.types, d.body, d.expression, d.created_by, d.created_at FROM scrim_state.mask_definitions d;
 
 -- CREATE MASKING POLICY name AS (argument type [, ...]) RETURNS type -> body.
 CREATE FUNCTION scrim.define_masking_policy(policy_name text, arguments text[], types text[], returns text, body text, if_not_exists boolean DEFAULT false, or_replace boolean DEFAULT false) RETURNS void
@@ -22,8 +22,9 @@ BEGIN
         RAISE EXCEPTION 'masking policy "%" takes % and returns %', policy_name, spelled[1], format_type(returns::regtype, NULL) USING ERRCODE = 'datatype_mismatch',
             HINT = 'A masked column keeps its type: the first argument and the result are of one type.';
     END IF;
-    PERFORM scrim.check_body(arguments, spelled, body);
-    PERFORM scrim.keep_definition(policy_name, arguments, spelled, body);
+    PERFORM scrim.probe_body(arguments, spelled, body);
+    PERFORM scrim.keep_definition(policy_name, 'pg_temp.scrim_mask_1', body);
+    PERFORM scrim.drop_probe();
     PERFORM scrim.attach(t.relation, policy_name, scrim.attachments(t.relation, policy_name)) FROM scrim.attached_to(policy_name) t(relation);
 END $$;
 
@@ -34,22 +35,25 @@ BEGIN
         RAISE EXCEPTION 'permission denied for masking policies' USING ERRCODE = 'insufficient_privilege',
             HINT = format('GRANT scrim_admin TO %I lets this role manage policies on tables it owns.', session_user);
     END IF;
+    PERFORM scrim.require_standard_strings();
 END $$;
 
--- Raises unless a body is an expression over its arguments that masks may use.
-CREATE FUNCTION scrim.check_body(arguments text[], types text[], body text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, scrim, pg_temp SET client_min_messages = warning AS $$
+-- Makes a view of a body, for keep_definition. Raises unless it is an expression over its arguments that masks may use.
+CREATE FUNCTION scrim.probe_body(arguments text[], types text[], body text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, scrim, pg_temp AS $$
 BEGIN
-    DROP TABLE IF EXISTS pg_temp.scrim_probe CASCADE;
+    PERFORM scrim.drop_probe();
     EXECUTE format('CREATE TEMP TABLE scrim_probe (%s)', (SELECT string_agg(format('%I %s', a.name, a.type), ', ' ORDER BY a.ord) FROM unnest(arguments, types) WITH ORDINALITY AS a(name, type, ord)));
     EXECUTE format(E'CREATE TEMP VIEW scrim_mask_1 AS SELECT CASE WHEN true THEN (%s\n) ELSE NULL::%s END AS mask FROM pg_temp.scrim_probe t', body, types[1]);
-    PERFORM scrim.probed('pg_temp.scrim_mask_1');
     PERFORM scrim.refuse_mask('pg_temp.scrim_mask_1', (SELECT r.oid FROM pg_roles r WHERE r.rolname = session_user), 'the body');
-    DROP TABLE pg_temp.scrim_probe CASCADE;
 END $$;
 
-CREATE FUNCTION scrim.keep_definition(policy_name text, arguments text[], types text[], body text) RETURNS void
+-- Writes down what a view over pg_temp.scrim_probe shows, and what the columns of that are. Others attach it under their own rights, so nothing of it may be text of the caller's but what people read.
+CREATE FUNCTION scrim.keep_definition(policy_name text, view regclass, body text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    printed text := scrim.probed(view);
+    probe record;
 BEGIN
     PERFORM scrim.require_definer();
     PERFORM scrim.fence_serialize();
@@ -57,12 +61,14 @@ BEGIN
         RAISE EXCEPTION 'a masking policy has a name of 1 to 63 bytes' USING ERRCODE = 'invalid_name';
     END IF;
     PERFORM scrim.require_definition(policy_name, true);
-    IF EXISTS (SELECT 1 FROM scrim.attached_to(policy_name)) AND NOT EXISTS (SELECT 1 FROM scrim_state.mask_definitions d WHERE d.name = policy_name AND d.types = keep_definition.types) THEN
+    SELECT array_agg(a.attname::text ORDER BY a.attnum) AS names, array_agg(format_type(a.atttypid, NULL) ORDER BY a.attnum) AS types INTO probe
+      FROM pg_attribute a WHERE a.attrelid = to_regclass('pg_temp.scrim_probe') AND a.attnum > 0 AND NOT a.attisdropped;
+    IF EXISTS (SELECT 1 FROM scrim.attached_to(policy_name)) AND NOT EXISTS (SELECT 1 FROM scrim_state.mask_definitions d WHERE d.name = policy_name AND d.types = probe.types) THEN
         RAISE EXCEPTION 'the arguments of masking policy "%" cannot change while columns use it', policy_name USING ERRCODE = 'dependent_objects_still_exist';
     END IF;
-    INSERT INTO scrim_state.mask_definitions (name, arguments, types, body, created_by, creator)
-    SELECT policy_name, arguments, types, body, session_user, r.oid FROM pg_roles r WHERE r.rolname = session_user
-    ON CONFLICT (name) DO UPDATE SET arguments = excluded.arguments, types = excluded.types, body = excluded.body;
+    INSERT INTO scrim_state.mask_definitions (name, arguments, types, body, expression, created_by, creator)
+    SELECT policy_name, probe.names, probe.types, body, printed, session_user, r.oid FROM pg_roles r WHERE r.rolname = session_user
+    ON CONFLICT (name) DO UPDATE SET arguments = excluded.arguments, types = excluded.types, body = excluded.body, expression = excluded.expression;
 END $$;
 
 -- Raises unless there is a definition, which the session's role made, or missing_ok.
@@ -140,7 +146,7 @@ BEGIN
             HINT = 'It was made with ON, and is another than the defined one. Rename it.';
     END IF;
     SELECT m.* INTO STRICT d FROM scrim.mask_definitions m WHERE m.name = policy_name;
-    PERFORM scrim.add_policy(relation, scrim.sql_policy(policy_name, relation, masked, scrim.make_mask(relation, masked, d.arguments, d.types, attached, d.body, NULL, d.body)) || jsonb_build_object('except', coalesce(former -> 'except', '[]')),
+    PERFORM scrim.add_policy(relation, scrim.sql_policy(policy_name, relation, masked, scrim.make_mask(relation, masked, d.arguments, d.types, attached, d.expression, NULL, d.body)) || jsonb_build_object('except', coalesce(former -> 'except', '[]')),
                              NULL, false, CASE WHEN num IS NULL THEN policies ELSE scrim.without_column(policies, policy_name, num) END);
 END $$;
 

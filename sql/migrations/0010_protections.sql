@@ -42,7 +42,7 @@ CREATE TABLE scrim_state.sql_masks (
     masks     text[] NOT NULL,                      -- one for each column of the policy
     condition text,                                 -- of WHEN
     inputs    smallint[] NOT NULL,                  -- the columns that they read
-    wording   text NOT NULL                         -- as it was typed, for people
+    wording   text NOT NULL CHECK (wording <> '')   -- as it was typed, for people
 );
 
 -- A policy has an encoder, or an SQL mask. Of the latter, components are all 1 and mean nothing.
@@ -56,7 +56,8 @@ CREATE TABLE scrim_state.mask_definitions (
     name       text PRIMARY KEY CHECK (name <> ''),
     arguments  text[] NOT NULL,
     types      text[] NOT NULL,                     -- as format_type spells them, qualified
-    body       text NOT NULL,                       -- as it was typed
+    body       text NOT NULL,                       -- as it was typed, for people
+    expression text NOT NULL,                       -- as the server prints it: it is run with the rights of whoever attaches it
     created_by text NOT NULL,
     creator    oid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
