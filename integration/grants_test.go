@@ -319,13 +319,14 @@ func TestGrantsComeBack(t *testing.T) {
 	onServers(t, func(t *testing.T, w *world) {
 		e := w.bare(t)
 		admin := e.admin(t)
-		for _, l := range layouts {
-			if l.since*10000 > w.server.Version() {
-				continue
+		for i, l := range layouts {
+			creator := olga
+			// Where there are several grantors, the superuser, who can become each of them, makes the policy on one server, and the owner on the other.
+			if strings.Count(strings.Join(l.setup, "\n"), "SET SESSION AUTHORIZATION") > 1 && (i%2 == 0) == (w == worlds[0]) {
+				creator = w.server.Superuser()
 			}
-			t.Run(l.name, func(t *testing.T) { l.run(t, e, admin, olga) })
-			if strings.Count(strings.Join(l.setup, "\n"), "SET SESSION AUTHORIZATION") > 1 { // the superuser can become every grantor
-				t.Run(l.name+", by the superuser", func(t *testing.T) { l.run(t, e, admin, w.server.Superuser()) })
+			if l.since*10000 <= w.server.Version() {
+				t.Run(l.name+", by "+creator, func(t *testing.T) { l.run(t, e, admin, creator) })
 			}
 		}
 	})

@@ -158,28 +158,32 @@ BEGIN
     RETURN substr(printed, length(head) + 1, length(printed) - length(head) - length(tail));
 END $$;
 
--- Writes the masks of columns down: what the views over pg_temp.scrim_probe show. stand_for has, for each view, the relation's columns that those of scrim_probe stand for.
--- Text never comes from the caller, only what the server prints of views that were made under the caller's own rights. What a column is called in it is drawn here, so that nothing else can look like it.
-CREATE FUNCTION scrim.keep_mask(relation regclass, views regclass[], condition regclass, stand_for jsonb, attached boolean, wording text) RETURNS bigint
+-- What of a printed text stands outside of constants and quoted names.
+CREATE FUNCTION scrim.unquoted(printed text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
+    SELECT regexp_replace(printed, '"([^"]|"")*"|''([^'']|'''')*''', '', 'g')
+$$;
+
+-- Writes the masks of columns down: what the views over pg_temp.scrim_probe show, whose columns are called marker, a number and _. stand_for has, for each view, the relation's columns that
+-- they stand for. Text never comes from the caller, only what the server prints of views that were made under the caller's own rights; the names that are replaced in it must stand outside of constants.
+CREATE FUNCTION scrim.keep_mask(relation regclass, views regclass[], condition regclass, marker text, stand_for jsonb, attached boolean, wording text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
-    marker text := format('scrim_%s_', replace(gen_random_uuid()::text, '-', ''));
     masks text[] := '{}';
     printed text;
-    att record;
     nums smallint[];
     read smallint[] := '{}';
     kept bigint;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
-    FOR att IN SELECT a.attname, a.attnum FROM pg_attribute a WHERE a.attrelid = to_regclass('pg_temp.scrim_probe') AND a.attnum > 0 AND NOT a.attisdropped LOOP
-        EXECUTE format('ALTER TABLE pg_temp.scrim_probe RENAME COLUMN %I TO %I', att.attname, marker || att.attnum || '_');
-    END LOOP;
+    IF (marker ~ '^scrim_[0-9a-f]{32}_$') IS NOT TRUE THEN
+        RAISE EXCEPTION 'inconsistent mask' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     FOR v IN 1..cardinality(views) + num_nonnulls(condition) LOOP
         printed := scrim.probed(coalesce(views[v], condition));
         nums := scrim.nums(stand_for -> (least(v, cardinality(views)) - 1));
-        -- The library's names are replaced in the text, so no constant may look like one.
-        IF (SELECT count(*) FROM regexp_matches(printed, '\mscrim\.', 'g')) <> (SELECT count(*) FROM regexp_matches(regexp_replace(printed, '''([^'']|'''')*''', '''''', 'g'), '\mscrim\.', 'g')) THEN
+        -- The library's names are replaced too.
+        IF (SELECT count(*) FROM regexp_matches(printed, '\mscrim\.|' || marker, 'g')) <> (SELECT count(*) FROM regexp_matches(scrim.unquoted(printed), '\mscrim\.|' || marker, 'g')) THEN
             RAISE EXCEPTION 'a constant in a mask has "scrim." in it' USING ERRCODE = 'feature_not_supported';
         END IF;
         FOR i IN REVERSE cardinality(nums)..1 LOOP
@@ -241,6 +245,7 @@ DECLARE
     shown record;
     kept bigint;
     owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
+    marker text := format('scrim_%s_', replace(gen_random_uuid()::text, '-', ''));
 BEGIN
     IF strpos(concat(expression, condition), chr(1)) > 0 THEN
         RAISE EXCEPTION 'a mask has a character of code 1' USING ERRCODE = 'feature_not_supported';
@@ -272,7 +277,10 @@ BEGIN
         condition_view := 'pg_temp.scrim_condition'::regclass;
         PERFORM scrim.refuse_mask(condition_view, owner, 'the condition of WHEN');
     END IF;
-    kept := scrim.keep_mask(relation, views, condition_view,
+    FOR att IN SELECT a.name, a.ord FROM unnest(arguments) WITH ORDINALITY AS a(name, ord) LOOP
+        EXECUTE format('ALTER TABLE pg_temp.scrim_probe RENAME COLUMN %I TO %I', att.name, marker || att.ord || '_');
+    END LOOP;
+    kept := scrim.keep_mask(relation, views, condition_view, marker,
         coalesce(attached, (SELECT jsonb_agg((SELECT jsonb_agg(a.attnum ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped)) FROM unnest(masked))), attached IS NOT NULL, wording);
     PERFORM scrim.drop_probe();
     RETURN kept;

@@ -56,11 +56,11 @@ DECLARE
     touched oid[];
     ways text;
 BEGIN
-    IF NOT EXISTS (SELECT 1 FROM scrim_state.policies) THEN
+    IF NOT EXISTS (SELECT 1 FROM scrim_state.policies) OR scrim.is_serialized() THEN
         RETURN;
     END IF;
     touched := ARRAY(SELECT scrim.touched_relations());
-    IF touched = '{}' OR scrim.is_serialized() OR scrim.is_restored() THEN
+    IF touched = '{}' OR scrim.is_restored() THEN
         RETURN;
     END IF;
     PERFORM scrim.note_names();
