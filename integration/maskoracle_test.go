@@ -104,6 +104,9 @@ func TestSQLMasksAround(t *testing.T) {
 				t.Errorf("after %s: %s", set, out)
 			}
 		}
+		if err := e.catalog.LookForViews(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		if got := mustText(t, e.connect(t, analyst), `SELECT count(*), count(score), max(length("Note")) FROM mine`); got != "10|10|2\n" {
 			t.Errorf("through a view: %s", got)
 		}
