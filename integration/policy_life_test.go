@@ -250,7 +250,11 @@ func TestReplaceUnderLoad(t *testing.T) {
 			`CREATE OR REPLACE MASKING POLICY p ON customers (age, income, score) EXCEPT risk USING ENCODER enc (score, age, income, vip)`,
 		}
 		// What is not prepared sees other types too.
-		others := append([]string{`CREATE OR REPLACE MASKING POLICY p ON customers (age, income, score) EXCEPT risk USING ENCODER other PRESENT AS VECTOR`}, alike...)
+		others := append([]string{
+			`CREATE OR REPLACE MASKING POLICY p ON customers (age, income, score) EXCEPT risk USING ENCODER other PRESENT AS VECTOR`,
+			`CREATE OR REPLACE MASKING POLICY p ON customers (age, income, score) EXCEPT risk USING (id % 7)`,
+			`CREATE OR REPLACE MASKING POLICY p ON customers (age, income, score) USING (id % 5)`,
+		}, alike...)
 		queries := []string{
 			`SELECT id, age, income, score FROM customers WHERE id < 40 ORDER BY id`,
 			`SELECT max(income), min(score) FROM customers WHERE id < 300`,
@@ -301,7 +305,7 @@ func TestReplaceUnderLoad(t *testing.T) {
 			policies []string
 			times    int
 			prepared []bool
-		}{{alike, 100, []bool{false, true}}, {others, 20, []bool{false}}} {
+		}{{alike, 100, []bool{false, true}}, {others, 30, []bool{false}}} {
 			ctx, stop := context.WithCancel(t.Context())
 			defer stop()
 			var all sync.WaitGroup
