@@ -559,3 +559,29 @@ func TestProtectColumn(t *testing.T) {
 		}
 	})
 }
+
+// TestEncoderOfAnother: what a policy shows already its table's owner keeps through changes, whoever made the encoder; a new use of it needs who did.
+func TestEncoderOfAnother(t *testing.T) {
+	onEachProtected(t, func(t *testing.T, e *env) {
+		e.exec(t, e.admin(t), `UPDATE scrim_state.encoders SET creator = 'risk'::regrole`)
+		owner, reader := e.connect(t, olga), e.connect(t, analyst)
+		const query = `SELECT income FROM customers WHERE id = 2000`
+		want := mustText(t, reader, query)
+		e.exec(t, owner, `ALTER MASKING POLICY p ON customers SET EXCEPT (risk, guest)`, `CREATE MASKING POLICY notes ON customers ("Note") USING (NULL)`,
+			`ALTER MASKING POLICY p ON customers DISABLE`, `ALTER MASKING POLICY p ON customers ENABLE`)
+		if got := mustText(t, reader, query); got != want {
+			t.Errorf("%s was %s", got, want)
+		}
+		for _, statement := range []string{
+			strings.Replace(testPolicy, "CREATE", "CREATE OR REPLACE", 1), `CREATE MASKING POLICY q ON customers (vip) USING ENCODER enc`, `SELECT scrim.protect_column('customers', 'vip', 'enc')`,
+		} {
+			if _, err := text(t, owner, statement); code(err) != "42501" || !strings.Contains(explain(err), `encoder "enc"`) {
+				t.Errorf("%s: %s", statement, explain(err))
+			}
+		}
+		e.exec(t, owner, `DROP MASKING POLICY notes ON customers`)
+		if got := mustText(t, reader, query); got != want {
+			t.Errorf("%s was %s", got, want)
+		}
+	})
+}
