@@ -547,17 +547,30 @@ func TestHostileMasks(t *testing.T) {
 			t.Helper()
 			e.exec(t, owner, `DROP TABLE IF EXISTS pg_temp.scrim_probe CASCADE`, `CREATE TEMP TABLE scrim_probe (`+columns+`)`, `CREATE TEMP VIEW hostile AS SELECT `+expression+` AS mask FROM pg_temp.scrim_probe t`)
 		}
-		// A constant that looks like what a column is called while a mask is written down stays a constant.
-		probe(`a text, b text`, `'scrim_00000000000000000000000000000000_2_' || a || 't.scrim_00000000000000000000000000000000_2_'`)
-		mustText(t, owner, `SELECT scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '[[2,3]]', false, 'x')`)
-		if got := mustText(t, admin, `SELECT masks[1] FROM scrim_state.sql_masks`); strings.Count(got, "\x01") != 2 {
+		// No constant, and nothing else in quotes, is taken for a column, whose name would be put there.
+		const marker, columns = `scrim_00000000000000000000000000000000_`, `scrim_00000000000000000000000000000000_1_ text, scrim_00000000000000000000000000000000_2_ text`
+		e.exec(t, owner, `CREATE FUNCTION "f'"(text) RETURNS text LANGUAGE sql IMMUTABLE RETURN $1`, `CREATE FUNCTION "f"" ' ("(text) RETURNS text LANGUAGE sql IMMUTABLE RETURN $1`,
+			`CREATE FUNCTION "F `+marker+`2_"(text) RETURNS text LANGUAGE sql IMMUTABLE RETURN $1`)
+		for expression, want := range map[string]string{
+			`lower(` + marker + `1_)`: "", `"f'"(` + marker + `1_) || 'x' || "f"" ' ("(` + marker + `2_)`: "", `'` + marker + `2_'::text`: "0A000", `'x''' || ` + marker + `1_ || '` + marker + `2_'`: "0A000",
+			`"f'"(` + marker + `1_) || '` + marker + `2_'`: "0A000", `"f"" ' ("(` + marker + `1_) || ''' ` + marker + `2_'`: "0A000", `"f'"('"') || '` + marker + `2_' || '"'`: "0A000", `'\' || '` + marker + `2_'`: "0A000",
+			`"F ` + marker + `2_"('x')`: "0A000",
+		} {
+			probe(columns, expression)
+			if got, err := text(t, owner, `SELECT scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '`+marker+`', '[[2,3]]', false, 'x')`); code(err) != want {
+				t.Errorf("%s: %s %v", expression, got, explain(err))
+			}
+		}
+		if got := mustText(t, admin, `SELECT string_agg(regexp_replace(masks[1], E'[^\x01]', '', 'g'), '|' ORDER BY id) FROM scrim_state.sql_masks`); strings.Count(got, "\x01") != 6 {
 			t.Errorf("%q", got)
 		}
 		for _, c := range []struct{ columns, expression, call, want string }{
-			{`a text`, `(SELECT a)`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '[[2]]', false, 'x')`, "0A000"},
-			{`a text`, `a`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '[[2]]', false, '')`, "23514"},
-			{`a text`, `a`, `scrim.keep_mask('odd', ARRAY['pg_catalog.pg_roles'::regclass], NULL, '[[2]]', false, 'x')`, "0A000"},
-			{`a text`, `a`, `scrim.keep_mask('scrim_state.policies', ARRAY['pg_temp.hostile'::regclass], NULL, '[[2]]', false, 'x')`, "42501"},
+			{columns, `(SELECT ` + marker + `1_)`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '` + marker + `', '[[2]]', false, 'x')`, "0A000"},
+			{columns, marker + `1_`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '` + marker + `', '[[2]]', false, '')`, "23514"},
+			{columns, marker + `1_`, `scrim.keep_mask('odd', ARRAY['pg_catalog.pg_roles'::regclass], NULL, '` + marker + `', '[[2]]', false, 'x')`, "0A000"},
+			{columns, marker + `1_`, `scrim.keep_mask('scrim_state.policies', ARRAY['pg_temp.hostile'::regclass], NULL, '` + marker + `', '[[2]]', false, 'x')`, "42501"},
+			{`a text`, `a`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '` + marker + `', '[[2]]', false, 'x')`, "22023"},
+			{`a text`, `a`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, 'a', '[[2]]', false, 'x')`, "22023"},
 			{`a text`, `a`, `scrim.keep_definition('d', 'pg_catalog.pg_roles', 'x')`, "0A000"},
 		} {
 			probe(c.columns, c.expression)
