@@ -7,11 +7,14 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/scrimdb/scrim/catalog"
 )
 
 // say runs a statement by one of the protocols.
@@ -625,6 +628,15 @@ func TestSQLMaskIndex(t *testing.T) {
 			if plan := mustText(t, reader, `EXPLAIN (COSTS OFF) `+q); !strings.Contains(plan, "customers_pkey") || strings.Contains(plan, "Subquery Scan") {
 				t.Errorf("%s:\n%s", q, plan)
 			}
+		}
+		// The mask itself can be indexed, by the expression that the masked view has.
+		e.exec(t, e.connect(t, olga), `CREATE INDEX by_mask ON customers (scrim_runtime.partial("Note", 6, '**', 1))`)
+		e.exec(t, reader, `SET enable_seqscan = off`)
+		if plan := mustText(t, reader, `EXPLAIN (COSTS OFF) SELECT id FROM customers WHERE "Note" = 'note 1**7'`); !strings.Contains(plan, "by_mask") {
+			t.Errorf("an index of the mask is not used:\n%s", plan)
+		}
+		if findings := e.doctor(t, e.connect(t, olga)); slices.ContainsFunc(findings, func(f catalog.Finding) bool { return f.Severity == catalog.SeverityError }) {
+			t.Errorf("doctor: %+v", findings)
 		}
 	})
 }
