@@ -282,8 +282,10 @@ func (e *env) closedBefore(t *testing.T, admin *pgx.Conn, s *source) {
 	if got := mustText(t, e.directly(t, risk), `SELECT income FROM customers WHERE id = 2000`); got != "2342108.75\n" {
 		t.Error(got)
 	}
-	for _, statement := range []string{`SELECT scrim.drop_masking_policy('p', 'customers')`, `SELECT scrim.rotate_key('p', 'customers')`, `SELECT scrim.resume('staff')`, `SELECT scrim.train_encoder('enc')`,
-		`SELECT scrim.drop_model('m', true)`, `SELECT scrim.drop_masking_policy_definition('whole_years')`, `SELECT scrim.set_masking_policy_body('whole_years', 'v')`} {
+	for _, statement := range []string{
+		`SELECT scrim.drop_masking_policy('p', 'customers')`, `SELECT scrim.rotate_key('p', 'customers')`, `SELECT scrim.resume('staff')`, `SELECT scrim.train_encoder('enc')`,
+		`SELECT scrim.drop_model('m', true)`, `SELECT scrim.drop_masking_policy_definition('whole_years')`, `SELECT scrim.set_masking_policy_body('whole_years', 'v')`,
+	} {
 		if _, err := text(t, e.directly(t, olga), statement); code(err) != "55000" || !strings.Contains(explain(err), "scrim init") {
 			t.Errorf("%s: %s", statement, explain(err))
 		}
