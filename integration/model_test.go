@@ -631,7 +631,7 @@ func TestModelFiles(t *testing.T) {
 			_, err := other.Exec(context.Background(), `ALTER MODEL m ADD VERSION 2 FROM 'good.onnx'`)
 			done <- err
 		}()
-		time.Sleep(200 * time.Millisecond)
+		e.waiting(t)
 		e.exec(t, owner, `COMMIT`)
 		if err := <-done; code(err) != "42710" {
 			t.Error(explain(err))

@@ -282,7 +282,10 @@ func (e *env) closedBefore(t *testing.T, admin *pgx.Conn, s *source) {
 	if got := mustText(t, e.directly(t, risk), `SELECT income FROM customers WHERE id = 2000`); got != "2342108.75\n" {
 		t.Error(got)
 	}
-	for _, statement := range []string{`SELECT scrim.drop_masking_policy('p', 'customers')`, `SELECT scrim.rotate_key('p', 'customers')`, `SELECT scrim.resume('staff')`, `SELECT scrim.train_encoder('enc')`} {
+	for _, statement := range []string{
+		`SELECT scrim.drop_masking_policy('p', 'customers')`, `SELECT scrim.rotate_key('p', 'customers')`, `SELECT scrim.resume('staff')`, `SELECT scrim.train_encoder('enc')`,
+		`SELECT scrim.drop_model('m', true)`, `SELECT scrim.drop_masking_policy_definition('whole_years')`, `SELECT scrim.set_masking_policy_body('whole_years', 'v')`,
+	} {
 		if _, err := text(t, e.directly(t, olga), statement); code(err) != "55000" || !strings.Contains(explain(err), "scrim init") {
 			t.Errorf("%s: %s", statement, explain(err))
 		}
@@ -506,9 +509,10 @@ func TestRestoreWithoutSuperuser(t *testing.T) {
 	}
 	initAs(database)
 	made := &env{world: w, database: database, models: w.models}
-	made.exec(t, made.admin(t), asOlga(`RESET SESSION AUTHORIZATION`, `GRANT scrim_admin TO olga`, `GRANT CREATE ON SCHEMA public TO olga`, `SET SESSION AUTHORIZATION olga`, `CREATE TABLE staff (gone text, id integer, email text)`, `ALTER TABLE staff DROP COLUMN gone`,
-		`INSERT INTO staff SELECT i, 'p' || i FROM generate_series(1, 5) i`, `GRANT SELECT ON staff TO analyst`,
-		`SELECT scrim.create_sql_masking_policy('p', 'staff', '{email}', '{}', 'scrim.hash(email)')`)...)
+	made.exec(t, made.admin(t), asOlga(`RESET SESSION AUTHORIZATION`, `GRANT scrim_admin TO olga`, `GRANT CREATE ON SCHEMA public TO olga`, `SET SESSION AUTHORIZATION olga`, `CREATE TABLE staff (gone text, id integer, email text, born date)`, `ALTER TABLE staff DROP COLUMN gone`,
+		`INSERT INTO staff SELECT i, 'p' || i, date '1970-05-05' + i FROM generate_series(1, 5) i`, `GRANT SELECT ON staff TO analyst`,
+		`SELECT scrim.create_sql_masking_policy('p', 'staff', '{email}', '{}', 'scrim.hash(email)')`,
+		`SELECT scrim.define_masking_policy('years', '{v}', '{date}', 'date', $$scrim.generalize(v, 'year')$$)`, `SELECT scrim.set_column_masking_policy('staff', 'born', 'years')`)...)
 	file := filepath.Join(t.TempDir(), "dump")
 	client(t, w.server, database, "pg_dump", "-f", file)
 	want := strings.TrimSpace(mustText(t, made.directly(t, analyst), `SELECT email FROM scrim_runtime.`+strings.TrimSpace(mustText(t, made.admin(t), `SELECT c.relname FROM pg_class c, scrim_state.protections x WHERE c.oid = x.masked_view`))+` LIMIT 1`))
@@ -529,5 +533,8 @@ func TestRestoreWithoutSuperuser(t *testing.T) {
 	}
 	if got := strings.TrimSpace(mustText(t, through.connect(t, analyst), `SELECT email FROM staff WHERE id = 1`)); got != want {
 		t.Errorf("%s was %s", got, want)
+	}
+	if got := mustText(t, through.connect(t, analyst), `SELECT born FROM staff WHERE id = 1`); got != "1970-01-01\n" {
+		t.Error(got)
 	}
 }

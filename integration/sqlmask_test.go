@@ -7,11 +7,14 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/scrimdb/scrim/catalog"
 )
 
 // say runs a statement by one of the protocols.
@@ -547,22 +550,30 @@ func TestHostileMasks(t *testing.T) {
 			t.Helper()
 			e.exec(t, owner, `DROP TABLE IF EXISTS pg_temp.scrim_probe CASCADE`, `CREATE TEMP TABLE scrim_probe (`+columns+`)`, `CREATE TEMP VIEW hostile AS SELECT `+expression+` AS mask FROM pg_temp.scrim_probe t`)
 		}
-		const marker = `'scrim_00000000000000000000000000000000_'`
-		// Constants and quoted names that look like what a column is called while a mask is written down would get column names into them, and those can have quotes.
-		for _, expression := range []string{
-			`'scrim_00000000000000000000000000000000_2_' || a`, `a || E'\\''scrim_00000000000000000000000000000000_1_' || '"'`, `(a || '') COLLATE "it's" || 'scrim_00000000000000000000000000000000_1_'`, `'x scrim.hash('`,
+		// No constant, and nothing else in quotes, is taken for a column, whose name would be put there.
+		const marker, columns = `scrim_00000000000000000000000000000000_`, `scrim_00000000000000000000000000000000_1_ text, scrim_00000000000000000000000000000000_2_ text`
+		e.exec(t, owner, `CREATE FUNCTION "f'"(text) RETURNS text LANGUAGE sql IMMUTABLE RETURN $1`, `CREATE FUNCTION "f"" ' ("(text) RETURNS text LANGUAGE sql IMMUTABLE RETURN $1`,
+			`CREATE FUNCTION "F `+marker+`2_"(text) RETURNS text LANGUAGE sql IMMUTABLE RETURN $1`)
+		for expression, want := range map[string]string{
+			`lower(` + marker + `1_)`: "", `"f'"(` + marker + `1_) || 'x' || "f"" ' ("(` + marker + `2_)`: "", `'` + marker + `2_'::text`: "0A000", `'x''' || ` + marker + `1_ || '` + marker + `2_'`: "0A000",
+			`"f'"(` + marker + `1_) || '` + marker + `2_'`: "0A000", `"f"" ' ("(` + marker + `1_) || ''' ` + marker + `2_'`: "0A000", `"f'"('"') || '` + marker + `2_' || '"'`: "0A000", `'\' || '` + marker + `2_'`: "0A000",
+			`"F ` + marker + `2_"('x')`: "0A000",
 		} {
-			e.exec(t, admin, `CREATE COLLATION IF NOT EXISTS "it's" FROM "C"`)
-			probe(`a text, b text`, expression)
-			if _, err := text(t, owner, `SELECT scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, `+marker+`, '[[2,3]]', false, 'x')`); code(err) != "0A000" {
-				t.Errorf("%s: %v", expression, explain(err))
+			probe(columns, expression)
+			if got, err := text(t, owner, `SELECT scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '`+marker+`', '[[2,3]]', false, 'x')`); code(err) != want {
+				t.Errorf("%s: %s %v", expression, got, explain(err))
 			}
 		}
+		if got := mustText(t, admin, `SELECT string_agg(regexp_replace(masks[1], E'[^\x01]', '', 'g'), '|' ORDER BY id) FROM scrim_state.sql_masks`); strings.Count(got, "\x01") != 6 {
+			t.Errorf("%q", got)
+		}
 		for _, c := range []struct{ columns, expression, call, want string }{
-			{`a text`, `(SELECT a)`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, ` + marker + `, '[[2]]', false, 'x')`, "0A000"},
-			{`a text`, `a`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, ` + marker + `, '[[2]]', false, '')`, "23514"},
-			{`a text`, `a`, `scrim.keep_mask('odd', ARRAY['pg_catalog.pg_roles'::regclass], NULL, ` + marker + `, '[[2]]', false, 'x')`, "0A000"},
-			{`a text`, `a`, `scrim.keep_mask('scrim_state.policies', ARRAY['pg_temp.hostile'::regclass], NULL, ` + marker + `, '[[2]]', false, 'x')`, "42501"},
+			{columns, `(SELECT ` + marker + `1_)`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '` + marker + `', '[[2]]', false, 'x')`, "0A000"},
+			{columns, marker + `1_`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '` + marker + `', '[[2]]', false, '')`, "23514"},
+			{columns, marker + `1_`, `scrim.keep_mask('odd', ARRAY['pg_catalog.pg_roles'::regclass], NULL, '` + marker + `', '[[2]]', false, 'x')`, "0A000"},
+			{columns, marker + `1_`, `scrim.keep_mask('scrim_state.policies', ARRAY['pg_temp.hostile'::regclass], NULL, '` + marker + `', '[[2]]', false, 'x')`, "42501"},
+			{`a text`, `a`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, '` + marker + `', '[[2]]', false, 'x')`, "22023"},
+			{`a text`, `a`, `scrim.keep_mask('odd', ARRAY['pg_temp.hostile'::regclass], NULL, 'a', '[[2]]', false, 'x')`, "22023"},
 			{`a text`, `a`, `scrim.keep_definition('d', 'pg_catalog.pg_roles', 'x')`, "0A000"},
 		} {
 			probe(c.columns, c.expression)
@@ -617,6 +628,15 @@ func TestSQLMaskIndex(t *testing.T) {
 			if plan := mustText(t, reader, `EXPLAIN (COSTS OFF) `+q); !strings.Contains(plan, "customers_pkey") || strings.Contains(plan, "Subquery Scan") {
 				t.Errorf("%s:\n%s", q, plan)
 			}
+		}
+		// The mask itself can be indexed, by the expression that the masked view has.
+		e.exec(t, e.connect(t, olga), `CREATE INDEX by_mask ON customers (scrim_runtime.partial("Note", 6, '**', 1))`)
+		e.exec(t, reader, `SET enable_seqscan = off`)
+		if plan := mustText(t, reader, `EXPLAIN (COSTS OFF) SELECT id FROM customers WHERE "Note" = 'note 1**7'`); !strings.Contains(plan, "by_mask") {
+			t.Errorf("an index of the mask is not used:\n%s", plan)
+		}
+		if findings := e.doctor(t, e.connect(t, olga)); slices.ContainsFunc(findings, func(f catalog.Finding) bool { return f.Severity == catalog.SeverityError }) {
+			t.Errorf("doctor: %+v", findings)
 		}
 	})
 }

@@ -27,7 +27,7 @@ type auditQueue struct {
 }
 
 const (
-	auditBatch = 1000            // entries of one INSERT
+	auditBatch = 1000            // entries of one COPY
 	auditRoom  = 20 * auditBatch // entries that wait: some MB
 	auditPause = time.Second     // the longest that an entry waits, if the catalog is there
 )

@@ -19,18 +19,18 @@ BEGIN
     RAISE EXCEPTION 'this function works in masking policies only' USING ERRCODE = 'feature_not_supported',
         HINT = 'It is keyed, and the key is read by masked views alone: CREATE MASKING POLICY ... USING (scrim.hash(email)).';
 END $$;
-CREATE FUNCTION scrim.hash(value text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text';
-CREATE FUNCTION scrim.hash(value bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::bigint';
-CREATE FUNCTION scrim.hash(value integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::integer';
-CREATE FUNCTION scrim.hash(value uuid) RETURNS uuid LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::uuid';
-CREATE FUNCTION scrim.noise(value double precision, amplitude double precision, row_key text) RETURNS double precision LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::float8';
-CREATE FUNCTION scrim.noise(value double precision, amplitude double precision, row_key bigint) RETURNS double precision LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::float8';
-CREATE FUNCTION scrim.noise(value numeric, amplitude numeric, row_key text) RETURNS numeric LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::numeric';
-CREATE FUNCTION scrim.noise(value numeric, amplitude numeric, row_key bigint) RETURNS numeric LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::numeric';
-CREATE FUNCTION scrim.noise(value bigint, amplitude bigint, row_key text) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::bigint';
-CREATE FUNCTION scrim.noise(value bigint, amplitude bigint, row_key bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::bigint';
-CREATE FUNCTION scrim.noise(value integer, amplitude integer, row_key text) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::integer';
-CREATE FUNCTION scrim.noise(value integer, amplitude integer, row_key bigint) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT scrim.needs_key()::text::integer';
+CREATE FUNCTION scrim.hash(value text) RETURNS text LANGUAGE sql IMMUTABLE RETURN scrim.needs_key()::text;
+CREATE FUNCTION scrim.hash(value bigint) RETURNS bigint LANGUAGE sql IMMUTABLE RETURN scrim.needs_key()::text::bigint;
+CREATE FUNCTION scrim.hash(value integer) RETURNS integer LANGUAGE sql IMMUTABLE RETURN scrim.needs_key()::text::integer;
+CREATE FUNCTION scrim.hash(value uuid) RETURNS uuid LANGUAGE sql IMMUTABLE RETURN scrim.needs_key()::text::uuid;
+CREATE FUNCTION scrim.noise(value double precision, amplitude double precision, row_key text) RETURNS double precision LANGUAGE sql IMMUTABLE RETURN scrim.needs_key()::text::float8;
+CREATE FUNCTION scrim.noise(value double precision, amplitude double precision, row_key bigint) RETURNS double precision LANGUAGE sql IMMUTABLE RETURN scrim.needs_key()::text::float8;
+CREATE FUNCTION scrim.noise(value numeric, amplitude numeric, row_key text) RETURNS numeric LANGUAGE sql IMMUTABLE RETURN scrim.needs_key()::text::numeric;
+CREATE FUNCTION scrim.noise(value numeric, amplitude numeric, row_key bigint) RETURNS numeric LANGUAGE sql IMMUTABLE RETURN scrim.needs_key()::text::numeric;
+CREATE FUNCTION scrim.noise(value bigint, amplitude bigint, row_key text) RETURNS bigint LANGUAGE sql IMMUTABLE RETURN scrim.needs_key()::text::bigint;
+CREATE FUNCTION scrim.noise(value bigint, amplitude bigint, row_key bigint) RETURNS bigint LANGUAGE sql IMMUTABLE RETURN scrim.needs_key()::text::bigint;
+CREATE FUNCTION scrim.noise(value integer, amplitude integer, row_key text) RETURNS integer LANGUAGE sql IMMUTABLE RETURN scrim.needs_key()::text::integer;
+CREATE FUNCTION scrim.noise(value integer, amplitude integer, row_key bigint) RETURNS integer LANGUAGE sql IMMUTABLE RETURN scrim.needs_key()::text::integer;
 
 -- Whether a function that is not PostgreSQL's may be called by masks of a table owner's: his own, or a superuser's, that whoever reads cannot bend by search_path or temporary objects. Types are looked for in pg_temp
 -- first where it is not named, and what a body that PostgreSQL has parsed calls has to be as good as itself.
@@ -158,14 +158,9 @@ BEGIN
     RETURN substr(printed, length(head) + 1, length(printed) - length(head) - length(tail));
 END $$;
 
--- What of a printed text stands outside of constants and quoted names.
-CREATE FUNCTION scrim.unquoted(printed text) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
-    SELECT regexp_replace(printed, '"([^"]|"")*"|''([^'']|'''')*''', '', 'g')
-$$;
-
--- Writes the masks of columns down: what the views over pg_temp.scrim_probe show, whose columns are called marker, a number and _. stand_for has, for each view, the relation's columns that
--- they stand for. Text never comes from the caller, only what the server prints of views that were made under the caller's own rights; the names that are replaced in it must stand outside of constants.
+-- Writes the masks of columns down: what the views over pg_temp.scrim_probe show. stand_for has, for each view, the relation's columns that those of scrim_probe stand for, where they are called
+-- marker1_, marker2_ and so on. Text never comes from the caller, only what the server prints of views that were made under the caller's own rights. Names are put in the places of
+-- the markers later, so none may be inside of quotes: the server prints constants in single ones, and names in double ones, each doubled inside.
 CREATE FUNCTION scrim.keep_mask(relation regclass, views regclass[], condition regclass, marker text, stand_for jsonb, attached boolean, wording text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
 DECLARE
@@ -176,15 +171,16 @@ DECLARE
     kept bigint;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
-    IF (marker ~ '^scrim_[0-9a-f]{32}_$') IS NOT TRUE THEN
+    IF (marker ~ '^scrim_[0-9a-f]{32}_$') IS NOT TRUE
+       OR EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = to_regclass('pg_temp.scrim_probe') AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> marker || a.attnum || '_') THEN
         RAISE EXCEPTION 'inconsistent mask' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOR v IN 1..cardinality(views) + num_nonnulls(condition) LOOP
         printed := scrim.probed(coalesce(views[v], condition));
         nums := scrim.nums(stand_for -> (least(v, cardinality(views)) - 1));
-        -- The library's names are replaced too.
-        IF (SELECT count(*) FROM regexp_matches(printed, '\mscrim\.|' || marker, 'g')) <> (SELECT count(*) FROM regexp_matches(scrim.unquoted(printed), '\mscrim\.|' || marker, 'g')) THEN
-            RAISE EXCEPTION 'a constant in a mask has "scrim." in it' USING ERRCODE = 'feature_not_supported';
+        -- The library's names are replaced in the text, too.
+        IF EXISTS (SELECT 1 FROM regexp_matches(printed, '''(?:[^'']|'''')*''|"(?:[^"]|"")*"', 'g') AS quoted(parts) WHERE quoted.parts[1] ~ ('\mscrim\.|' || marker)) THEN
+            RAISE EXCEPTION 'a constant in a mask, or a quoted name, has "scrim." in it' USING ERRCODE = 'feature_not_supported';
         END IF;
         FOR i IN REVERSE cardinality(nums)..1 LOOP
             IF strpos(printed, marker || i || '_') > 0 THEN
@@ -244,8 +240,8 @@ DECLARE
     att record;
     shown record;
     kept bigint;
-    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
     marker text := format('scrim_%s_', replace(gen_random_uuid()::text, '-', ''));
+    owner oid := (SELECT c.relowner FROM pg_class c WHERE c.oid = relation);
 BEGIN
     IF strpos(concat(expression, condition), chr(1)) > 0 THEN
         RAISE EXCEPTION 'a mask has a character of code 1' USING ERRCODE = 'feature_not_supported';
@@ -277,8 +273,9 @@ BEGIN
         condition_view := 'pg_temp.scrim_condition'::regclass;
         PERFORM scrim.refuse_mask(condition_view, owner, 'the condition of WHEN');
     END IF;
-    FOR att IN SELECT a.name, a.ord FROM unnest(arguments) WITH ORDINALITY AS a(name, ord) LOOP
-        EXECUTE format('ALTER TABLE pg_temp.scrim_probe RENAME COLUMN %I TO %I', att.name, marker || att.ord || '_');
+    -- Names that nothing else in the masks has. Here, since the table is the caller's.
+    FOR att IN SELECT a.attname, a.attnum FROM pg_attribute a WHERE a.attrelid = 'pg_temp.scrim_probe'::regclass AND a.attnum > 0 AND NOT a.attisdropped LOOP
+        EXECUTE format('ALTER TABLE pg_temp.scrim_probe RENAME COLUMN %I TO %I', att.attname, marker || att.attnum || '_');
     END LOOP;
     kept := scrim.keep_mask(relation, views, condition_view, marker,
         coalesce(attached, (SELECT jsonb_agg((SELECT jsonb_agg(a.attnum ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped)) FROM unnest(masked))), attached IS NOT NULL, wording);

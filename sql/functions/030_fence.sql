@@ -773,6 +773,14 @@ BEGIN
     PERFORM scrim.fence_apply(relation, (SELECT coalesce(jsonb_agg(p ORDER BY ord), '[]') FROM jsonb_array_elements(policies) WITH ORDINALITY AS l(p, ord) WHERE p ->> 'name' <> definition ->> 'name') || definition, mend_views);
 END $$;
 
+CREATE FUNCTION scrim.check_policy_name(policy_name text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF coalesce(policy_name, '') = '' OR octet_length(policy_name) > 63 THEN
+        RAISE EXCEPTION 'a masking policy has a name of 1 to 63 bytes' USING ERRCODE = 'invalid_name';
+    END IF;
+END $$;
+
 -- Raises if a policy cannot be made, and returns whether it is there and shall be left alone. What comes after has the relation to itself.
 CREATE FUNCTION scrim.skips_policy(policy_name text, relation regclass, columns text[], if_not_exists boolean, or_replace boolean) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -789,9 +797,8 @@ BEGIN
     IF NOT EXISTS (SELECT 1 FROM scrim.masking_policies p WHERE p.relation = skips_policy.relation) THEN
         PERFORM scrim.require_protectable(relation);
     END IF;
-    IF coalesce(policy_name, '') = '' OR octet_length(policy_name) > 63 THEN
-        RAISE EXCEPTION 'a masking policy has a name of 1 to 63 bytes' USING ERRCODE = 'invalid_name';
-    ELSIF coalesce(cardinality(columns), 0) = 0 THEN
+    PERFORM scrim.check_policy_name(policy_name);
+    IF coalesce(cardinality(columns), 0) = 0 THEN
         RAISE EXCEPTION 'a masking policy needs at least one column' USING ERRCODE = 'syntax_error';
     END IF;
     RETURN false;
@@ -940,7 +947,7 @@ BEGIN
             RAISE NOTICE 'masking policy "%" on % does not exist, skipping', policy_name, relation;
             RETURN;
         END IF;
-        RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
+        RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object', HINT = 'SHOW MASKING POLICIES lists them.';
     END IF;
     policies := (SELECT coalesce(jsonb_agg(p ORDER BY ord), '[]') FROM jsonb_array_elements(scrim.policy_definitions(relation)) WITH ORDINALITY AS l(p, ord) WHERE p ->> 'name' <> policy_name);
     PERFORM scrim.fence_apply(relation, policies, false);
@@ -972,7 +979,6 @@ BEGIN
         PERFORM scrim.fence_lift(other, is_replaced);
     END LOOP;
 END $$;
-
 
 -- Gives a table the grants back that were remembered of it, and takes away what had been given instead.
 CREATE FUNCTION scrim.fence_restore(relation regclass, remembered jsonb) RETURNS void

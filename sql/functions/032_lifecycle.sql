@@ -94,9 +94,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     first integer := scrim.require_policy(policy_name, relation);
 BEGIN
-    IF coalesce(new_name, '') = '' OR octet_length(new_name) > 63 THEN
-        RAISE EXCEPTION 'a masking policy has a name of 1 to 63 bytes' USING ERRCODE = 'invalid_name';
-    ELSIF EXISTS (SELECT 1 FROM scrim_state.policies p WHERE p.protection = first AND p.name = new_name) THEN
+    PERFORM scrim.check_policy_name(new_name);
+    IF EXISTS (SELECT 1 FROM scrim_state.policies p WHERE p.protection = first AND p.name = new_name) THEN
         RAISE EXCEPTION 'masking policy "%" on % already exists', new_name, relation USING ERRCODE = 'duplicate_object';
     END IF;
     UPDATE scrim_state.policies p SET name = new_name FROM scrim_state.protections x WHERE x.id = p.protection AND first IN (x.id, x.along_with) AND p.name = policy_name;

@@ -36,6 +36,7 @@ BEGIN
             HINT = format('GRANT scrim_admin TO %I lets this role manage policies on tables it owns.', session_user);
     END IF;
     PERFORM scrim.require_standard_strings();
+    PERFORM scrim.require_home();
 END $$;
 
 -- Makes a view of a body, for keep_definition. Raises unless it is an expression over its arguments that masks may use.
@@ -57,9 +58,7 @@ DECLARE
 BEGIN
     PERFORM scrim.require_definer();
     PERFORM scrim.fence_serialize();
-    IF coalesce(policy_name, '') = '' OR octet_length(policy_name) > 63 THEN
-        RAISE EXCEPTION 'a masking policy has a name of 1 to 63 bytes' USING ERRCODE = 'invalid_name';
-    END IF;
+    PERFORM scrim.check_policy_name(policy_name);
     PERFORM scrim.require_definition(policy_name, true);
     SELECT array_agg(a.attname::text ORDER BY a.attnum) AS names, array_agg(format_type(a.atttypid, NULL) ORDER BY a.attnum) AS types INTO probe
       FROM pg_attribute a WHERE a.attrelid = to_regclass('pg_temp.scrim_probe') AND a.attnum > 0 AND NOT a.attisdropped;

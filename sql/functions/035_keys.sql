@@ -19,7 +19,7 @@ BEGIN
     PERFORM scrim.fence_serialize();
     SELECT x.key_owner INTO owner FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id WHERE x.relation = rotate_key.relation AND p.name = policy_name;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
+        RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object', HINT = 'SHOW MASKING POLICIES lists them.';
     END IF;
     SELECT string_agg(format('%I on %s', p.name, x.relation::regclass), ', ' ORDER BY p.id) INTO others
       FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id

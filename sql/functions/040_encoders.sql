@@ -19,10 +19,10 @@ CREATE VIEW scrim.encoder_versions AS
 -- mask is the expression of an SQL mask, as it was typed; the others have an encoder or a model, and present. version is what they show now, and pinned if the policy names it.
 CREATE VIEW scrim.masking_policies AS
     SELECT p.name, x.relation::regclass AS relation,
-           (SELECT array_agg(a.attname::text ORDER BY c.ord) FROM unnest(p.columns) WITH ORDINALITY AS c(num, ord)
-              JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = c.num) AS columns,
-           (SELECT array_agg(a.attname::text ORDER BY c.ord) FROM unnest(p.inputs) WITH ORDINALITY AS c(num, ord)
-              JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = c.num) AS inputs,
+           ARRAY(SELECT a.attname::text FROM unnest(p.columns) WITH ORDINALITY AS c(num, ord)
+                   JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = c.num AND NOT a.attisdropped ORDER BY c.ord) AS columns,
+           ARRAY(SELECT a.attname::text FROM unnest(p.inputs) WITH ORDINALITY AS c(num, ord)
+                   JOIN pg_attribute a ON a.attrelid = x.relation AND a.attnum = c.num AND NOT a.attisdropped ORDER BY c.ord) AS inputs,
            e.name AS encoder, o.name AS model, coalesce(p.model_version, o.default_version, e.default_version) AS version, p.model_version IS NOT NULL AS pinned, p.present, m.wording AS mask,
            ARRAY(SELECT r.rolname::text FROM pg_roles r WHERE r.oid = ANY (p.except_roles) ORDER BY 1) AS except_roles,
            (SELECT f.relation::regclass FROM scrim_state.protections f WHERE f.id = x.along_with) AS along_with,

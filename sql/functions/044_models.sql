@@ -16,6 +16,7 @@ BEGIN
         RAISE EXCEPTION 'permission denied for models' USING ERRCODE = 'insufficient_privilege',
             HINT = format('GRANT scrim_admin TO %I lets this role import models.', session_user);
     END IF;
+    PERFORM scrim.require_home();
 END $$;
 
 -- Raises unless the session's role may use a model: who made it may, and superusers.

@@ -10,7 +10,7 @@ BEGIN
     SELECT p.* INTO policy FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id
      WHERE x.relation = masking_policy_openings.relation AND p.name = policy_name AND x.features_of IS NULL;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object';
+        RAISE EXCEPTION 'masking policy "%" on % does not exist', policy_name, relation USING ERRCODE = 'undefined_object', HINT = 'SHOW MASKING POLICIES lists them.';
     END IF;
     RETURN QUERY SELECT * FROM scrim.policy_openings(policy);
 END $$;

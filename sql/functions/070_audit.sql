@@ -150,7 +150,7 @@ CREATE FUNCTION scrim.set_audit(level text DEFAULT NULL, retention interval DEFA
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN
-        RAISE EXCEPTION 'permission denied for the audit' USING ERRCODE = 'insufficient_privilege';
+        RAISE EXCEPTION 'permission denied for the audit' USING ERRCODE = 'insufficient_privilege', HINT = format('GRANT scrim_admin TO %I lets this role set it.', session_user);
     ELSIF NOT level IN ('off', 'changes', 'all') THEN
         RAISE EXCEPTION 'unrecognized level "%"', level USING ERRCODE = 'invalid_parameter_value', HINT = 'Levels are off, changes and all.';
     ELSIF retention < interval '1 day' THEN

@@ -206,7 +206,7 @@ BEGIN
     FOR v IN SELECT x.key_owner, bool_or(x.seals_only) AS row_security FROM scrim_state.protections x WHERE scrim.view_owner(x.key_owner) IS NULL GROUP BY x.key_owner LOOP
         view_role := scrim.prepare_view_owner(v.key_owner);
         EXECUTE format('GRANT SELECT ON scrim_state.%I, scrim_state.%I TO %I', 'key_' || v.key_owner, 'mask_key_' || v.key_owner, view_role);
-        IF v.row_security AND pg_has_role(current_user, 10, 'USAGE') THEN
+        IF v.row_security AND (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
             EXECUTE format('ALTER ROLE %I BYPASSRLS', view_role);
         END IF;
         RETURN QUERY SELECT * FROM scrim.regrant_source(v.key_owner, view_role);
