@@ -207,11 +207,22 @@ BEGIN
     INSERT INTO scrim_state.sql_masks (relation, attached, masks, condition, inputs, wording)
     SELECT keep_mask_of.relation, CASE WHEN m.relation = keep_mask_of.relation AND m.attached IS NOT NULL THEN (SELECT jsonb_agg(m.attached -> p.place - 1 ORDER BY p.ord) FROM unnest(places) WITH ORDINALITY AS p(place, ord)) END,
            ARRAY(SELECT scrim.renumber(m.masks[p.place], from_nums, to_nums) FROM unnest(places) WITH ORDINALITY AS p(place, ord) ORDER BY p.ord),
-           scrim.renumber(m.condition, from_nums, to_nums), ARRAY(SELECT to_nums[array_position(from_nums, i)] FROM unnest(m.inputs) i), m.wording
+           scrim.renumber(m.condition, from_nums, to_nums), '{}', m.wording
       FROM scrim_state.sql_masks m WHERE m.id = mask
     RETURNING id INTO STRICT kept;
+    UPDATE scrim_state.sql_masks m SET inputs = scrim.columns_in(m.masks || m.condition) WHERE m.id = kept;  -- fewer masks may read fewer columns
     RETURN kept;
 END $$;
+
+-- The columns that masks read.
+CREATE FUNCTION scrim.columns_in(templates text[]) RETURNS smallint[]
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT ARRAY(SELECT DISTINCT s.part::smallint FROM unnest(templates) t, string_to_table(t, chr(1)) WITH ORDINALITY AS s(part, n) WHERE s.n % 2 = 0 ORDER BY 1)
+$$;
+
+-- What a mask reads.
+CREATE FUNCTION scrim.mask_inputs(mask bigint) RETURNS smallint[]
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT m.inputs FROM scrim_state.sql_masks m WHERE m.id = mask $$;
 
 -- Puts numbers in the place of others, where a mask has columns.
 CREATE FUNCTION scrim.renumber(template text, from_nums smallint[], to_nums smallint[]) RETURNS text

@@ -403,8 +403,12 @@ BEGIN
     FOR p IN SELECT d ->> 'name' AS name, scrim.nums(d -> 'columns') AS columns, scrim.nums(d -> 'components') AS components, scrim.nums(d -> 'inputs') AS inputs,
                     d ->> 'encoder' AS encoder, d ->> 'model' AS model, (d ->> 'version')::int AS version, d ->> 'present' AS present, (d ->> 'mask')::bigint AS mask
                FROM jsonb_array_elements(policies) d LOOP
+        IF (SELECT count(DISTINCT a.attnum) FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum = ANY (p.inputs)) IS DISTINCT FROM cardinality(p.inputs)::bigint THEN
+            RAISE EXCEPTION 'a column that the mask of policy "%" on % is made of was dropped', p.name, relation USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = format('DROP MASKING POLICY %I ON %s, and make it again in the same transaction.', p.name, relation);
+        END IF;
         IF p.encoder IS NULL AND p.model IS NULL THEN
-            IF NOT EXISTS (SELECT 1 FROM scrim_state.sql_masks m WHERE m.id = p.mask AND m.relation = check_definitions.relation AND cardinality(m.masks) = cardinality(p.columns) AND m.inputs = p.inputs) THEN
+            IF NOT EXISTS (SELECT 1 FROM scrim_state.sql_masks m WHERE m.id = p.mask AND m.relation = check_definitions.relation AND cardinality(m.masks) = cardinality(p.columns) AND m.inputs <@ p.inputs AND p.inputs <@ m.inputs) THEN
                 RAISE EXCEPTION 'inconsistent mask' USING ERRCODE = 'invalid_parameter_value';
             END IF;
         ELSE
@@ -413,10 +417,6 @@ BEGIN
                OR (p.present = 'COMPONENTS' AND (1 <= ALL (p.components) AND used.dims >= ALL (p.components)) IS NOT TRUE) THEN
                 RAISE EXCEPTION 'inconsistent columns' USING ERRCODE = 'invalid_parameter_value';
             END IF;
-        END IF;
-        IF (SELECT count(DISTINCT a.attnum) FROM pg_attribute a WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped AND a.attnum = ANY (p.inputs)) IS DISTINCT FROM cardinality(p.inputs)::bigint THEN
-            RAISE EXCEPTION 'a column that the mask of policy "%" on % is made of was dropped', p.name, relation USING ERRCODE = 'object_not_in_prerequisite_state',
-                HINT = format('DROP MASKING POLICY %I ON %s, and make it again in the same transaction.', p.name, relation);
         END IF;
         all_masked := all_masked || p.columns;
     END LOOP;
@@ -726,11 +726,21 @@ END $$;
 
 -- Policies that have fewer columns than they had, with masks of what is left.
 CREATE FUNCTION scrim.with_masks_of(relation regclass, policies jsonb) RETURNS jsonb
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-    SELECT coalesce(jsonb_agg(CASE WHEN p ->> 'mask' IS NULL OR p -> 'places' IS NULL THEN p
-                                   ELSE p || jsonb_build_object('mask', scrim.keep_mask_of((p ->> 'mask')::bigint, relation, scrim.nums(p -> 'places')::int[], scrim.nums(p -> 'inputs'), scrim.nums(p -> 'inputs'))) END ORDER BY ord), '[]')
-      FROM jsonb_array_elements(policies) WITH ORDINALITY AS l(p, ord)
-$$;
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    p jsonb;
+    mask bigint;
+    kept jsonb := '[]';
+BEGIN
+    FOR p IN SELECT l.p FROM jsonb_array_elements(policies) WITH ORDINALITY AS l(p, ord) ORDER BY l.ord LOOP
+        IF p ->> 'mask' IS NOT NULL AND p -> 'places' IS NOT NULL THEN
+            mask := scrim.keep_mask_of((p ->> 'mask')::bigint, relation, scrim.nums(p -> 'places')::int[], scrim.nums(p -> 'inputs'), scrim.nums(p -> 'inputs'));
+            p := p || jsonb_build_object('mask', mask, 'inputs', scrim.mask_inputs(mask));
+        END IF;
+        kept := kept || jsonb_build_array(p);
+    END LOOP;
+    RETURN kept;
+END $$;
 
 -- What a change of a relation's policies has to know of the protection that it has; no row if it has none.
 CREATE FUNCTION scrim.fence_state(relation regclass, OUT suspended boolean, OUT views_along boolean) RETURNS SETOF record

@@ -208,14 +208,34 @@ BEGIN
     END LOOP;
 END $$;
 
--- After a migration. The walk is made anew, with the table as it is now, and what it finds is refused.
+-- After a migration. The walk is made anew, with the table as it is now, and what it finds is refused. Columns that were dropped are taken out of their policies.
 CREATE FUNCTION scrim.resume(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.fence_serialize();
     PERFORM scrim.fence_lock(relation);
-    PERFORM scrim.fence_resume(relation);
+    IF scrim.fence_outdated(relation) THEN
+        PERFORM scrim.fence_apply(relation, scrim.policy_definitions(relation), false);
+    ELSE
+        PERFORM scrim.fence_resume(relation);
+    END IF;
+END $$;
+
+-- Whether policies of a relation have columns that were dropped, or a masked view has gone with one (CASCADE). If so they have to be made anew, and are not suspended any more.
+CREATE FUNCTION scrim.fence_outdated(relation regclass) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    first integer := scrim.require_policy_on(relation);
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM scrim_state.protections x JOIN pg_class c ON c.oid = x.relation JOIN scrim_state.policies p ON p.protection = x.id
+                    WHERE first IN (x.id, x.along_with)
+                      AND (NOT EXISTS (SELECT 1 FROM pg_class v WHERE v.oid = x.masked_view)
+                           OR EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = x.relation AND a.attnum = ANY (p.columns) AND a.attisdropped))) THEN
+        RETURN false;
+    END IF;
+    UPDATE scrim_state.protections x SET suspended = false WHERE first IN (x.id, x.along_with) AND x.suspended;
+    RETURN true;
 END $$;
 
 CREATE FUNCTION scrim.fence_resume(relation regclass) RETURNS void
