@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -409,15 +410,15 @@ func namesMaskedView(s *catalog.Snapshot, e *pgproto3.ErrorResponse) bool {
 	if e.Code != codeFeatureNotSupported && e.Code != codeDependentObjects || e.Detail == "" {
 		return false
 	}
-	for _, p := range s.Protections {
-		_, after, found := strings.Cut(e.Detail, strings.ReplaceAll(p.View.Name, `"`, `""`))
+	for oid, p := range s.Protections {
+		_, after, found := strings.Cut(e.Detail, fmt.Sprintf("_%d_", oid)) // views that were replaced are in the way too
 		switch {
-		case !found || after != "" && after[0] >= '0' && after[0] <= '9':
+		case !found || after == "" || after[0] < '0' || after[0] > '9':
 			continue
 		case p.FeatureView:
 			e.Hint = fmt.Sprintf("Feature view %s reads it. DROP FEATURE VIEW first.", p.Policies[0].Name)
 		default:
-			table := rewrite.Quote(p.Relation.Schema) + "." + rewrite.Quote(p.Relation.Name)
+			table := regclassName(p.Relation.Schema) + "." + regclassName(p.Relation.Name)
 			e.Hint = fmt.Sprintf("%s it. Put SELECT scrim.suspend('%s') and scrim.resume('%[2]s') around ALTER TABLE, or DROP MASKING POLICY.",
 				read(p.Policies), strings.ReplaceAll(table, "'", "''"))
 		}
@@ -425,6 +426,16 @@ func namesMaskedView(s *catalog.Snapshot, e *pgproto3.ErrorResponse) bool {
 	}
 	return false
 }
+
+// regclassName is a name as regclass reads it, where no keyword is in the way.
+func regclassName(s string) string {
+	if plainName.MatchString(s) {
+		return s
+	}
+	return rewrite.Quote(s)
+}
+
+var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
 // read says that policies do read something.
 func read(policies []*catalog.Policy) string {
