@@ -539,7 +539,7 @@ func TestProtectColumn(t *testing.T) {
 			t.Error(got)
 		}
 		for statement, want := range map[string]string{
-			`SELECT scrim.protect_column('customers', 'age', 'enc')`:       "42701",
+			`SELECT scrim.protect_column('customers', 'age', 'enc')`:       "42710",
 			`SELECT scrim.protect_column('customers', 'score', 'another')`: "42704",
 			`SELECT scrim.unprotect_column('customers', 'score')`:          "42704",
 		} {

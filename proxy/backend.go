@@ -383,7 +383,7 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 			instead = encode(&response)
 		}
 	}
-	if instead == nil && !swallow && namesMaskedView(b.s.srv.catalog.Snapshot(), &response) {
+	if instead == nil && !swallow && (namesMaskedView(b.s.srv.catalog.Snapshot(), &response) || b.mayNotShow(head, &response)) {
 		instead = encode(&response)
 	}
 	if head != nil {
@@ -405,8 +405,31 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 	return nil
 }
 
-// namesMaskedView gives an error of ALTER or DROP a hint where a masked view is in the way: PostgreSQL's own would be to drop it.
+// mayNotShow gives the refusal of a SHOW a hint.
+func (b *backend) mayNotShow(head *pending, e *pgproto3.ErrorResponse) bool {
+	if e.Code != codeInsufficientPrivilege || head == nil || head.results == nil || head.results.tag != "SHOW" {
+		return false
+	}
+	e.Hint = "GRANT scrim_user TO " + regclassName(b.s.role) + " lets this role list what is there, scrim_admin also training jobs."
+	return true
+}
+
+// namesMaskedView gives an error of ALTER or DROP a hint where a masked view is in the way: PostgreSQL's own would be to drop it. Where a
+// privilege on one is lacking, it names the table instead.
 func namesMaskedView(s *catalog.Snapshot, e *pgproto3.ErrorResponse) bool {
+	if e.Code == codeInsufficientPrivilege {
+		name := maskedViewDenied.FindStringSubmatch(e.Message)
+		if name == nil {
+			return false
+		}
+		oid, _ := strconv.ParseUint(name[1], 10, 32)
+		p := s.Protections[uint32(oid)]
+		if p == nil {
+			return false
+		}
+		e.Message = "permission denied for table " + p.Relation.Name
+		return true
+	}
 	if e.Code != codeFeatureNotSupported && e.Code != codeDependentObjects || e.Detail == "" {
 		return false
 	}
@@ -434,6 +457,9 @@ func regclassName(s string) string {
 	}
 	return rewrite.Quote(s)
 }
+
+// maskedViewDenied is PostgreSQL's message about a masked view, with the OID of the relation.
+var maskedViewDenied = regexp.MustCompile(`^permission denied for view .*_(\d+)_\d+$`)
 
 var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
