@@ -427,7 +427,7 @@ func namesMaskedView(s *catalog.Snapshot, e *pgproto3.ErrorResponse) bool {
 		if p == nil {
 			return false
 		}
-		e.Message = "permission denied for table " + p.Relation.Name
+		e.Message = deniedOn(p)
 		return true
 	}
 	if e.Code != codeFeatureNotSupported && e.Code != codeDependentObjects || e.Detail == "" {
@@ -456,6 +456,14 @@ func regclassName(s string) string {
 		return s
 	}
 	return rewrite.Quote(s)
+}
+
+// deniedOn is PostgreSQL's refusal of a relation. Its masked view is nobody's concern.
+func deniedOn(p *catalog.Protection) string {
+	if p.FeatureView {
+		return "permission denied for view " + p.Relation.Name
+	}
+	return "permission denied for table " + p.Relation.Name
 }
 
 // maskedViewDenied is PostgreSQL's message about a masked view, with the OID of the relation.
