@@ -129,7 +129,8 @@ func rebind(ctx context.Context, tx pgx.Tx, result *InitResult) error {
 // them, to be run with our rights.
 func checkOwnership(ctx context.Context, tx pgx.Tx) error {
 	var foreign *string
-	err := tx.QueryRow(ctx, `SELECT string_agg(x.what, ', ') FROM (
+	err := tx.QueryRow(ctx, `SELECT string_agg(x.what, ', ') FILTER (WHERE x.place <= 5) || CASE WHEN count(*) > 5 THEN format(', and %s more', count(*) - 5) ELSE '' END
+		  FROM (SELECT what, row_number() OVER () FROM (
 			SELECT format('schema %I of %s', n.nspname, n.nspowner::regrole) FROM pg_namespace n
 			 WHERE n.nspname IN ('scrim', 'scrim_state', 'scrim_runtime') AND n.nspowner <> current_user::regrole
 			UNION ALL
@@ -139,7 +140,7 @@ func checkOwnership(ctx context.Context, tx pgx.Tx) error {
 			UNION ALL
 			SELECT format('relation %s of %s', c.oid::regclass, c.relowner::regrole) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 			 WHERE n.nspname IN ('scrim', 'scrim_state') AND c.relowner <> current_user::regrole AND c.relkind NOT IN ('i', 't')
-			) x(what)`).Scan(&foreign)
+			) every(what)) x(what, place)`).Scan(&foreign)
 	if err != nil {
 		return err
 	}

@@ -229,7 +229,9 @@ const readsSQL = `SELECT kind, role, tag, schema || '.' || relation, array_to_st
 func TestAuditReads(t *testing.T) {
 	onEachProtected(t, func(t *testing.T, e *env) {
 		admin := auditsAll(t, e)
-		e.exec(t, admin, `CREATE TABLE mine (id integer, income float8)`, `GRANT ALL ON mine TO analyst`)
+		e.exec(t, admin, `CREATE TABLE mine (id integer, income float8)`, `GRANT ALL ON mine TO analyst`,
+			`CREATE TABLE notes (note text)`, `INSERT INTO notes VALUES ('x')`, `ALTER TABLE notes OWNER TO olga`, `GRANT SELECT ON notes TO analyst`)
+		e.exec(t, e.connect(t, olga), `CREATE MASKING POLICY q ON notes (note) USING (NULL)`)
 		reader, last, want := e.connect(t, analyst), lastEntry(t, admin), ""
 		for _, c := range []struct{ statements, want string }{
 			{`SELECT id, region FROM customers`, ``},
@@ -239,6 +241,7 @@ func TestAuditReads(t *testing.T) {
 			{`SELECT id, age, score FROM customers ORDER BY id LIMIT 7`, `SELECT|public.customers|age,score|7|deferred`},
 			{`SELECT c.age, d.score FROM customers c JOIN customers d USING (id) WHERE id < 4`, `SELECT|public.customers|age,score|3|deferred`},
 			{`SELECT max(income) FROM customers`, `SELECT|public.customers|income|1|staged`},
+			{`SELECT max(note) FROM notes`, `SELECT|public.notes|note|1|sql`},
 			{`SELECT id FROM customers WHERE age > -1000000 AND id < 10`, `SELECT|public.customers|age|9|staged`},
 			{`COPY (SELECT income FROM customers WHERE id < 6) TO STDOUT`, `COPY|public.customers|income|5|staged`},
 			{`DELETE FROM mine;;INSERT INTO mine SELECT id, income FROM customers WHERE id < 21`, `INSERT|public.customers|income|20|staged`},

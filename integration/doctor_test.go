@@ -109,6 +109,8 @@ func TestDoctor(t *testing.T) {
 		e := w.bare(t)
 		admin := e.admin(t)
 		e.exec(t, admin, `SELECT scrim.create_masking_policy('p', 'customers', '{age,income,score}', '{risk}', 'enc')`)
+		// The masked view of a policy that was replaced is still there.
+		e.exec(t, admin, `SELECT scrim.create_masking_policy('p', 'customers', '{age,income,score}', '{risk}', 'enc', or_replace => true)`)
 		before := e.doctor(t, admin)
 		for _, f := range before {
 			if f.Severity != catalog.SeverityNote {

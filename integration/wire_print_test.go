@@ -32,14 +32,13 @@ func messageName(msg []byte) string {
 type printer struct {
 	codes     map[string]string // the bytes of a code, text or binary, to a name
 	relations map[uint32]string
-	view      string // the masked view's name, which has an OID in it
 }
 
 func (p printer) print(msg []byte) string {
 	body := msg[5:]
 	switch msg[0] {
 	case 'E', 'N':
-		return messageName(msg) + " " + strings.ReplaceAll(printError(msg), p.view, "$VIEW")
+		return messageName(msg) + " " + printError(msg)
 	case 'D':
 		var m pgproto3.DataRow
 		if err := m.Decode(body); err != nil {

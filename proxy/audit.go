@@ -318,11 +318,14 @@ func (b *backend) endReading(r *reading) {
 	}
 	rows := r.rows
 	r.rows, r.begun = 0, false
-	masking := "deferred"
-	if r.st.plan.Staged() {
-		masking = "staged"
-	}
 	for _, read := range r.st.plan.Reads {
+		masking := "sql" // these are EXPLAIN MASKING's words
+		switch {
+		case read.Codes && r.st.plan.Staged():
+			masking = "staged"
+		case read.Codes:
+			masking = "deferred"
+		}
 		b.s.note(catalog.AuditEntry{
 			Kind: catalog.AuditRead, Tag: r.tag, Schema: read.Schema, Relation: read.Relation, RelationOID: read.OID, Columns: read.Columns, Rows: &rows, Fingerprint: r.st.fingerprint,
 			Details: map[string]string{"policy": strings.Join(read.Policies, ", "), "masking": masking},

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -382,7 +383,7 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 			instead = encode(&response)
 		}
 	}
-	if instead == nil && !swallow && namesMaskedView(b.s.srv.catalog.Snapshot(), &response) {
+	if instead == nil && !swallow && (namesMaskedView(b.s.srv.catalog.Snapshot(), &response) || b.mayNotShow(head, &response)) {
 		instead = encode(&response)
 	}
 	if head != nil {
@@ -404,20 +405,43 @@ func (b *backend) errorResponse(ctx context.Context, msg []byte, head *pending) 
 	return nil
 }
 
-// namesMaskedView gives an error of ALTER or DROP a hint where a masked view is in the way: PostgreSQL's own would be to drop it.
+// mayNotShow gives the refusal of a SHOW a hint.
+func (b *backend) mayNotShow(head *pending, e *pgproto3.ErrorResponse) bool {
+	if e.Code != codeInsufficientPrivilege || head == nil || head.results == nil || head.results.tag != "SHOW" {
+		return false
+	}
+	e.Hint = "GRANT scrim_user TO " + regclassName(b.s.role) + " lets this role list what is there, scrim_admin also training jobs."
+	return true
+}
+
+// namesMaskedView gives an error of ALTER or DROP a hint where a masked view is in the way: PostgreSQL's own would be to drop it. Where a
+// privilege on one is lacking, it names the table instead.
 func namesMaskedView(s *catalog.Snapshot, e *pgproto3.ErrorResponse) bool {
+	if e.Code == codeInsufficientPrivilege {
+		name := maskedViewDenied.FindStringSubmatch(e.Message)
+		if name == nil {
+			return false
+		}
+		oid, _ := strconv.ParseUint(name[1], 10, 32)
+		p := s.Protections[uint32(oid)]
+		if p == nil {
+			return false
+		}
+		e.Message = deniedOn(p)
+		return true
+	}
 	if e.Code != codeFeatureNotSupported && e.Code != codeDependentObjects || e.Detail == "" {
 		return false
 	}
-	for _, p := range s.Protections {
-		_, after, found := strings.Cut(e.Detail, strings.ReplaceAll(p.View.Name, `"`, `""`))
+	for oid, p := range s.Protections {
+		_, after, found := strings.Cut(e.Detail, fmt.Sprintf("_%d_", oid)) // views that were replaced are in the way too
 		switch {
-		case !found || after != "" && after[0] >= '0' && after[0] <= '9':
+		case !found || after == "" || after[0] < '0' || after[0] > '9':
 			continue
 		case p.FeatureView:
 			e.Hint = fmt.Sprintf("Feature view %s reads it. DROP FEATURE VIEW first.", p.Policies[0].Name)
 		default:
-			table := rewrite.Quote(p.Relation.Schema) + "." + rewrite.Quote(p.Relation.Name)
+			table := regclassName(p.Relation.Schema) + "." + regclassName(p.Relation.Name)
 			e.Hint = fmt.Sprintf("%s it. Put SELECT scrim.suspend('%s') and scrim.resume('%[2]s') around ALTER TABLE, or DROP MASKING POLICY.",
 				read(p.Policies), strings.ReplaceAll(table, "'", "''"))
 		}
@@ -425,6 +449,27 @@ func namesMaskedView(s *catalog.Snapshot, e *pgproto3.ErrorResponse) bool {
 	}
 	return false
 }
+
+// regclassName is a name as regclass reads it, where no keyword is in the way.
+func regclassName(s string) string {
+	if plainName.MatchString(s) {
+		return s
+	}
+	return rewrite.Quote(s)
+}
+
+// deniedOn is PostgreSQL's refusal of a relation. Its masked view is nobody's concern.
+func deniedOn(p *catalog.Protection) string {
+	if p.FeatureView {
+		return "permission denied for view " + p.Relation.Name
+	}
+	return "permission denied for table " + p.Relation.Name
+}
+
+// maskedViewDenied is PostgreSQL's message about a masked view, with the OID of the relation.
+var maskedViewDenied = regexp.MustCompile(`^permission denied for view .*_(\d+)_\d+$`)
+
+var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
 // read says that policies do read something.
 func read(policies []*catalog.Policy) string {

@@ -5,9 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/scrimdb/scrim/rewrite"
 )
 
 // call is a question of our own, asked on the client's connection between the client's messages.
@@ -48,6 +52,35 @@ func (e *serverError) elsewhere() *serverError {
 		return e
 	}
 	r.Position = 0
+	return &serverError{encode(&r)}
+}
+
+// inCommand returns the error as one of a statement of ours: as if there were no functions that run it. Where it is in an expression
+// that the client wrote, it has the place in the client's text.
+func (e *serverError) inCommand(text string, cmd rewrite.Command) *serverError {
+	var r pgproto3.ErrorResponse
+	if err := r.Decode(e.message[headerSize:]); err != nil || strings.HasPrefix(r.Code, "XX") { // for who mends it
+		return e
+	}
+	query, at := r.InternalQuery, int(r.InternalPosition)
+	r.Where, r.InternalQuery, r.InternalPosition, r.Position = "", "", 0, 0
+	for _, x := range rewrite.Expressions(cmd) {
+		from := strings.Index(query, "("+x.Text+"\n)") // as make_mask and probe_body put it there
+		if x.Text == "" || from < 0 {
+			continue
+		}
+		inside := at - 2 - utf8.RuneCountInString(query[:from])
+		if inside < 0 || inside > utf8.RuneCountInString(x.Text) {
+			continue
+		}
+		r.Position = int32(utf8.RuneCountInString(text[:x.Offset]) + inside + 1)
+		switch r.Code {
+		case codeUndefinedTable:
+			r.Hint = "A mask is an expression over the row: columns stand in it without their table, and subqueries are not allowed."
+		case codeUndefinedFunction, codeUndefinedObject, codeUndefinedSchema:
+			r.Hint = "Masks look for names in pg_catalog and scrim only: write the schema of others, and cast arguments to the types of parameters."
+		}
+	}
 	return &serverError{encode(&r)}
 }
 

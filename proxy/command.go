@@ -40,7 +40,7 @@ func (f *frontend) command(ctx context.Context, st *statement, simple bool) erro
 			return errClientGone
 		}
 	case errors.As(err, &server):
-		if err := f.passError(server, "", st.command); err != nil {
+		if err := f.passError(server.inCommand(st.Text, st.command), "", st.command); err != nil {
 			return err
 		}
 	case errors.Is(err, errSkipped), errors.Is(err, errUpstreamGone), errors.Is(err, errClientGone):
@@ -87,8 +87,7 @@ func (f *frontend) action(ctx context.Context, cmd rewrite.Command) error {
 	case rewrite.DefineMaskingPolicy, rewrite.SetColumnMask, rewrite.UnsetColumnMask, rewrite.DropMaskDefinition, rewrite.SetMaskBody:
 		return f.defined(ctx, c)
 	case rewrite.DropMaskingPolicy:
-		return f.s.ask(ctx, false, `SELECT scrim.drop_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3)`,
-			[]string{c.Name, c.Table, boolean(c.IfExists)}, nil)
+		return f.alterTable(ctx, c.Table, c.IfExists, `scrim.drop_masking_policy($2, t.relation, $3)`, c.Name, boolean(c.IfExists))
 	case rewrite.RenamePolicy:
 		return f.s.ask(ctx, false, `SELECT scrim.rename_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3)`, []string{c.Name, c.Table, c.To}, nil)
 	case rewrite.EnablePolicy:
@@ -111,11 +110,11 @@ func boolean(b bool) string {
 }
 
 func (f *frontend) createMaskingPolicy(ctx context.Context, c rewrite.CreateMaskingPolicy) error {
-	if c.Expression != "" {
+	if c.Expression.Text != "" {
 		return f.s.ask(ctx, false, `SELECT scrim.create_sql_masking_policy($1, $2::pg_catalog.text::pg_catalog.regclass, $3, $4, $5,
 				NULLIF($6::pg_catalog.text, ''), $7, $8, $9)`,
 			[]string{
-				c.Name, c.Table, textArray(c.Columns), textArray(c.Except), c.Expression, c.Condition,
+				c.Name, c.Table, textArray(c.Columns), textArray(c.Except), c.Expression.Text, c.Condition.Text,
 				boolean(c.IfNotExists), boolean(c.Cascade), boolean(c.OrReplace),
 			}, nil)
 	}
@@ -141,11 +140,11 @@ func (f *frontend) defined(ctx context.Context, cmd rewrite.Command) error {
 	switch c := cmd.(type) {
 	case rewrite.DefineMaskingPolicy:
 		return f.s.ask(ctx, false, `SELECT scrim.define_masking_policy($1, $2, $3, $4, $5, $6, $7)`,
-			[]string{c.Name, textArray(c.Arguments), textArray(c.Types), c.Returns, c.Expression, boolean(c.IfNotExists), boolean(c.OrReplace)}, nil)
+			[]string{c.Name, textArray(c.Arguments), textArray(c.Types), c.Returns, c.Expression.Text, boolean(c.IfNotExists), boolean(c.OrReplace)}, nil)
 	case rewrite.DropMaskDefinition:
 		return f.s.ask(ctx, false, `SELECT scrim.drop_masking_policy_definition($1, $2)`, []string{c.Name, boolean(c.IfExists)}, nil)
 	case rewrite.SetMaskBody:
-		return f.s.ask(ctx, false, `SELECT scrim.set_masking_policy_body($1, $2)`, []string{c.Name, c.Expression}, nil)
+		return f.s.ask(ctx, false, `SELECT scrim.set_masking_policy_body($1, $2)`, []string{c.Name, c.Expression.Text}, nil)
 	case rewrite.SetColumnMask:
 		return f.alterTable(ctx, c.Table, c.IfExists, `scrim.set_column_masking_policy(t.relation, $2, $3, NULLIF($4::pg_catalog.text[], '{}'), $5)`,
 			c.Column, c.Policy, textArray(c.Using), boolean(c.Force))
@@ -155,7 +154,7 @@ func (f *frontend) defined(ctx context.Context, cmd rewrite.Command) error {
 	return &Error{Code: codeFeatureNotSupported, Message: cmd.Tag() + " is not supported yet"}
 }
 
-// alterTable calls a function on a table. With IF EXISTS there need not be one.
+// alterTable calls a function on a table, as t.relation. With IF EXISTS there need not be one.
 func (f *frontend) alterTable(ctx context.Context, table string, ifExists bool, call string, params ...string) error {
 	relation, found := "$1::pg_catalog.text::pg_catalog.regclass", false
 	if ifExists {
@@ -164,7 +163,7 @@ func (f *frontend) alterTable(ctx context.Context, table string, ifExists bool, 
 	err := f.s.ask(ctx, false, `SELECT `+call+` FROM (SELECT `+relation+` AS relation OFFSET 0) AS t WHERE t.relation IS NOT NULL`, append([]string{table}, params...),
 		func([]cell) error { found = true; return nil })
 	if err == nil && !found {
-		err = f.notice("relation %s does not exist, skipping", table)
+		err = f.notice("relation \"%s\" does not exist, skipping", table)
 	}
 	return err
 }

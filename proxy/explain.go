@@ -144,11 +144,7 @@ func (f *frontend) denied(ctx context.Context, role string, plan *rewrite.Plan, 
 	if err != nil || denied == "" {
 		return err
 	}
-	what := "view " + protections[denied].View.Name
-	if slices.Contains(mixed, denied) || protections[denied].View.SealsOnly { // the statement reads the table too, and first
-		what = "table " + protections[denied].Relation.Name
-	}
-	return &rewrite.Refusal{Code: codeInsufficientPrivilege, Offset: -1, Message: "permission denied for " + what}
+	return &rewrite.Refusal{Code: codeInsufficientPrivilege, Offset: -1, Message: deniedOn(protections[denied])}
 }
 
 // closed says, in the words of scrim_runtime.masks_closed, why what a mention reads is closed; empty if it is not.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -112,16 +113,27 @@ func TestPoliciesOfOneRelation(t *testing.T) {
 	}
 }
 
-// TestNamesPoliciesOfView: an ALTER that a masked view is in the way of hears of all the policies.
+// TestNamesPoliciesOfView: an ALTER that a masked view is in the way of hears of all the policies, also where it is a view that was replaced.
 func TestNamesPoliciesOfView(t *testing.T) {
-	p := twoPolicies()
-	p.View.Name, p.Relation.Schema, p.Relation.Name = "t_10", "public", "t"
-	e := &pgproto3.ErrorResponse{Code: codeDependentObjects, Detail: "view scrim_runtime.t_10 depends on column a"}
-	if !namesMaskedView(&catalog.Snapshot{Protections: map[uint32]*catalog.Protection{10: p}}, e) {
-		t.Fatal("not seen")
-	}
-	if want := `Masking policies "code", "sql" read it. Put SELECT scrim.suspend('"public"."t"') and scrim.resume('"public"."t"') around ALTER TABLE, or DROP MASKING POLICY.`; e.Hint != want {
-		t.Errorf("%q", e.Hint)
+	const hint = `Masking policies "code", "sql" read it. Put SELECT scrim.suspend('%s') and scrim.resume('%[1]s') around ALTER TABLE, or DROP MASKING POLICY.`
+	for _, test := range []struct{ relation, detail, want string }{
+		{"t", `view scrim_runtime.t_10_4 depends on column a`, "public.t"},
+		{"t", `rule _RETURN on view scrim_runtime.t_10_3 depends on column "a"`, "public.t"},
+		{"it's", `view scrim_runtime."it's_10_4" depends on column a`, `public."it''s"`},
+		{"t", `view scrim_runtime.t_110_4 depends on column a`, ""},
+		{"t", `view scrim_runtime.t_10_ depends on column a`, ""},
+	} {
+		p := twoPolicies()
+		p.Relation.Schema, p.Relation.Name = "public", test.relation
+		e := &pgproto3.ErrorResponse{Code: codeDependentObjects, Detail: test.detail}
+		found := namesMaskedView(&catalog.Snapshot{Protections: map[uint32]*catalog.Protection{10: p}}, e)
+		want := fmt.Sprintf(hint, test.want)
+		if test.want == "" {
+			want = ""
+		}
+		if found != (want != "") || e.Hint != want {
+			t.Errorf("%s: %v %q", test.detail, found, e.Hint)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ type Read struct {
 	OID              uint32
 	Columns          []string // the masked ones that it reads
 	Policies         []string
+	Codes            bool // some are codes or predictions, not SQL masks
 }
 
 // readsOf are those of the mentions, each relation once.
@@ -31,6 +32,7 @@ func readsOf(mentions []Mention) []Read {
 			list[at].Columns = addTo(list[at].Columns, p.Column(num).Name)
 			if policy := p.Policy(num); policy != nil {
 				list[at].Policies = addTo(list[at].Policies, policy.Name)
+				list[at].Codes = list[at].Codes || policy.Expression == ""
 			}
 		}
 	}

@@ -73,10 +73,10 @@ type CreateMaskingPolicy struct {
 	Model   string
 	// ModelVersion is 0 for whatever is the default.
 	ModelVersion int
-	Inputs       []string // empty: the encoder's own features
-	Present      string   // empty: the default for the number of columns
-	Expression   string   // of an SQL mask; empty: there is an encoder or a model
-	Condition    string   // by which it masks a row; empty: always
+	Inputs       []string   // empty: the encoder's own features
+	Present      string     // empty: the default for the number of columns
+	Expression   Expression // of an SQL mask; empty: there is an encoder or a model
+	Condition    Expression // by which it masks a row; empty: always
 	IfNotExists  bool
 	Cascade      bool // mask the copies in views too
 	OrReplace    bool
@@ -203,6 +203,10 @@ var leads = []lead{
 	{"ALTER MASKING POLICY", (*parser).alterMaskingPolicy},
 	{"SHOW ENCODERS", show(`SELECT * FROM scrim.encoders ORDER BY name`)},
 	{"SHOW MASKING POLICIES", show(`SELECT * FROM scrim.masking_policies ORDER BY relation::text, name`)},
+	{"CREATE MASKING", (*parser).wantsPolicy},
+	{"ALTER MASKING", (*parser).wantsPolicy},
+	{"DROP MASKING", (*parser).wantsPolicy},
+	{"SHOW MASKING", (*parser).wantsPolicies},
 	{"SHOW VERSIONS IN ENCODER", (*parser).showVersions},
 	{"TRAIN ENCODER", (*parser).trainEncoder},
 	{"CANCEL TRAINING JOB", (*parser).cancelTraining},
@@ -325,11 +329,11 @@ func parseCommand(text string) (cmd Command, err error) {
 			continue
 		}
 		replace := words[0] == "CREATE" && p.try("OR", "REPLACE")
-		if !p.try(words[1:]...) {
+		if !p.try(words[1:]...) || words[0] == "SHOW" && p.spell(p.next) == "." { // SHOW masking.level is of a setting
 			continue
 		}
 		p.replace = replace
-		if l.parse == nil || replace && l.words != "CREATE ENCODER" && l.words != "CREATE MASKING POLICY" {
+		if l.parse == nil || replace && l.words != "CREATE ENCODER" && !strings.HasPrefix("CREATE MASKING POLICY", l.words) {
 			refuse(codeFeatureNotSupported, p.offset(start), "", "%s is not supported yet", p.spelled(start))
 		}
 		if cmd = l.parse(p); cmd != nil { // else it is PostgreSQL's
@@ -403,9 +407,14 @@ func (p *parser) need(words ...string) {
 
 // end refuses whatever is left over.
 func (p *parser) end() {
+	first := p.next
 	for p.try(";") {
 	}
-	if p.next < len(p.tokens) {
+	switch {
+	case p.next == len(p.tokens):
+	case p.next > first:
+		refuse(codeSyntaxError, p.offset(p.next), "Send each statement by itself.", "a statement of Scrim's must be the only one of its message")
+	default:
 		p.fail("the end of the statement")
 	}
 }
@@ -712,7 +721,21 @@ func (p *parser) createMaskingPolicy() Command {
 		p.fail("ENCODER, MODEL or an expression in parentheses")
 	}
 	c.Cascade = p.try("CASCADE")
+	if strings.EqualFold(p.spell(p.next), "EXCEPT") {
+		p.fail("EXCEPT before USING")
+	}
 	return c
+}
+
+// wantsPolicy refuses what begins like a statement about masking policies: PostgreSQL has none that do.
+func (p *parser) wantsPolicy() Command {
+	p.fail("POLICY")
+	return nil
+}
+
+func (p *parser) wantsPolicies() Command {
+	p.fail("POLICIES")
+	return nil
 }
 
 func (p *parser) present(c *CreateMaskingPolicy) {

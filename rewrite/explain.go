@@ -68,8 +68,8 @@ func (p *parser) explainMasking() Command {
 		if !p.try("FORMAT") {
 			p.fail("FORMAT, the only option")
 		}
-		if c.JSON = p.try("JSON"); !c.JSON {
-			p.need("TEXT")
+		if c.JSON = p.try("JSON"); !c.JSON && !p.try("TEXT") {
+			p.fail("TEXT or JSON")
 		}
 		p.need(")")
 	}

@@ -9,8 +9,31 @@ import (
 // comments are read as PostgreSQL reads them, and are parsed by its grammar: whoever takes the text puts it in parentheses and must
 // get one expression.
 
+// Expression is one of PostgreSQL's in a statement of ours.
+type Expression struct {
+	Text string
+	// Offset is where it is in the statement's text, in bytes.
+	Offset int
+}
+
+// String returns the text.
+func (x Expression) String() string { return x.Text }
+
+// Expressions are those of a statement of ours.
+func Expressions(cmd Command) []Expression {
+	switch c := cmd.(type) {
+	case CreateMaskingPolicy:
+		return []Expression{c.Expression, c.Condition}
+	case DefineMaskingPolicy:
+		return []Expression{c.Expression}
+	case SetMaskBody:
+		return []Expression{c.Expression}
+	}
+	return nil
+}
+
 // parenthesized reads an expression in parentheses, and returns it without them.
-func (p *parser) parenthesized() string {
+func (p *parser) parenthesized() Expression {
 	p.need("(")
 	from := p.next
 	p.until(func(token string) bool { return token == ")" })
@@ -20,7 +43,7 @@ func (p *parser) parenthesized() string {
 }
 
 // body reads the expression that the rest of the statement is.
-func (p *parser) body() string {
+func (p *parser) body() Expression {
 	from, end := p.next, len(p.tokens)
 	for end > from && p.spell(end-1) == ";" {
 		end--
@@ -49,7 +72,7 @@ func (p *parser) until(ends func(token string) bool) {
 }
 
 // expression returns the text from a token up to here, which must be one expression.
-func (p *parser) expression(from int) string {
+func (p *parser) expression(from int) Expression {
 	end := p.next
 	p.next = from
 	if from == end || slices.Contains([]string{"SELECT", "VALUES", "WITH", "TABLE"}, strings.ToUpper(p.spell(from))) {
@@ -60,7 +83,18 @@ func (p *parser) expression(from int) string {
 		p.fail("one expression")
 	}
 	p.next = end
-	return p.parsed("SELECT (", from, ")")
+	p.noRoleCalls(from)
+	return Expression{Text: p.parsed("SELECT (", from, ")"), Offset: p.offset(from)}
+}
+
+// noRoleCalls refuses what people who know Snowflake write: PostgreSQL would see a stray parenthesis.
+func (p *parser) noRoleCalls(from int) {
+	for i := from; i < p.next; i++ {
+		if word := strings.ToUpper(p.spell(i)); (word == "CURRENT_ROLE" || word == "CURRENT_USER") && p.spell(i+1) == "(" {
+			refuse(codeSyntaxError, p.offset(i+1), "Write session_user, without parentheses: masks go by the role that logged in, which is written 'in_small_letters' unless it was quoted.",
+				"syntax error at or near %q", "(")
+		}
+	}
 }
 
 // typeName reads the name of a type, up to a token that ends it.

@@ -12,7 +12,7 @@ type DefineMaskingPolicy struct {
 	// Arguments and their Types. The first is the masked column.
 	Arguments, Types []string
 	Returns          string
-	Expression       string
+	Expression       Expression
 	IfNotExists      bool
 	OrReplace        bool
 }
@@ -41,7 +41,10 @@ type DropMaskDefinition struct {
 }
 
 // SetMaskBody is ALTER MASKING POLICY ... SET BODY.
-type SetMaskBody struct{ Name, Expression string }
+type SetMaskBody struct {
+	Name       string
+	Expression Expression
+}
 
 // Tag implements Command.
 func (DefineMaskingPolicy) Tag() string { return "CREATE MASKING POLICY" }

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -38,9 +39,9 @@ const (
 func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
 	fs := newFlagSet("demo", stderr)
 	once := fs.Bool("once", false, "exit after the side-by-side")
-	keep := fs.String("keep", "", "folder to keep the data in; it must be empty or not there")
+	keep := fs.String("keep", "", "folder to keep the data in; one that a demo was kept in goes on")
 	listen := fs.String("listen", "127.0.0.1:6432", "address of the proxy; another port is taken when it is in use")
-	console := fs.String("console", "127.0.0.1:6480", "address of the web page, likewise; empty for none")
+	console := fs.String("console", "127.0.0.1:6480", "address of the web page; another port is taken when it is in use; empty for none")
 	if err := parse(fs, args); err != nil {
 		return err
 	}
@@ -89,6 +90,7 @@ type demo struct {
 	stdout, stderr io.Writer
 	dir            string
 	temporary      bool
+	again          bool // all is there already
 	server         *native.Server
 	service        *service
 	proxyAddr      string
@@ -113,11 +115,18 @@ func (d *demo) folder(keep string) error {
 		return err
 	}
 	entries, err := os.ReadDir(d.dir)
-	if err == nil && len(entries) > 0 {
-		return fmt.Errorf("demo: %s is not empty", d.dir)
+	if err != nil || len(entries) == 0 {
+		return err
 	}
-	return err
+	if _, err := os.Stat(d.ready()); err != nil {
+		return fmt.Errorf("demo: %s is not empty, and no demo was kept there", d.dir)
+	}
+	d.again = true
+	return nil
 }
+
+// ready is a file that is there when all that a demo makes is.
+func (d *demo) ready() string { return filepath.Join(d.dir, "ready") }
 
 func (d *demo) cleanUp() error {
 	var errs []error
@@ -153,7 +162,6 @@ func (d *demo) startServer(ctx context.Context) error {
 
 // load makes the database and its table, and installs Scrim.
 func (d *demo) load(ctx context.Context) error {
-	d.step("Loading 100,000 customers")
 	superuser := func(db string, work func(*pgx.Conn) error) error {
 		conn, err := pgx.Connect(ctx, d.server.DSN(d.server.Superuser(), d.server.Password(), db))
 		if err != nil {
@@ -162,6 +170,14 @@ func (d *demo) load(ctx context.Context) error {
 		defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 		return work(conn)
 	}
+	if d.again {
+		d.step("Going on with what was kept in %s", d.dir)
+		return superuser(demoDatabase, func(conn *pgx.Conn) error {
+			_, err := catalog.Init(ctx, conn)
+			return err
+		})
+	}
+	d.step("Loading 100,000 customers")
 	err := superuser("postgres", func(conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, "CREATE DATABASE "+demoDatabase)
 		return err
@@ -246,6 +262,9 @@ func (d *demo) dsn(addr, role string) string {
 
 // protect trains the encoder and attaches the policy, as a data engineer would in psql.
 func (d *demo) protect(ctx context.Context) error {
+	if d.again {
+		return nil
+	}
 	terminal := false
 	if f, ok := d.stdout.(*os.File); ok {
 		terminal = term.IsTerminal(int(f.Fd()))
@@ -274,7 +293,7 @@ func (d *demo) protect(ctx context.Context) error {
 		}
 		fmt.Fprintln(d.stdout, tag)
 	}
-	return nil
+	return os.WriteFile(d.ready(), nil, 0o644)
 }
 
 // sideBySide shows one query three ways.
@@ -309,35 +328,62 @@ func (d *demo) show(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	table := tabwriter.NewWriter(d.stdout, 0, 0, 1, ' ', tabwriter.Debug)
 	for _, r := range results {
-		var names, rules []string
+		rows := [][]string{nil}
 		for _, f := range r.FieldDescriptions {
-			names = append(names, " "+f.Name)
-			rules = append(rules, strings.Repeat("-", len(f.Name)+2))
+			rows[0] = append(rows[0], f.Name)
 		}
-		fmt.Fprintf(table, "%s\n%s\n", strings.Join(names, "\t"), strings.Join(rules, "\t"))
 		for _, row := range r.Rows {
 			var cells []string
 			for _, v := range row {
-				cells = append(cells, " "+string(v))
+				cells = append(cells, string(v))
 			}
-			fmt.Fprintln(table, strings.Join(cells, "\t"))
+			rows = append(rows, cells)
+		}
+		d.table(rows)
+	}
+	return nil
+}
+
+// table prints rows, of which the first has the names, as psql does.
+func (d *demo) table(rows [][]string) {
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
 		}
 	}
-	return table.Flush()
+	var rules []string
+	for _, w := range widths {
+		rules = append(rules, strings.Repeat("-", w+2))
+	}
+	for i, row := range rows {
+		var cells []string
+		for j, cell := range row {
+			cells = append(cells, fmt.Sprintf(" %-*s ", widths[j], cell))
+		}
+		fmt.Fprintln(d.stdout, strings.TrimRight(strings.Join(cells, "|"), " "))
+		if i == 0 {
+			fmt.Fprintln(d.stdout, strings.Join(rules, "+"))
+		}
+	}
 }
 
 func (d *demo) invite() {
-	fmt.Fprintf(d.stdout, `
-Try it yourself:
-  psql %s        # the analyst, through Scrim
-  psql %s   # the risk officer, through Scrim
-  psql %s  # the data engineer: SHOW MASKING POLICIES
-  psql %s       # the analyst, around Scrim
-`, d.dsn(d.proxyAddr, "analyst"), d.dsn(d.proxyAddr, "risk_officer"), d.dsn(d.proxyAddr, "data_engineer"), d.dsn(d.server.Addr(), "analyst"))
-	if d.service.console != nil {
-		fmt.Fprintf(d.stdout, "  %-61s # the console: log in as data_engineer, password data_engineer\n", d.service.console.URL())
+	fmt.Fprint(d.stdout, "\nTry it yourself:\n")
+	ways := tabwriter.NewWriter(d.stdout, 0, 0, 2, ' ', 0)
+	for _, way := range [][2]string{
+		{"psql " + d.dsn(d.proxyAddr, "analyst"), "the analyst, through Scrim"},
+		{"psql " + d.dsn(d.proxyAddr, "risk_officer"), "the risk officer, through Scrim"},
+		{"psql " + d.dsn(d.proxyAddr, "data_engineer"), "the data engineer: SHOW MASKING POLICIES"},
+		{"psql " + d.dsn(d.server.Addr(), "analyst"), "the analyst, around Scrim"},
+		{d.server.DSN(d.server.Superuser(), d.server.Password(), demoDatabase), "the superuser, for psql, pg_dump and scrim doctor --catalog"},
+	} {
+		fmt.Fprintf(ways, "  %s\t# %s\n", way[0], way[1])
 	}
+	if d.service.console != nil {
+		fmt.Fprintf(ways, "  %s\t# the console: log in as data_engineer, password data_engineer\n", d.service.console.URL())
+	}
+	_ = ways.Flush() // fails as Fprint does: nobody reads
 	fmt.Fprintf(d.stdout, "Ctrl-C stops everything%s.\n", map[bool]string{true: " and leaves nothing behind", false: ""}[d.temporary])
 }

@@ -36,7 +36,9 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	models := fs.String("models", "", "folder of model files to check, and ONNX Runtime with it")
 	asJSON := fs.Bool("json", false, "print an array of objects")
 	strict := fs.Bool("strict", false, "exit with 1 for warnings too")
-	if err := parse(fs, args, "catalog"); err != nil {
+	if err := parse(fs, args, "catalog"); errors.Is(err, errUsage) {
+		return err
+	} else if err != nil {
 		return cannotRun(err)
 	}
 	conn, err := pgx.Connect(ctx, *dsn)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/peterbourgon/ff/v3"
@@ -86,11 +87,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // parse reads flags, then SCRIM_ variables. Required flags are named.
 func parse(fs *flag.FlagSet, args []string, required ...string) error {
-	err := ff.Parse(fs, args, ff.WithEnvVarPrefix("SCRIM"))
-	if errors.Is(err, flag.ErrHelp) {
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return err
+	} else if err != nil {
+		return errUsage // package flag has said what is wrong
 	}
-	if err != nil {
+	if err := ff.Parse(fs, args, ff.WithEnvVarPrefix("SCRIM")); err != nil {
 		return err
 	}
 	if fs.NArg() > 0 {
@@ -107,6 +109,17 @@ func parse(fs *flag.FlagSet, args []string, required ...string) error {
 func newFlagSet(name string, stderr io.Writer) *flag.FlagSet {
 	fs := flag.NewFlagSet("scrim "+name, flag.ContinueOnError)
 	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprintf(stderr, "Usage of %s:\n", fs.Name())
+		fs.VisitAll(func(f *flag.Flag) {
+			kind, what := flag.UnquoteUsage(f)
+			fmt.Fprintf(stderr, "  --%s\n    \t%s", strings.TrimSpace(f.Name+" "+kind), what)
+			if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0" && f.DefValue != "0s" {
+				fmt.Fprintf(stderr, " (default %s)", f.DefValue)
+			}
+			fmt.Fprintln(stderr)
+		})
+	}
 	return fs
 }
 

@@ -148,7 +148,7 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM scrim.create_masking_policy(CASE WHEN 'protected' = ANY (names) THEN 'protected_' || column_name ELSE 'protected' END, relation, ARRAY[column_name], bypass_roles, encoder, NULL, 'VECTOR');
     ELSIF column_name = ANY (policy.columns) THEN
-        RAISE EXCEPTION 'column "%" is listed twice', column_name USING ERRCODE = 'duplicate_column';
+        RAISE EXCEPTION 'column "%" of % is masked by policy "%" already', column_name, relation, policy.name USING ERRCODE = 'duplicate_object';
     ELSE
         PERFORM scrim.remake_masking_policy(policy.name, relation, scrim.attnums(relation, policy.columns || column_name), bypass_roles);
     END IF;

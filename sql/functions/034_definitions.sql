@@ -8,6 +8,7 @@ CREATE FUNCTION scrim.define_masking_policy(policy_name text, arguments text[], 
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     spelled text[];
+    unknown text;
 BEGIN
     PERFORM scrim.require_definer();
     IF NOT or_replace AND EXISTS (SELECT 1 FROM scrim.mask_definitions d WHERE d.name = policy_name) THEN
@@ -16,6 +17,11 @@ BEGIN
             RETURN;
         END IF;
         RAISE EXCEPTION 'masking policy "%" already exists', policy_name USING ERRCODE = 'duplicate_object';
+    END IF;
+    SELECT t INTO unknown FROM unnest(types || returns) t WHERE to_regtype(t) IS NULL LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'type % does not exist', unknown USING ERRCODE = 'undefined_object',
+            HINT = 'Types are PostgreSQL''s: text for STRING, numeric for NUMBER, timestamp for TIMESTAMP_NTZ. Those of other schemas have their schema before them.';
     END IF;
     SELECT array_agg(format_type(t::regtype, NULL) ORDER BY ord) INTO spelled FROM unnest(types) WITH ORDINALITY AS u(t, ord);
     IF format_type(returns::regtype, NULL) <> spelled[1] THEN
@@ -79,7 +85,9 @@ BEGIN
     PERFORM scrim.require_definer();
     SELECT d.* INTO definition FROM scrim_state.mask_definitions d WHERE d.name = policy_name;
     IF NOT FOUND AND NOT missing_ok THEN
-        RAISE EXCEPTION 'masking policy "%" does not exist', policy_name USING ERRCODE = 'undefined_object', HINT = 'CREATE MASKING POLICY ... AS (value type) RETURNS type -> expression makes one.';
+        RAISE EXCEPTION 'masking policy "%" does not exist', policy_name USING ERRCODE = 'undefined_object',
+            HINT = coalesce((SELECT format('The one on %s is of that table alone, and is named with it: %I ON %1$s.', p.relation, p.name) FROM scrim.masking_policies p WHERE p.name = policy_name ORDER BY 1 LIMIT 1),
+                            'CREATE MASKING POLICY ... AS (value type) RETURNS type -> expression makes one.');
     ELSIF FOUND AND NOT coalesce((SELECT pg_has_role(session_user, r.oid, 'USAGE') FROM pg_roles r WHERE r.oid = definition.creator), false)
           AND NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = session_user) THEN
         RAISE EXCEPTION 'must be owner of masking policy "%"', policy_name USING ERRCODE = 'insufficient_privilege', HINT = format('%s made it.', definition.created_by);
@@ -93,6 +101,7 @@ DECLARE
     num smallint;
     definition record;
     nums smallint[];
+    wrong record;
     other text;
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
@@ -110,10 +119,12 @@ BEGIN
         RAISE EXCEPTION 'masking policy "%" takes % columns, not %', policy_name, cardinality(definition.arguments), cardinality(nums) USING ERRCODE = 'datatype_mismatch',
             HINT = format('USING (%I, ...) names a column for each argument.', column_name);
     END IF;
-    SELECT a.name INTO other FROM unnest(definition.arguments, definition.types, nums) AS a(name, type, num) JOIN pg_attribute t ON t.attrelid = relation AND t.attnum = a.num
+    SELECT a.name, a.type, t.attname, format_type(t.atttypid, NULL) AS of_column INTO wrong
+      FROM unnest(definition.arguments, definition.types, nums) AS a(name, type, num) JOIN pg_attribute t ON t.attrelid = relation AND t.attnum = a.num
      WHERE format_type(t.atttypid, NULL) <> a.type LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'argument "%" of masking policy "%" is of another type than its column', other, policy_name USING ERRCODE = 'datatype_mismatch';
+        RAISE EXCEPTION 'argument "%" of masking policy "%" is of type %, but column "%" is of type %', wrong.name, policy_name, wrong.type, wrong.attname, wrong.of_column USING ERRCODE = 'datatype_mismatch',
+            HINT = format('Define another policy for columns of type %s.', wrong.of_column);
     END IF;
     SELECT p.name INTO other FROM scrim.masking_policies p WHERE p.relation = set_column_masking_policy.relation AND column_name = ANY (p.columns);
     IF FOUND AND NOT force THEN

@@ -128,6 +128,9 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     keeper oid := (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = 'scrim_state');
     trains boolean := NOT scrim.slot_is_free();
+    -- Those that were replaced stay until the next change of a policy, for statements that were planned before.
+    views oid[] := ARRAY(SELECT p.masked_view FROM scrim_state.protections p UNION ALL SELECT p.relation FROM scrim_state.protections p WHERE p.features_of IS NOT NULL
+                         UNION ALL SELECT r.view FROM scrim_state.replaced_views r);
 BEGIN
     RETURN QUERY
         SELECT 'error', 'role of Scrim''s', quote_ident(r.rolname), 'it has attributes that Scrim did not give it',
@@ -158,7 +161,7 @@ BEGIN
           FROM pg_shdepend d
          WHERE d.refclassid = 'pg_authid'::regclass AND d.deptype = 'o' AND scrim.is_own_role(d.refobjid)
            AND d.dbid = (SELECT b.oid FROM pg_database b WHERE b.datname = current_database())
-           AND NOT EXISTS (SELECT 1 FROM scrim_state.protections p WHERE d.classid = 'pg_class'::regclass AND d.objid IN (p.masked_view, CASE WHEN p.features_of IS NOT NULL THEN p.relation END));
+           AND NOT (d.classid = 'pg_class'::regclass AND d.objid = ANY (views));
 
     RETURN QUERY  -- in Scrim's schemas, and not made by it
         SELECT 'error', 'schema', n.nspname::text, format('it belongs to %s', scrim.role_name(n.nspowner)), NULL, format('ALTER SCHEMA %I OWNER TO %s', n.nspname, scrim.role_name(keeper))
@@ -174,8 +177,7 @@ BEGIN
           FROM pg_class c
          WHERE c.relkind NOT IN ('i', 'I', 't')
            AND (c.relnamespace IN ('scrim'::regnamespace, 'scrim_state'::regnamespace) AND c.relowner <> keeper
-                OR c.relnamespace = 'scrim_runtime'::regnamespace AND NOT EXISTS (
-                   SELECT 1 FROM scrim_state.protections p WHERE c.oid IN (p.masked_view, CASE WHEN p.features_of IS NOT NULL THEN p.relation END)));
+                OR c.relnamespace = 'scrim_runtime'::regnamespace AND c.oid <> ALL (views));
     RETURN QUERY
         SELECT 'error', 'schema', n.nspname::text, format('%s may use %s on it', scrim.role_name(x.grantee), x.privilege_type), format('granted by %s', scrim.role_name(x.grantor)),
                format('REVOKE %s ON SCHEMA %I FROM %s', x.privilege_type, n.nspname, scrim.role_name(x.grantee))
