@@ -67,12 +67,13 @@ BEGIN
     IF current_setting('max_prepared_transactions')::int = 0 THEN  -- who has sent a notice cannot PREPARE TRANSACTION
         PERFORM pg_notify('scrim_catalog', '');
     END IF;
-    FOR each IN
-        SELECT p AS policy, p.name, x.relation FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id JOIN pg_class c ON c.oid = coalesce(x.features_of, x.relation)
+    FOR each IN  -- the walk looks at what is masked for the same roles together
+        SELECT DISTINCT ON (x.id, p.except_roles) p AS policy, p.name, x.relation
+          FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id JOIN pg_class c ON c.oid = coalesce(x.features_of, x.relation)
          WHERE c.oid = ANY (touched) AND NOT x.suspended
            AND NOT EXISTS (SELECT 1 FROM scrim.outsiders(c.relowner, p.except_roles) o JOIN pg_roles r ON r.oid = o WHERE r.rolname = session_user)
            AND (SELECT count(*) FROM scrim.family(c.oid)) <= 20
-         ORDER BY p.id LIMIT 20
+         ORDER BY x.id, p.except_roles, p.id LIMIT 20
     LOOP
         SELECT string_agg(DISTINCT format('%s %s: %s. Mend it: %s.', o.kind, o.object, o.why, o.remedy), E'\n') INTO ways FROM scrim.policy_openings(each.policy) o;
         IF ways IS NOT NULL THEN
