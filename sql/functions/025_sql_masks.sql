@@ -137,7 +137,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                            (SELECT substring(e.piece FROM ':resulttype (\d+)')::oid FROM scrim.stored_query(view) e
                              WHERE e.ord > q.ord AND e.depth = q.depth AND NOT e.opens ORDER BY e.ord LIMIT 1) AS target) f
      WHERE (f.source = ANY ('{int2,int4,int8,numeric,bool,uuid,text,varchar,bpchar,name,inet,cidr,macaddr}'::regtype[]::oid[])
-            AND f.target = ANY ('{text,varchar,bpchar}'::regtype[]::oid[])) IS NOT TRUE
+            AND f.target = ANY ('{text,varchar,bpchar}'::regtype[]::oid[])
+            OR a.node = 'CONST' AND EXISTS (SELECT 1 FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'  -- as scrim.spell_constants spells it
+                                             WHERE t.oid = f.target AND t.typnamespace <> 'pg_catalog'::regnamespace AND coalesce(e.typtype, t.typtype) IN ('b', 'e'))) IS NOT TRUE
 $$;
 
 -- The expression that stands alone in a view over scrim_probe, as the server prints it: with everything in it qualified, it can stand in no other place than an expression.
@@ -155,7 +157,33 @@ BEGIN
        OR regexp_replace(left(printed, length(head)), '\s', ' ', 'g') <> head OR right(printed, length(tail)) <> tail OR strpos(printed, chr(1)) > 0 THEN
         RAISE EXCEPTION 'a mask is one expression over the row' USING ERRCODE = 'feature_not_supported';
     END IF;
-    RETURN substr(printed, length(head) + 1, length(printed) - length(head) - length(tail));
+    RETURN scrim.spell_constants(view, substr(printed, length(head) + 1, length(printed) - length(head) - length(tail)));
+END $$;
+
+-- Constants are read when a statement is parsed, and reading one can run code of its type's owner: the checks of a domain that an array, a composite type or a range is made of. What is printed of a mask is
+-- parsed with other people's rights, and a name can have become another type's by then. So constants of types that are not PostgreSQL's become casts, which only whoever reads the mask evaluates.
+CREATE FUNCTION scrim.spell_constants(view regclass, printed text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    each record;
+    cast_to text;
+    spelled text;
+BEGIN
+    FOR each IN
+        SELECT c.type, count(*) AS uses, t.typtype IN ('b', 'e') AND (t.typcategory <> 'A' OR e.typtype IN ('b', 'e')) AS is_plain
+          FROM scrim.stored_query(view) q, LATERAL (SELECT substring(q.piece FROM '^\{CONST :consttype (\d+) .*:constisnull false')::oid AS type) c
+          JOIN pg_type t ON t.oid = c.type AND t.typnamespace <> 'pg_catalog'::regnamespace LEFT JOIN pg_type e ON e.oid = t.typelem
+         GROUP BY 1, 3 LOOP
+        cast_to := '::' || format_type(each.type, NULL);
+        -- Identifiers and strings are looked at whole, so that neither can look like a part of the other.
+        spelled := (SELECT string_agg(CASE WHEN m.token[3] IS NULL THEN concat(m.token[1], m.token[2], m.token[4]) ELSE format('(%s::text)%s', m.token[2], cast_to) END, '' ORDER BY m.n)
+                      FROM regexp_matches(printed, format('("(?:[^"]|"")*")|(E?''(?:[^'']|'''')*'')(%s(?![[:alnum:]_$".[]))?|((?:[^"''E]|E(?!''))+)', regexp_replace(cast_to, '(\W)', '\\\1', 'g')), 'g') WITH ORDINALITY AS m(token, n));
+        IF NOT each.is_plain OR length(spelled) - length(printed) <> each.uses * length('(::text)') THEN
+            RAISE EXCEPTION 'a mask has a constant of type %', each.type::regtype USING ERRCODE = 'feature_not_supported', HINT = 'Constants are of PostgreSQL''s types, enums and base types, since reading others can run code.';
+        END IF;
+        printed := spelled;
+    END LOOP;
+    RETURN printed;
 END $$;
 
 -- Writes the masks of columns down: what the views over pg_temp.scrim_probe show. stand_for has, for each view, the relation's columns that those of scrim_probe stand for.
