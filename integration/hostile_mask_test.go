@@ -1,10 +1,12 @@
 package integration_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // mallory is a scrim_admin with tables of her own, after those of others. Her function says when it runs with other rights than its caller's.
@@ -61,4 +63,74 @@ func TestPlainConstants(t *testing.T) {
 			t.Error(got)
 		}
 	})
+}
+
+// TestDefinitionsOfOthers: who made a definition cannot change what it is to others who have attached it, nor tell them something else than it is.
+func TestDefinitionsOfOthers(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		_, conn := mallory(t, e)
+		e.exec(t, e.admin(t), asOlga(`CREATE TABLE hers (id integer PRIMARY KEY, a text, b text)`, `INSERT INTO hers VALUES (1, 'raw', 'raw')`, `GRANT SELECT ON hers TO analyst`)...)
+		e.exec(t, conn, `SELECT scrim.define_masking_policy('d', '{v}', '{text}', 'text', 'left(v, 1)')`)
+		owner := e.connect(t, olga)
+		e.exec(t, owner, `SELECT scrim.set_column_masking_policy('hers', 'a', 'd')`)
+		e.exec(t, conn, `CREATE TEMP TABLE scrim_probe (v text)`, `CREATE TEMP VIEW hostile AS SELECT v AS mask FROM pg_temp.scrim_probe t`)
+		for _, call := range []string{`scrim.keep_definition('d', 'pg_temp.hostile', 'left(v, 1)')`, `scrim.define_masking_policy('d', '{v}', '{text}', 'text', 'v', false, true)`, `scrim.set_masking_policy_body('d', 'v')`} {
+			if _, err := text(t, conn, `SELECT `+call); code(err) != "42501" {
+				t.Errorf("%s: %v", call, explain(err))
+			}
+		}
+		e.exec(t, owner, `ALTER TABLE hers ALTER b SET MASKING POLICY d`)
+		if got := mustText(t, e.connect(t, analyst), `SELECT a, b FROM hers`); got != "r|r\n" {
+			t.Error(got)
+		}
+	})
+}
+
+// TestDebuggingMasks: a reader who has the server print its plans sees neither a key nor a value that the library's functions are given, be they inlined or not. (PostgreSQL 18
+// plans the bodies of those that are not with the values of their arguments.)
+func TestDebuggingMasks(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		_, conn := mallory(t, e)
+		e.exec(t, conn, `CREATE FUNCTION mal.same(v text) RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN v; END $$`,
+			`CREATE FUNCTION mal.same(v numeric) RETURNS numeric LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN v; END $$`,
+			`CREATE TABLE mal.d (id integer PRIMARY KEY, partial text, email text, hash text, bucket numeric, noise numeric, small integer, date date, float float8)`,
+			`INSERT INTO mal.d VALUES (1, 'canary@canary.com', 'canary@canary.com', 'canary@canary.com', 4815162, 4815162, 4815162, '2024-05-17', 4815162)`, `GRANT SELECT ON mal.d TO analyst`)
+		for column, mask := range map[string]string{"partial": `scrim.partial(mal.same(partial), 1, '*', 1)`, "email": `scrim.email(mal.same(email))`, "hash": `scrim.hash(mal.same(hash))`, "bucket": `scrim.bucket(mal.same(bucket), 10)`,
+			"noise": `scrim.noise(mal.same(noise), 10, mal.same(id::text))`, "small": `scrim.noise(scrim.bucket(small, 1), 10, mal.same(id::text))`, "date": `scrim.generalize(scrim.generalize(date, 'day'), 'month')`,
+			"float": `scrim.noise(scrim.bucket(float, 1), 5, id)`} {
+			e.exec(t, conn, fmt.Sprintf(`SELECT scrim.create_sql_masking_policy('%[1]s', 'mal.d', '{%[1]s}', NULL, %[2]s)`, column, quoteLiteral(mask)))
+		}
+		said := printedPlans(t, e, mustText(t, e.admin(t), `SELECT format('SELECT * FROM %s', p.masked_view::regclass) FROM scrim_state.protections p WHERE relation = 'mal.d'::regclass`))
+		if len(said) < 50000 {
+			t.Error("no plans are printed")
+		}
+		owner := mustText(t, e.admin(t), `SELECT relowner FROM pg_class WHERE oid = 'mal.d'::regclass`)
+		forbidden := map[string]string{"key": mustText(t, e.admin(t), `SELECT string_agg((((get_byte(k.inner_key, n) + 128) & 255) - 128)::text, '' ORDER BY n) FROM scrim_state.mask_key_`+strings.TrimSpace(owner)+` k, generate_series(0, 15) n`),
+			"text": "99 97 110 97 114 121 64 99", "integer": "[58 121 73 0 0 0 0 0]", "numeric": "-31 1 42 20]"}
+		for what, bytes := range forbidden {
+			if at := strings.Index(said, strings.Join(strings.Fields(bytes), "")); at >= 0 {
+				t.Errorf("a %s is printed: %s", what, said[max(0, at-500):at+200])
+			}
+		}
+		e.exec(t, conn, `BEGIN`, `DO $$ DECLARE p record; BEGIN FOR p IN SELECT name FROM scrim.masking_policies WHERE relation = 'mal.d'::regclass LOOP PERFORM scrim.drop_masking_policy(p.name, 'mal.d'); END LOOP; END $$`, `COMMIT`)
+	})
+}
+
+// printedPlans is all that the server prints of a query to the analyst who asks for plans, without white space.
+func printedPlans(t *testing.T, e *env, query string) string {
+	t.Helper()
+	var said strings.Builder
+	cfg, err := pgx.ParseConfig(e.directDSN(analyst))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { said.WriteString(n.Message + n.Detail + n.Where) }
+	reader, err := pgx.ConnectConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = reader.Close(t.Context()) }()
+	e.exec(t, reader, `SET debug_print_plan = on`, `SET debug_print_rewritten = on`, `SET debug_print_parse = on`, `SET client_min_messages = debug5`, `SET plan_cache_mode = force_custom_plan`)
+	mustText(t, reader, query)
+	return strings.Join(strings.Fields(said.String()), "")
 }
