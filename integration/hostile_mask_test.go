@@ -69,6 +69,9 @@ func TestPlainConstants(t *testing.T) {
 func TestDefinitionsOfOthers(t *testing.T) {
 	onEach(t, func(t *testing.T, e *env) {
 		_, conn := mallory(t, e)
+		if _, err := text(t, conn, `SELECT scrim.require_policy_admin(2147483647::regclass)`); code(err) != "42501" {
+			t.Errorf("of a table that is not there: %v", explain(err))
+		}
 		e.exec(t, e.admin(t), asOlga(`CREATE TABLE hers (id integer PRIMARY KEY, a text, b text)`, `INSERT INTO hers VALUES (1, 'raw', 'raw')`, `GRANT SELECT ON hers TO analyst`)...)
 		e.exec(t, conn, `SELECT scrim.define_masking_policy('d', '{v}', '{text}', 'text', 'left(v, 1)')`)
 		owner := e.connect(t, olga)
@@ -78,6 +81,11 @@ func TestDefinitionsOfOthers(t *testing.T) {
 			if _, err := text(t, conn, `SELECT `+call); code(err) != "42501" {
 				t.Errorf("%s: %v", call, explain(err))
 			}
+		}
+		// The audit says what a definition is, not what is said of it.
+		e.exec(t, conn, `SELECT scrim.keep_definition('lie', 'pg_temp.hostile', 'left(v, 1)')`)
+		if got := mustText(t, e.admin(t), `SELECT details ->> 'mask' FROM scrim_state.audit WHERE object = 'lie'`); got != "v\n" && got != "t.v\n" {
+			t.Error(got)
 		}
 		e.exec(t, owner, `ALTER TABLE hers ALTER b SET MASKING POLICY d`)
 		if got := mustText(t, e.connect(t, analyst), `SELECT a, b FROM hers`); got != "r|r\n" {
@@ -95,9 +103,11 @@ func TestDebuggingMasks(t *testing.T) {
 			`CREATE FUNCTION mal.same(v numeric) RETURNS numeric LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ BEGIN RETURN v; END $$`,
 			`CREATE TABLE mal.d (id integer PRIMARY KEY, partial text, email text, hash text, bucket numeric, noise numeric, small integer, date date, float float8)`,
 			`INSERT INTO mal.d VALUES (1, 'canary@canary.com', 'canary@canary.com', 'canary@canary.com', 4815162, 4815162, 4815162, '2024-05-17', 4815162)`, `GRANT SELECT ON mal.d TO analyst`)
-		for column, mask := range map[string]string{"partial": `scrim.partial(mal.same(partial), 1, '*', 1)`, "email": `scrim.email(mal.same(email))`, "hash": `scrim.hash(mal.same(hash))`, "bucket": `scrim.bucket(mal.same(bucket), 10)`,
+		for column, mask := range map[string]string{
+			"partial": `scrim.partial(mal.same(partial), 1, '*', 1)`, "email": `scrim.email(mal.same(email))`, "hash": `scrim.hash(mal.same(hash))`, "bucket": `scrim.bucket(mal.same(bucket), 10)`,
 			"noise": `scrim.noise(mal.same(noise), 10, mal.same(id::text))`, "small": `scrim.noise(scrim.bucket(small, 1), 10, mal.same(id::text))`, "date": `scrim.generalize(scrim.generalize(date, 'day'), 'month')`,
-			"float": `scrim.noise(scrim.bucket(float, 1), 5, id)`} {
+			"float": `scrim.noise(scrim.bucket(float, 1), 5, id)`,
+		} {
 			e.exec(t, conn, fmt.Sprintf(`SELECT scrim.create_sql_masking_policy('%[1]s', 'mal.d', '{%[1]s}', NULL, %[2]s)`, column, quoteLiteral(mask)))
 		}
 		said := printedPlans(t, e, mustText(t, e.admin(t), `SELECT format('SELECT * FROM %s', p.masked_view::regclass) FROM scrim_state.protections p WHERE relation = 'mal.d'::regclass`))
@@ -105,8 +115,10 @@ func TestDebuggingMasks(t *testing.T) {
 			t.Error("no plans are printed")
 		}
 		owner := mustText(t, e.admin(t), `SELECT relowner FROM pg_class WHERE oid = 'mal.d'::regclass`)
-		forbidden := map[string]string{"key": mustText(t, e.admin(t), `SELECT string_agg((((get_byte(k.inner_key, n) + 128) & 255) - 128)::text, '' ORDER BY n) FROM scrim_state.mask_key_`+strings.TrimSpace(owner)+` k, generate_series(0, 15) n`),
-			"text": "99 97 110 97 114 121 64 99", "integer": "[58 121 73 0 0 0 0 0]", "numeric": "-31 1 42 20]"}
+		forbidden := map[string]string{
+			"key":  mustText(t, e.admin(t), `SELECT string_agg((((get_byte(k.inner_key, n) + 128) & 255) - 128)::text, '' ORDER BY n) FROM scrim_state.mask_key_`+strings.TrimSpace(owner)+` k, generate_series(0, 15) n`),
+			"text": "99 97 110 97 114 121 64 99", "integer": "[58 121 73 0 0 0 0 0]", "numeric": "-31 1 42 20]",
+		}
 		for what, bytes := range forbidden {
 			if at := strings.Index(said, strings.Join(strings.Fields(bytes), "")); at >= 0 {
 				t.Errorf("a %s is printed: %s", what, said[max(0, at-500):at+200])
@@ -133,4 +145,43 @@ func printedPlans(t *testing.T, e *env, query string) string {
 	e.exec(t, reader, `SET debug_print_plan = on`, `SET debug_print_rewritten = on`, `SET debug_print_parse = on`, `SET client_min_messages = debug5`, `SET plan_cache_mode = force_custom_plan`)
 	mustText(t, reader, query)
 	return strings.Join(strings.Fields(said.String()), "")
+}
+
+// TestMasksOfOtherTypes: a mask was judged by the types of its columns. date_trunc of a timestamp depends on no setting; of a timestamptz, which the column has become while masks were closed, it does.
+func TestMasksOfOtherTypes(t *testing.T) {
+	onEach(t, func(t *testing.T, e *env) {
+		e.exec(t, e.admin(t), asOlga(`CREATE TABLE typed (id integer PRIMARY KEY, at timestamp, a text, n numeric(5,2))`, `GRANT SELECT ON typed TO analyst`, `INSERT INTO typed VALUES (1, '2024-05-17 23:00', 'x', 1)`)...)
+		owner, reader := e.connect(t, olga), e.connect(t, analyst)
+		e.exec(t, owner, `CREATE MASKING POLICY p ON typed (at) USING (date_trunc('day', at))`, `CREATE MASKING POLICY q ON typed (n) USING (n * 2) WHEN (a <> 'y')`)
+		for _, ways := range [][]string{
+			{`SELECT scrim.suspend('typed')`, `SELECT scrim.resume('typed')`},
+			{`ALTER MASKING POLICY p ON typed DISABLE; ALTER MASKING POLICY q ON typed DISABLE`, `ALTER MASKING POLICY p ON typed ENABLE`},
+			{`SELECT scrim.suspend('typed')`, `DROP MASKING POLICY q ON typed`},
+		} {
+			for _, s := range strings.Split(ways[0], ";") {
+				e.exec(t, owner, s)
+			}
+			e.exec(t, owner, `ALTER TABLE typed ALTER at TYPE timestamptz`)
+			if _, err := text(t, owner, ways[1]); code(err) != "55000" || !strings.Contains(explain(err), `column "at"`) {
+				t.Errorf("%s: %v", ways[1], explain(err))
+			}
+			e.exec(t, owner, `ALTER TABLE typed ALTER at TYPE timestamp`, `ALTER TABLE typed ALTER n TYPE numeric(6,1)`, `SELECT scrim.resume('typed')`,
+				`ALTER MASKING POLICY p ON typed ENABLE`, `ALTER MASKING POLICY q ON typed ENABLE`)
+			if got := mustText(t, reader, `SELECT at, n FROM typed`); got != "2024-05-17 00:00:00|2.0\n" {
+				t.Errorf("after %s: %s", ways[1], got)
+			}
+		}
+		// Made anew, it is judged anew.
+		e.exec(t, owner, `SELECT scrim.suspend('typed')`, `ALTER TABLE typed ALTER at TYPE timestamptz`, `BEGIN`, `DROP MASKING POLICY p ON typed`, `SELECT scrim.resume('typed')`)
+		if _, err := text(t, owner, `CREATE MASKING POLICY p ON typed (at) USING (date_trunc('day', at))`); code(err) != "0A000" {
+			t.Error(explain(err))
+		}
+		e.exec(t, owner, `ROLLBACK`, `BEGIN`, `DROP MASKING POLICY p ON typed`, `SELECT scrim.resume('typed')`, `CREATE MASKING POLICY p ON typed (at) USING (scrim.generalize(at, 'day'))`, `COMMIT`)
+		if got := mustText(t, reader, `SELECT at AT TIME ZONE interval '0', n FROM typed`); !strings.HasSuffix(got, "00:00:00|2.0\n") {
+			t.Error(got)
+		}
+		if got := mustText(t, e.admin(t), `SELECT details ->> 'mask' FROM scrim_state.audit WHERE tag = 'CREATE MASKING POLICY' AND object = 'q'`); !strings.Contains(got, "(n * (2)::numeric)") {
+			t.Error(got)
+		}
+	})
 }

@@ -232,13 +232,29 @@ DECLARE
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.require_policy_admin(m.relation) FROM scrim_state.sql_masks m WHERE m.id = mask;
-    INSERT INTO scrim_state.sql_masks (relation, attached, masks, condition, inputs, wording)
-    SELECT keep_mask_of.relation, CASE WHEN m.relation = keep_mask_of.relation AND m.attached IS NOT NULL THEN (SELECT jsonb_agg(m.attached -> p.place - 1 ORDER BY p.ord) FROM unnest(places) WITH ORDINALITY AS p(place, ord)) END,
+    INSERT INTO scrim_state.sql_masks (relation, types, attached, masks, condition, inputs, wording)
+    SELECT keep_mask_of.relation, CASE WHEN m.relation = keep_mask_of.relation THEN m.types END, CASE WHEN m.relation = keep_mask_of.relation AND m.attached IS NOT NULL THEN (SELECT jsonb_agg(m.attached -> p.place - 1 ORDER BY p.ord) FROM unnest(places) WITH ORDINALITY AS p(place, ord)) END,
            ARRAY(SELECT scrim.renumber(m.masks[p.place], from_nums, to_nums) FROM unnest(places) WITH ORDINALITY AS p(place, ord) ORDER BY p.ord),
            scrim.renumber(m.condition, from_nums, to_nums), ARRAY(SELECT to_nums[array_position(from_nums, i)] FROM unnest(m.inputs) i), m.wording
       FROM scrim_state.sql_masks m WHERE m.id = mask
     RETURNING id INTO STRICT kept;
     RETURN kept;
+END $$;
+
+-- Raises if a column that a mask of a protection masks or reads has another type than when the mask was made: an operator in it could be another's by now, that prints values or goes by a setting, and
+-- so could the cast to the column's type.
+CREATE FUNCTION scrim.require_mask_types(protection_id integer) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    changed record;
+BEGIN
+    SELECT p.name, a.attname, a.attrelid::regclass AS relation INTO changed
+      FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id JOIN scrim_state.sql_masks m ON m.id = p.sql_mask CROSS JOIN LATERAL jsonb_each_text(m.types) t
+      JOIN pg_attribute a ON a.attnum = t.key::smallint AND a.attnum = ANY (p.columns || p.inputs) WHERE x.id = protection_id AND a.attrelid = x.relation AND NOT a.attisdropped AND a.atttypid::regtype::text <> t.value LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'column "%" of % has another type than when the mask of policy "%" was made', changed.attname, changed.relation, changed.name USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = format('DROP MASKING POLICY %I ON %s, and make it again in the same transaction.', changed.name, changed.relation);
+    END IF;
 END $$;
 
 -- Puts numbers in the place of others, where a mask has columns.
@@ -251,7 +267,7 @@ $$;
 -- A mask as it stands in a masked view that reads relation as t, or with the columns' bare names, for people. Names of the library's functions are replaced first: a column may be called like one.
 CREATE FUNCTION scrim.spell_mask(template text, relation oid, key_owner oid, legible boolean DEFAULT false) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
-    SELECT string_agg(CASE WHEN s.n % 2 = 1 THEN s.part ELSE format(CASE WHEN legible THEN '%I' ELSE 't.%I' END, a.attname) END, '' ORDER BY s.n)
+    SELECT string_agg(CASE WHEN s.n % 2 = 1 THEN s.part ELSE CASE WHEN legible THEN quote_ident(coalesce(a.attname, '?')) ELSE format('t.%I', a.attname) END END, '' ORDER BY s.n)
       FROM string_to_table(CASE WHEN legible THEN template ELSE
                regexp_replace(regexp_replace(template, '\mscrim\.(hash|noise)\(', format('scrim_runtime.\1((SELECT k.inner_key FROM scrim_state.%1$I k WHERE k.only_row), (SELECT k.outer_key FROM scrim_state.%1$I k WHERE k.only_row), ',
                                                                                          'mask_key_' || key_owner), 'g'), '\mscrim\.', 'scrim_runtime.', 'g') END, chr(1)) WITH ORDINALITY AS s(part, n)
