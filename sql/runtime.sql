@@ -253,7 +253,8 @@ RETURN CASE WHEN value IS NULL THEN NULL
             WHEN strpos(value, '@') > 1 THEN left(value, 1) || '*****@' || left(split_part(value, '@', 2), 1) || '*****' || coalesce(substring(value FROM '\.[^.@]*$'), '')
             ELSE '*****' END;
 
--- HMAC-SHA256 (RFC 2104). inner_key and outer_key are the key with its two pads.
+-- HMAC-SHA256 (RFC 2104). inner_key and outer_key are the key with its two pads. A function that takes them, or is not IMMUTABLE, uses each of its arguments once, so that it is always inlined: from PostgreSQL 18 on
+-- the body of one that is not is planned with the values of its arguments, and whoever reads the mask can have plans printed (debug_print_plan). Of an IMMUTABLE one that plan has the result only.
 CREATE OR REPLACE FUNCTION scrim_runtime.keyed_digest(inner_key bytea, outer_key bytea, value text) RETURNS bytea
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN sha256(outer_key || sha256(inner_key || convert_to(value, getdatabaseencoding())));
@@ -292,12 +293,16 @@ CREATE OR REPLACE FUNCTION scrim_runtime.draw(inner_key bytea, outer_key bytea, 
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN ('x' || encode(substring(scrim_runtime.keyed_digest(inner_key, outer_key, 'noise ' || row_key) FOR 6), 'hex'))::bit(48)::bigint::float8 / 140737488355328::float8 - 1::float8;
 
+-- A value that is moved by so much, with its own digits.
+CREATE OR REPLACE FUNCTION scrim_runtime.moved(value numeric, shift numeric) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN value + trim_scale(round(shift, coalesce(scale(value), 0)));
+
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value double precision, amplitude double precision, row_key text) RETURNS double precision
 LANGUAGE sql STABLE PARALLEL SAFE RETURN value + amplitude * scrim_runtime.draw(inner_key, outer_key, row_key);
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value double precision, amplitude double precision, row_key bigint) RETURNS double precision
 LANGUAGE sql STABLE PARALLEL SAFE RETURN value + amplitude * scrim_runtime.draw(inner_key, outer_key, row_key::text);
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value numeric, amplitude numeric, row_key text) RETURNS numeric
-LANGUAGE sql STABLE PARALLEL SAFE RETURN value + trim_scale(round(amplitude * scrim_runtime.draw(inner_key, outer_key, row_key)::numeric, coalesce(scale(value), 0)));
+LANGUAGE sql STABLE PARALLEL SAFE RETURN scrim_runtime.moved(value, amplitude * scrim_runtime.draw(inner_key, outer_key, row_key)::numeric);
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value numeric, amplitude numeric, row_key bigint) RETURNS numeric
 LANGUAGE sql STABLE PARALLEL SAFE RETURN scrim_runtime.noise(inner_key, outer_key, value, amplitude, row_key::text);
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value bigint, amplitude bigint, row_key text) RETURNS bigint

@@ -137,7 +137,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                            (SELECT substring(e.piece FROM ':resulttype (\d+)')::oid FROM scrim.stored_query(view) e
                              WHERE e.ord > q.ord AND e.depth = q.depth AND NOT e.opens ORDER BY e.ord LIMIT 1) AS target) f
      WHERE (f.source = ANY ('{int2,int4,int8,numeric,bool,uuid,text,varchar,bpchar,name,inet,cidr,macaddr}'::regtype[]::oid[])
-            AND f.target = ANY ('{text,varchar,bpchar}'::regtype[]::oid[])) IS NOT TRUE
+            AND f.target = ANY ('{text,varchar,bpchar}'::regtype[]::oid[])
+            OR a.node = 'CONST' AND EXISTS (SELECT 1 FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'  -- as scrim.spell_constants spells it
+                                             WHERE t.oid = f.target AND t.typnamespace <> 'pg_catalog'::regnamespace AND coalesce(e.typtype, t.typtype) IN ('b', 'e'))) IS NOT TRUE
 $$;
 
 -- The expression that stands alone in a view over scrim_probe, as the server prints it: with everything in it qualified, it can stand in no other place than an expression.
@@ -155,7 +157,33 @@ BEGIN
        OR regexp_replace(left(printed, length(head)), '\s', ' ', 'g') <> head OR right(printed, length(tail)) <> tail OR strpos(printed, chr(1)) > 0 THEN
         RAISE EXCEPTION 'a mask is one expression over the row' USING ERRCODE = 'feature_not_supported';
     END IF;
-    RETURN substr(printed, length(head) + 1, length(printed) - length(head) - length(tail));
+    RETURN scrim.spell_constants(view, substr(printed, length(head) + 1, length(printed) - length(head) - length(tail)));
+END $$;
+
+-- Constants are read when a statement is parsed, and reading one can run code of its type's owner: the checks of a domain that an array, a composite type or a range is made of. What is printed of a mask is
+-- parsed with other people's rights, and a name can have become another type's by then. So constants of types that are not PostgreSQL's become casts, which only whoever reads the mask evaluates.
+CREATE FUNCTION scrim.spell_constants(view regclass, printed text) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    each record;
+    cast_to text;
+    spelled text;
+BEGIN
+    FOR each IN
+        SELECT c.type, count(*) AS uses, t.typtype IN ('b', 'e') AND (t.typcategory <> 'A' OR e.typtype IN ('b', 'e')) AS is_plain
+          FROM scrim.stored_query(view) q, LATERAL (SELECT substring(q.piece FROM '^\{CONST :consttype (\d+) .*:constisnull false')::oid AS type) c
+          JOIN pg_type t ON t.oid = c.type AND t.typnamespace <> 'pg_catalog'::regnamespace LEFT JOIN pg_type e ON e.oid = t.typelem
+         GROUP BY 1, 3 LOOP
+        cast_to := '::' || format_type(each.type, NULL);
+        -- Identifiers and strings are looked at whole, so that neither can look like a part of the other.
+        spelled := (SELECT string_agg(CASE WHEN m.token[3] IS NULL THEN concat(m.token[1], m.token[2], m.token[4]) ELSE format('(%s::text)%s', m.token[2], cast_to) END, '' ORDER BY m.n)
+                      FROM regexp_matches(printed, format('("(?:[^"]|"")*")|(E?''(?:[^'']|'''')*'')(%s(?![[:alnum:]_$".[]))?|((?:[^"''E]|E(?!''))+)', regexp_replace(cast_to, '(\W)', '\\\1', 'g')), 'g') WITH ORDINALITY AS m(token, n));
+        IF NOT each.is_plain OR length(spelled) - length(printed) <> each.uses * length('(::text)') THEN
+            RAISE EXCEPTION 'a mask has a constant of type %', each.type::regtype USING ERRCODE = 'feature_not_supported', HINT = 'Constants are of PostgreSQL''s types, enums and base types, since reading others can run code.';
+        END IF;
+        printed := spelled;
+    END LOOP;
+    RETURN printed;
 END $$;
 
 -- Writes the masks of columns down: what the views over pg_temp.scrim_probe show. stand_for has, for each view, the relation's columns that those of scrim_probe stand for, where they are called
@@ -204,8 +232,8 @@ DECLARE
 BEGIN
     PERFORM scrim.require_policy_admin(relation);
     PERFORM scrim.require_policy_admin(m.relation) FROM scrim_state.sql_masks m WHERE m.id = mask;
-    INSERT INTO scrim_state.sql_masks (relation, attached, masks, condition, inputs, wording)
-    SELECT keep_mask_of.relation, CASE WHEN m.relation = keep_mask_of.relation AND m.attached IS NOT NULL THEN (SELECT jsonb_agg(m.attached -> p.place - 1 ORDER BY p.ord) FROM unnest(places) WITH ORDINALITY AS p(place, ord)) END,
+    INSERT INTO scrim_state.sql_masks (relation, types, attached, masks, condition, inputs, wording)
+    SELECT keep_mask_of.relation, CASE WHEN m.relation = keep_mask_of.relation THEN m.types END, CASE WHEN m.relation = keep_mask_of.relation AND m.attached IS NOT NULL THEN (SELECT jsonb_agg(m.attached -> p.place - 1 ORDER BY p.ord) FROM unnest(places) WITH ORDINALITY AS p(place, ord)) END,
            ARRAY(SELECT scrim.renumber(m.masks[p.place], from_nums, to_nums) FROM unnest(places) WITH ORDINALITY AS p(place, ord) ORDER BY p.ord),
            scrim.renumber(m.condition, from_nums, to_nums), '{}', m.wording
       FROM scrim_state.sql_masks m WHERE m.id = mask
@@ -224,6 +252,22 @@ $$;
 CREATE FUNCTION scrim.mask_inputs(mask bigint) RETURNS smallint[]
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$ SELECT m.inputs FROM scrim_state.sql_masks m WHERE m.id = mask $$;
 
+-- Raises if a column that a mask of a protection masks or reads has another type than when the mask was made: an operator in it could be another's by now, that prints values or goes by a setting, and
+-- so could the cast to the column's type.
+CREATE FUNCTION scrim.require_mask_types(protection_id integer) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    changed record;
+BEGIN
+    SELECT p.name, a.attname, a.attrelid::regclass AS relation INTO changed
+      FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id JOIN scrim_state.sql_masks m ON m.id = p.sql_mask CROSS JOIN LATERAL jsonb_each_text(m.types) t
+      JOIN pg_attribute a ON a.attnum = t.key::smallint AND a.attnum = ANY (p.columns || p.inputs) WHERE x.id = protection_id AND a.attrelid = x.relation AND NOT a.attisdropped AND a.atttypid::regtype::text <> t.value LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'column "%" of % has another type than when the mask of policy "%" was made', changed.attname, changed.relation, changed.name USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = format('DROP MASKING POLICY %I ON %s, and make it again in the same transaction.', changed.name, changed.relation);
+    END IF;
+END $$;
+
 -- Puts numbers in the place of others, where a mask has columns.
 CREATE FUNCTION scrim.renumber(template text, from_nums smallint[], to_nums smallint[]) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
@@ -234,7 +278,7 @@ $$;
 -- A mask as it stands in a masked view that reads relation as t, or with the columns' bare names, for people. Names of the library's functions are replaced first: a column may be called like one.
 CREATE FUNCTION scrim.spell_mask(template text, relation oid, key_owner oid, legible boolean DEFAULT false) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on AS $$
-    SELECT string_agg(CASE WHEN s.n % 2 = 1 THEN s.part ELSE format(CASE WHEN legible THEN '%I' ELSE 't.%I' END, a.attname) END, '' ORDER BY s.n)
+    SELECT string_agg(CASE WHEN s.n % 2 = 1 THEN s.part ELSE CASE WHEN legible THEN quote_ident(coalesce(a.attname, '?')) ELSE format('t.%I', a.attname) END END, '' ORDER BY s.n)
       FROM string_to_table(CASE WHEN legible THEN template ELSE
                regexp_replace(regexp_replace(template, '\mscrim\.(hash|noise)\(', format('scrim_runtime.\1((SELECT k.inner_key FROM scrim_state.%1$I k WHERE k.only_row), (SELECT k.outer_key FROM scrim_state.%1$I k WHERE k.only_row), ',
                                                                                          'mask_key_' || key_owner), 'g'), '\mscrim\.', 'scrim_runtime.', 'g') END, chr(1)) WITH ORDINALITY AS s(part, n)

@@ -20,7 +20,7 @@ BEGIN
         RAISE EXCEPTION 'permission denied for masking policies' USING ERRCODE = 'insufficient_privilege',
             HINT = format('GRANT scrim_admin TO %I lets this role manage policies on tables it owns.', session_user);
     END IF;
-    IF NOT pg_has_role(session_user, owner, 'USAGE') THEN
+    IF pg_has_role(session_user, owner, 'USAGE') IS NOT TRUE THEN  -- NULL: there is no such table
         RAISE EXCEPTION 'must be owner of table %', relation USING ERRCODE = 'insufficient_privilege';
     END IF;
     PERFORM scrim.require_standard_strings();
@@ -324,6 +324,7 @@ DECLARE
     x scrim_state.protections;
     view_name text;
 BEGIN
+    PERFORM scrim.require_mask_types(protection_id);
     SELECT p.* INTO STRICT x FROM scrim_state.protections p WHERE p.id = protection_id;
     view_name := scrim.masked_view_name(x.relation, protection_id);
     EXECUTE format('CREATE VIEW scrim_runtime.%I AS SELECT %s FROM %s t WHERE %s AND scrim_runtime.still_granted(%s, %L::text, %L::int2[], %L::bool, %L::bool)',
@@ -453,6 +454,8 @@ BEGIN
     SELECT x.id, d ->> 'name', scrim.nums(d -> 'columns'), scrim.nums(d -> 'components'), scrim.nums(d -> 'inputs'), e.id, m.id, (d ->> 'version')::int, d ->> 'present', (d ->> 'mask')::bigint,
            ARRAY(SELECT r::oid FROM jsonb_array_elements_text(d -> 'except') r), true, session_user
       FROM jsonb_array_elements(policies) WITH ORDINALITY AS l(d, ord) LEFT JOIN scrim_state.encoders e ON e.name = d ->> 'encoder' LEFT JOIN scrim_state.models m ON m.name = d ->> 'model' ORDER BY l.ord;
+    UPDATE scrim_state.sql_masks m SET types = (SELECT jsonb_object_agg(a.attnum, a.atttypid::regtype) FROM pg_attribute a WHERE a.attrelid = x.relation AND a.attnum = ANY (p.columns || p.inputs))
+      FROM scrim_state.policies p WHERE p.protection = x.id AND p.sql_mask = m.id AND m.types IS NULL;
     PERFORM scrim.make_masked_view(x.id);
     INSERT INTO scrim_state.protection_grants (protection, change, attnum, grantor, grantee, privilege, grantable)
     SELECT x.id, c.change, (c.entry ->> 'attnum')::smallint, (c.entry ->> 'grantor')::oid, (c.entry ->> 'grantee')::oid,

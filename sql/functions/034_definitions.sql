@@ -66,6 +66,7 @@ BEGIN
     PERFORM scrim.fence_serialize();
     PERFORM scrim.check_policy_name(policy_name);
     PERFORM scrim.require_definition(policy_name, true);
+    PERFORM scrim.require_policy_admin(t) FROM scrim.attached_to(policy_name) t;  -- at their next change of it, others would get what it has become
     SELECT array_agg(a.attname::text ORDER BY a.attnum) AS names, array_agg(format_type(a.atttypid, NULL) ORDER BY a.attnum) AS types INTO probe
       FROM pg_attribute a WHERE a.attrelid = to_regclass('pg_temp.scrim_probe') AND a.attnum > 0 AND NOT a.attisdropped;
     IF EXISTS (SELECT 1 FROM scrim.attached_to(policy_name)) AND NOT EXISTS (SELECT 1 FROM scrim_state.mask_definitions d WHERE d.name = policy_name AND d.types = probe.types) THEN

@@ -13,11 +13,16 @@ CREATE FUNCTION scrim.audit_image(kind text, relation oid, name text) RETURNS js
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE kind
         WHEN 'masking policy' THEN (
-            SELECT jsonb_strip_nulls(jsonb_build_object('columns', p.columns, 'inputs', p.inputs, 'encoder', p.encoder, 'model', p.model, 'version', CASE WHEN p.pinned THEN p.version END, 'present', p.present, 'mask', p.mask, 'except', p.except_roles,
+            SELECT jsonb_strip_nulls(jsonb_build_object('columns', p.columns, 'inputs', p.inputs, 'encoder', p.encoder, 'model', p.model, 'version', CASE WHEN p.pinned THEN p.version END, 'present', p.present, 'mask', (
+                            -- What it is, not what somebody says that he typed.
+                            SELECT (SELECT string_agg(scrim.spell_mask(k.mask, x.relation, NULL, true), ', ' ORDER BY k.ord) FROM unnest(m.masks) WITH ORDINALITY AS k(mask, ord))
+                                   || coalesce(' WHEN (' || scrim.spell_mask(m.condition, x.relation, NULL, true) || ')', '')
+                              FROM scrim_state.protections x JOIN scrim_state.policies q ON q.protection = x.id JOIN scrim_state.sql_masks m ON m.id = q.sql_mask
+                             WHERE x.relation = p.relation AND q.name = p.name), 'except', p.except_roles,
                                                         'enabled', p.enabled, 'suspended', p.suspended))
               FROM scrim.masking_policies p WHERE p.relation = audit_image.relation AND p.name = audit_image.name AND p.along_with IS NULL)
         WHEN 'mask' THEN (  -- defined to be attached to columns
-            SELECT jsonb_build_object('arguments', d.arguments, 'types', d.types, 'mask', d.body) FROM scrim_state.mask_definitions d WHERE d.name = audit_image.name)
+            SELECT jsonb_build_object('arguments', d.arguments, 'types', d.types, 'mask', d.expression) FROM scrim_state.mask_definitions d WHERE d.name = audit_image.name)
         WHEN 'feature view' THEN (
             SELECT jsonb_build_object('encoder', e.name, 'table', x.features_of::regclass::text)
               FROM scrim_state.protections x JOIN scrim_state.policies p ON p.protection = x.id JOIN scrim_state.encoders e ON e.id = p.encoder_id

@@ -129,6 +129,7 @@ BEGIN
       FROM scrim_state.protections x WHERE x.id = p.protection;
     UPDATE scrim_state.sql_masks m
        SET relation = scrim.moved(m.relation, relations), inputs = scrim.moved(m.inputs, c.by),
+           types = (SELECT jsonb_object_agg(c.by ->> t.key, t.value) FROM jsonb_each(m.types) t WHERE c.by ? t.key),
            attached = (SELECT jsonb_agg(to_jsonb(scrim.moved(scrim.nums(l.nums), c.by)) ORDER BY l.ord) FROM jsonb_array_elements(m.attached) WITH ORDINALITY AS l(nums, ord)),
            masks = ARRAY(SELECT scrim.renumber(k.mask, c.olds, c.news) FROM unnest(m.masks) WITH ORDINALITY AS k(mask, ord) ORDER BY k.ord), condition = scrim.renumber(m.condition, c.olds, c.news)
       FROM (SELECT b.key, b.value AS by, array_agg(n.key::smallint) AS olds, array_agg(n.value::smallint) AS news FROM jsonb_each(places) b, jsonb_each_text(b.value) n GROUP BY b.key, b.value) c

@@ -42,6 +42,7 @@ CREATE TABLE scrim_state.sql_masks (
     masks     text[] NOT NULL,                      -- one for each column of the policy
     condition text,                                 -- of WHEN
     inputs    smallint[] NOT NULL,                  -- the columns that they read
+    types     jsonb,                                -- of those, and of the masked columns, by attribute number: what the mask was judged by; NULL before it is published
     wording   text NOT NULL CHECK (wording <> '')   -- as it was typed, for people
 );
 
