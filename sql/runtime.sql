@@ -297,6 +297,14 @@ RETURN ('x' || encode(substring(scrim_runtime.keyed_digest(inner_key, outer_key,
 CREATE OR REPLACE FUNCTION scrim_runtime.moved(value numeric, shift numeric) RETURNS numeric
 LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN value + trim_scale(round(shift, coalesce(scale(value), 0)));
 
+-- The same of integers, within those that the type has: an error would tell that a value is near their end.
+CREATE OR REPLACE FUNCTION scrim_runtime.within(value numeric, low numeric, high numeric) RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN CASE WHEN value < low THEN low WHEN value > high THEN high ELSE value END;
+CREATE OR REPLACE FUNCTION scrim_runtime.moved(value bigint, shift double precision) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN scrim_runtime.within(value::numeric + round(shift)::numeric, -9223372036854775808, 9223372036854775807)::bigint;
+CREATE OR REPLACE FUNCTION scrim_runtime.moved(value integer, shift double precision) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN scrim_runtime.within(value::numeric + round(shift)::numeric, -2147483648, 2147483647)::integer;
+
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value double precision, amplitude double precision, row_key text) RETURNS double precision
 LANGUAGE sql STABLE PARALLEL SAFE RETURN value + amplitude * scrim_runtime.draw(inner_key, outer_key, row_key);
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value double precision, amplitude double precision, row_key bigint) RETURNS double precision
@@ -306,10 +314,10 @@ LANGUAGE sql STABLE PARALLEL SAFE RETURN scrim_runtime.moved(value, amplitude * 
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value numeric, amplitude numeric, row_key bigint) RETURNS numeric
 LANGUAGE sql STABLE PARALLEL SAFE RETURN scrim_runtime.noise(inner_key, outer_key, value, amplitude, row_key::text);
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value bigint, amplitude bigint, row_key text) RETURNS bigint
-LANGUAGE sql STABLE PARALLEL SAFE RETURN value + round(amplitude::float8 * scrim_runtime.draw(inner_key, outer_key, row_key))::bigint;
+LANGUAGE sql STABLE PARALLEL SAFE RETURN scrim_runtime.moved(value, amplitude::float8 * scrim_runtime.draw(inner_key, outer_key, row_key));
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value bigint, amplitude bigint, row_key bigint) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE RETURN scrim_runtime.noise(inner_key, outer_key, value, amplitude, row_key::text);
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value integer, amplitude integer, row_key text) RETURNS integer
-LANGUAGE sql STABLE PARALLEL SAFE RETURN value + round(amplitude::float8 * scrim_runtime.draw(inner_key, outer_key, row_key))::integer;
+LANGUAGE sql STABLE PARALLEL SAFE RETURN scrim_runtime.moved(value, amplitude::float8 * scrim_runtime.draw(inner_key, outer_key, row_key));
 CREATE OR REPLACE FUNCTION scrim_runtime.noise(inner_key bytea, outer_key bytea, value integer, amplitude integer, row_key bigint) RETURNS integer
 LANGUAGE sql STABLE PARALLEL SAFE RETURN scrim_runtime.noise(inner_key, outer_key, value, amplitude, row_key::text);
