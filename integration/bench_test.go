@@ -188,6 +188,9 @@ func BenchmarkSQLMask(b *testing.B) {
 		`SELECT scrim.create_sql_masking_policy('note', 'customers', '{Note}', '{risk}', 'scrim.partial("Note", 6, ''**'', 1)')`); err != nil {
 		b.Fatal(err)
 	}
+	if _, err := e.catalog.Reload(context.Background()); err != nil {
+		b.Fatal(err)
+	}
 	const rows = 100_000
 	masked, plain := benchConn(b, e.dsn(analyst)), benchConn(b, e.dsn(risk))
 	conns := []*pgconn.PgConn{masked, plain}

@@ -1,8 +1,11 @@
 -- Encoders and the views that SHOW reads. An encoder without a version is being trained for the first time.
 
--- What a version has of the rows that it was trained on, for those who may train only: a masked role can be a scrim_user.
+-- What a version has of the rows that it was trained on, for those who may train only, and the catalog role: a masked role can be a scrim_user.
 CREATE FUNCTION scrim.if_admin(value anyelement) RETURNS anyelement
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT CASE WHEN pg_has_role(session_user, 'scrim_admin', 'USAGE') THEN value END $$;
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE WHEN pg_has_role(session_user, 'scrim_admin', 'USAGE')
+                  OR EXISTS (SELECT 1 FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner WHERE n.nspname = 'scrim_state' AND r.rolname = session_user) THEN value END
+$$;
 
 CREATE VIEW scrim.encoders AS
     SELECT e.name, e.source_table, e.feature_columns, e.latent_dims, e.default_version AS version,
