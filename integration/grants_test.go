@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -320,10 +321,15 @@ func TestGrantsComeBack(t *testing.T) {
 		e := w.bare(t)
 		admin := e.admin(t)
 		for i, l := range layouts {
+			all := os.Getenv("SCRIM_SERVERS") == "all"
 			creator := olga
-			// Where there are several grantors, the superuser, who can become each of them, makes the policy on one server, and the owner on the other.
-			if strings.Count(strings.Join(l.setup, "\n"), "SET SESSION AUTHORIZATION") > 1 && (i%2 == 0) == (w == worlds[0]) {
-				creator = w.server.Superuser()
+			// Where there are several grantors, the superuser, who can become each of them, makes the policy on one server, and the owner on the other. Other layouts take turns.
+			if strings.Count(strings.Join(l.setup, "\n"), "SET SESSION AUTHORIZATION") > 1 {
+				if (i%2 == 0) == (w == worlds[0]) {
+					creator = w.server.Superuser()
+				}
+			} else if l.since == 0 && len(worlds) > 1 && !all && (i%2 == 0) == (w == worlds[0]) {
+				continue
 			}
 			if l.since*10000 <= w.server.Version() {
 				t.Run(l.name+", by "+creator, func(t *testing.T) { l.run(t, e, admin, creator) })

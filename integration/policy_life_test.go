@@ -305,7 +305,7 @@ func TestReplaceUnderLoad(t *testing.T) {
 			policies []string
 			times    int
 			prepared []bool
-		}{{alike, 100, []bool{false, true}}, {others, 30, []bool{false}}} {
+		}{{alike, 100, []bool{false, true}}, {others, 18, []bool{false}}} {
 			ctx, stop := context.WithCancel(t.Context())
 			defer stop()
 			var all sync.WaitGroup
