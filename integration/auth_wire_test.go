@@ -421,6 +421,7 @@ func (s *secure) testVerifierRights(t *testing.T) {
 	for _, sql := range []string{
 		`CREATE ROLE lowly LOGIN PASSWORD 'lowly'`, `GRANT USAGE ON SCHEMA scrim, scrim_state, scrim_runtime TO lowly`,
 		`GRANT SELECT ON ALL TABLES IN SCHEMA scrim, scrim_state, scrim_runtime TO lowly`,
+		`GRANT EXECUTE ON FUNCTION scrim.is_restored(), scrim.note_names() TO lowly`,
 	} {
 		if _, err := admin.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)
