@@ -257,6 +257,12 @@ var oneServer = []string{
 	"TestInvokerViews", "TestOthersTrainings", "TestTrainingJobs", "TestMaskLibrary", "TestColumnDropped", "TestStress", "TestSnowflakeSpelling", "TestLostSlot", "TestRotateUnderLoad",
 	"TestSQLMaskCascade", "TestCancelInTransaction", "TestCancelTraining", "TestAuditOfKilledProxy", "TestDropFeatureView", "TestSlowCatalog", "TestBadSealsAreSlow", "TestOneTrainingAtATime",
 	"TestQueueIsNotEverybodys", "TestPlantedSeals", "TestPassthrough", "TestCancelOurs", "TestIdleTimeout", "TestFeatureViewAndPolicy", "TestWaiting", "TestTableThatBecomesAView", "TestAuditSurvives",
+	"TestFetchCount", "TestTableOfAnotherNow", "TestRotateUnderSnapshots", "TestHugeStatement", "TestFeatureViewOracle", "TestRotateUntold", "TestModelVersions",
+	"TestCancel", "TestFeatureViewRefusals", "TestDisableUnderRowSecurity", "TestConsole", "TestModelRefusals", "TestModelBesides", "TestServerCursorOfDriver",
+	"TestPolicyWhileTraining", "TestShutdown", "TestEncoderReport", "TestAuditPortals", "TestUpstreamCut", "TestTrainingOnMaskedViews", "TestRotateForgets",
+	"TestModelProxyDies", "TestVersionCannotBeLoaded", "TestFeatureViewVersions", "TestModelOfAnother", "TestSweep", "TestManyRows", "TestMaxLeakage",
+	"TestSlowReader", "TestSlowReaders", "TestModelFiles", "TestShutdownWithDeafClient", "TestSlowStartups", "TestMovingHome", "TestModelInputIsMissing",
+	"TestAuditDetails",
 }
 
 // onServers runs a test on every server, side by side; not while goldens are written, or one would write what the other reads.
